@@ -1,0 +1,99 @@
+"""An experiment: the configuration section of a paper."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from moesim.spec.base import Dtype, Schema
+from moesim.spec.hardware import DeviceSpec, FabricSpec, SystemSpec
+from moesim.spec.model import ModelSpec
+from moesim.spec.routing import RoutingProfile, RoutingSpec
+from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
+
+Degree = Annotated[int, Field(gt=0)]
+
+
+class ParallelismSpec(Schema):
+    """Ranks of one replica: tp x dp x pp devices, tp innermost, pp outermost.
+
+    `ep` splits the experts over `ep` groups of the stage's tp x dp devices; what is left, tp x dp / ep, splits each
+    expert's matrices. ep 1 keeps all experts on every DP rank (sharded by tp).
+    """
+
+    tp: Degree = 1
+    pp: Degree = 1
+    dp: Degree = 1
+    ep: Degree = 1
+    replicas: Degree = 1
+
+    @property
+    def stage_devices(self) -> int:
+        return self.tp * self.dp
+
+    @property
+    def replica_devices(self) -> int:
+        return self.tp * self.dp * self.pp
+
+    @property
+    def devices(self) -> int:
+        return self.replica_devices * self.replicas
+
+    @model_validator(mode="after")
+    def _experts_fit(self) -> ParallelismSpec:
+        if self.stage_devices % self.ep:
+            raise ValueError(f"ep {self.ep} does not divide tp x dp = {self.stage_devices}")
+        return self
+
+
+class DtypeSpec(Schema):
+    """What tensors are stored in. `compute` is the dtype of the arithmetic; weights below it are widened on the fly."""
+
+    weights: Dtype = "bf16"
+    experts: Dtype | None = Field(default=None, description="expert weights; as weights where not given")
+    activations: Dtype = "bf16"
+    kv: Dtype = "bf16"
+
+
+def _dtype(value: object) -> object:
+    """`dtype: fp8` means fp8 weights and activations with a bf16 KV cache, as engines do; bf16 means bf16 all over."""
+    if not isinstance(value, str):
+        return value
+    activations = value if value in ("bf16", "fp16", "fp8", "int8", "fp32") else "bf16"
+    kv = value if value in ("fp16", "fp32") else "bf16"
+    return {"weights": value, "activations": activations, "kv": kv}
+
+
+class Library(Schema):
+    """The descriptors that an experiment refers to, by name; filled by the loader."""
+
+    devices: dict[str, DeviceSpec] = {}
+    fabrics: dict[str, FabricSpec] = {}
+    mixes: dict[str, MixSpec] = {}
+    profiles: dict[str, RoutingProfile] = {}
+
+
+class ExperimentSpec(Schema):
+    """All that a run depends on. The loader replaces names (`model: qwen3-30b-a3b`) by the descriptors themselves."""
+
+    name: str = "experiment"
+    description: str = ""
+    model: ModelSpec
+    machine: SystemSpec
+    parallelism: ParallelismSpec = ParallelismSpec()
+    dtype: Annotated[DtypeSpec, BeforeValidator(_dtype)] = DtypeSpec()
+    engine: EngineSpec
+    routing: RoutingSpec = RoutingSpec()
+    placement: Literal["contiguous", "round-robin"] = "contiguous"
+    requests: RequestsSpec
+    router: Literal["round-robin", "least-loaded"] = "least-loaded"
+    slo: SloSpec = SloSpec()
+    seed: int = Field(default=0, ge=0)
+    fidelity: Literal["plan", "op"] = "plan"
+    fabric: Literal["bound"] = "bound"
+    #: Use the routing-dependent part of a step again for equal token counts, where the routing is stateless.
+    plan_reuse: bool = True
+    #: Price decode steps in blocks up to the next event that can change them.
+    run_ahead: bool = True
+    library: Library = Library()

@@ -1,0 +1,117 @@
+"""A decoder-only transformer, dense or mixture-of-experts, as its configuration file puts it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from moesim.spec.base import Descriptor, Dtype, Schema
+
+Positive = Annotated[int, Field(gt=0)]
+Natural = Annotated[int, Field(ge=0)]
+
+
+class AttentionSpec(Schema):
+    """MHA, GQA (`kv_heads` below `heads`) or MLA (`kv_rank` given; then head_dim is unused).
+
+    `window` is the sliding window in tokens, `chunk` the size of chunked local attention; `pattern` repeats over the
+    layers ("local" layers use the window or chunk). MLA: `query_rank` None means a full query projection.
+    """
+
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    window: Positive | None = None
+    chunk: Positive | None = None
+    pattern: tuple[Literal["local", "full"], ...] = ("full",)
+    query_rank: Positive | None = None
+    kv_rank: Positive | None = None
+    nope_dim: Positive | None = None
+    rope_dim: Positive | None = None
+    value_dim: Positive | None = None
+    qkv_bias: bool = False
+    output_bias: bool = False
+    #: Learned norms of queries and keys: none, one per head dimension, or over all heads.
+    qk_norm: Literal["none", "head", "full"] = "none"
+    #: One learned attention-sink logit per head (gpt-oss).
+    sinks: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> AttentionSpec:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
+        if self.kv_rank is not None and None in (self.nope_dim, self.rope_dim, self.value_dim):
+            raise ValueError("MLA (kv_rank) needs nope_dim, rope_dim and value_dim")
+        if "local" in self.pattern and self.window is None and self.chunk is None:
+            raise ValueError("local layers in pattern need a window or a chunk")
+        return self
+
+
+class MoeSpec(Schema):
+    """Routed and shared experts. `shared_width` is the intermediate width of the shared expert as a whole (0: none).
+
+    Layers below `first_layer` are dense; from there every `every`-th layer is MoE (the last of each period, as in
+    Llama-4 Maverick: layers 1, 3, 5, ... with every = 2).
+    """
+
+    experts: Positive
+    top_k: Positive
+    width: Positive
+    shared_width: Natural = 0
+    shared_gate: bool = False
+    first_layer: Natural = 0
+    every: Positive = 1
+    groups: Positive = 1
+    top_groups: Positive = 1
+    router_bias: bool = False
+    expert_bias: bool = False
+
+    @model_validator(mode="after")
+    def _consistent(self) -> MoeSpec:
+        if self.top_k > self.experts:
+            raise ValueError(f"top_k {self.top_k} exceeds the {self.experts} experts")
+        if self.experts % self.groups:
+            raise ValueError(f"groups {self.groups} does not divide experts {self.experts}")
+        return self
+
+
+class Published(Schema):
+    """Parameter counts as published, and why ours deviate where they do."""
+
+    total: float | None = None
+    active: float | None = None
+    deviation: str = ""
+
+
+class ModelSpec(Descriptor):
+    """One architecture. `dense_width` is the intermediate width of dense layers (None where every layer is MoE)."""
+
+    layers: Positive
+    hidden: Positive
+    vocabulary: Positive
+    context: Positive
+    attention: AttentionSpec
+    dense_width: Positive | None = None
+    moe: MoeSpec | None = None
+    #: SwiGLU has three matrices, a plain activation two.
+    gated: bool = True
+    dense_bias: bool = False
+    #: Parallel dense residual beside the experts (Arctic), of this width.
+    residual_width: Positive | None = None
+    tied_embeddings: bool = False
+    #: norm weights per layer of width hidden (2 pre-norms; 4 with post-norms), and of the final norm.
+    norms: Literal[2, 4] = 2
+    norm_bias: bool = False
+    #: dtype in which the weights are published, experts apart where they differ.
+    dtype: Dtype = "bf16"
+    expert_dtype: Dtype | None = None
+    published: Published = Published()
+    routing_profile: str | None = None
+
+    @model_validator(mode="after")
+    def _feed_forward(self) -> ModelSpec:
+        dense_layers = self.moe is None or self.moe.first_layer > 0 or self.moe.every > 1
+        if dense_layers and self.dense_width is None:
+            raise ValueError("dense layers need dense_width")
+        return self

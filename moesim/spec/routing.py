@@ -1,0 +1,40 @@
+"""How tokens choose experts, as a user writes it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from moesim.spec.base import Descriptor, Schema
+
+
+class RoutingProfile(Descriptor):
+    """Routing statistics of a model.
+
+    `zipf` is the exponent s of the experts' popularity (share of rank i proportional to i**-s), drawn as one random
+    permutation per layer; `correlation` is the intra-class correlation r of the beta-binomial over-dispersion within
+    a segment of `segment` consecutive tokens of one sequence.
+    """
+
+    zipf: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    correlation: float = Field(default=0.0, ge=0, lt=1)
+    segment: int = Field(default=16, gt=0)
+
+
+class RoutingSpec(Schema):
+    """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file."""
+
+    source: Literal["uniform", "profile", "trace"] = "profile"
+    profile: str | None = None
+    zipf: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
+    correlation: Annotated[float, Field(ge=0, lt=1)] | None = None
+    trace: str | None = None
+
+    @model_validator(mode="after")
+    def _fits_source(self) -> RoutingSpec:
+        if (self.source == "trace") != (self.trace is not None):
+            raise ValueError("source: trace and trace: FILE belong together")
+        if self.source != "profile" and (self.profile or self.zipf is not None or self.correlation is not None):
+            raise ValueError(f"profile, zipf and correlation have no effect with source: {self.source}")
+        return self

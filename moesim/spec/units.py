@@ -1,0 +1,89 @@
+"""Units are parsed once, here; inside moesim every number is SI (seconds, bytes, FLOP, joules, watts, dollars).
+
+`GB` is 1e9 bytes and `GiB` 2**30. A quantity must carry its unit: a bare number is an error, because "80" is a guess.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import BeforeValidator
+
+if TYPE_CHECKING:
+    from pint import UnitRegistry
+
+_DEFINITIONS = """
+    nano- = 1e-9 = n-; micro- = 1e-6 = u- = µ- = μ-; milli- = 1e-3 = m-; pico- = 1e-12 = p-; femto- = 1e-15 = f-
+    kilo- = 1e3 = k-; mega- = 1e6 = M-; giga- = 1e9 = G-; tera- = 1e12 = T-; peta- = 1e15 = P-
+    kibi- = 1024 = Ki-; mebi- = 1048576 = Mi-; gibi- = 1073741824 = Gi-; tebi- = 1099511627776 = Ti-
+    second = [time] = s; minute = 60 * second = min; hour = 3600 * second = h; day = 86400 * second = d
+    byte = [information] = B; bit = byte / 8 = b
+    FLOP = [computation] = FLOP; OP = FLOP
+    joule = [energy] = J; watt = joule / second = W
+    hertz = 1 / second = Hz
+    dollar = [money] = USD
+    meter = [length] = m
+    request = []; token = []
+"""
+
+
+@lru_cache(maxsize=1)
+def _registry() -> UnitRegistry[Any]:
+    import pint
+
+    registry: UnitRegistry[Any] = pint.UnitRegistry(None, cache_folder=None)
+    for line in _DEFINITIONS.replace(";", "\n").splitlines():
+        if line.strip():
+            registry.define(line.strip())
+    return registry
+
+
+@lru_cache(maxsize=4096)
+def parse(text: str, unit: str) -> float:
+    """The value of `text` ("3.35 TB/s") in SI `unit` ("byte/second").
+
+    Raises:
+        ValueError: the text is no quantity, its unit is unknown, or its dimension is another one.
+    """
+    import pint
+
+    try:
+        quantity = _registry().Quantity(text.replace("$", "dollar"))
+        value = float(quantity.to(unit).magnitude)
+    except pint.UndefinedUnitError as error:
+        raise ValueError(f"unknown unit in {text!r}: {error}") from None
+    except pint.DimensionalityError:
+        raise ValueError(f"{text!r} is not a quantity in {unit}") from None
+    except Exception:
+        raise ValueError(f"{text!r} is not a quantity, expected a number and a unit like {unit}") from None
+    return value
+
+
+def _validator(unit: str, example: str, *, zero: bool) -> BeforeValidator:
+    def convert(value: object) -> float:
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise ValueError(f"expected a quantity like {example!r}, got {value!r}")
+        if not isinstance(value, str):
+            if value == 0 and zero:
+                return 0.0
+            raise ValueError(f"{value!r} has no unit, write it like {example!r}")
+        number = parse(value, unit)
+        if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
+            raise ValueError(f"{value!r} must be {'zero or more' if zero else 'more than zero'} and finite")
+        return number
+
+    return BeforeValidator(convert)
+
+
+Bytes = Annotated[float, _validator("byte", "80 GB", zero=False)]
+BytesPerSecond = Annotated[float, _validator("byte/second", "3.35 TB/s", zero=False)]
+FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", zero=False)]
+Seconds = Annotated[float, _validator("second", "2 us", zero=True)]
+Hertz = Annotated[float, _validator("1/second", "1.98 GHz", zero=False)]
+Rate = Annotated[float, _validator("1/second", "10/s", zero=False)]
+Watts = Annotated[float, _validator("watt", "700 W", zero=True)]
+JoulesPerByte = Annotated[float, _validator("joule/byte", "3.6 pJ/bit", zero=True)]
+JoulesPerFlop = Annotated[float, _validator("joule/FLOP", "0.6 pJ/FLOP", zero=True)]
+DollarsPerSecond = Annotated[float, _validator("dollar/second", "4.63 $/h", zero=True)]
