@@ -50,7 +50,7 @@ def parse(text: str, unit: str) -> float:
     import pint
 
     try:
-        quantity = _registry().Quantity(text.replace("$", "dollar"))
+        quantity: Any = _registry().Quantity(text.replace("$", "dollar"))
         value = float(quantity.to(unit).magnitude)
     except pint.UndefinedUnitError as error:
         raise ValueError(f"unknown unit in {text!r}: {error}") from None
