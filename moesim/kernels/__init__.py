@@ -1,0 +1,1 @@
+"""Operators -> FLOPs and bytes -> seconds and joules on a device."""

@@ -1,0 +1,47 @@
+"""The seam of every kernel model: columns in, columns out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.hardware.machine import Device
+from moesim.spec.base import Dtype
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Calls:
+    """Calls of one kernel class, one per element; the arrays broadcast against each other.
+
+    flops: arithmetic, in FLOP. weight_bytes: weights read. data_bytes: activations and KV cache read and written.
+    """
+
+    kind: str  # gemm, attention, experts, norm, elementwise, router, embedding, sampling
+    dtype: Dtype  # of the arithmetic
+    flops: FloatArray
+    weight_bytes: FloatArray
+    data_bytes: FloatArray
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the calls take: `seconds` = overhead + max(compute, memory), each an array like the calls; joules dynamic
+    (arithmetic plus memory), idle power not included. A call without work takes no time."""
+
+    seconds: FloatArray
+    compute: FloatArray
+    memory: FloatArray
+    overhead: FloatArray
+    arithmetic_joules: FloatArray
+    memory_joules: FloatArray
+
+
+class KernelModel(Protocol):
+    """Time and energy of kernels on a device. Must be vectorised and pure."""
+
+    def cost(self, calls: Calls, device: Device) -> Cost: ...

@@ -1,0 +1,106 @@
+"""The step graph: one forward step as a columnar DAG over the resources of its lanes.
+
+A *lane* is a device of the replica, in rank order. A *row* is one operator or collective; a node is a (row, lane) pair, so
+a step of R rows on N lanes is an R x N matrix of durations instead of R x N objects. Rows are in topological order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+#: Simulated time is counted in integer picoseconds, so that sums do not depend on their order.
+PICOSECONDS = 1_000_000_000_000
+ABSENT = -1
+
+
+def picoseconds(seconds: FloatArray | float) -> IntArray:
+    """Durations as the calendar counts them, rounded to the nearest picosecond."""
+    return np.rint(np.multiply(seconds, PICOSECONDS)).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Resource:
+    """Something each lane has one of. `fifo`: nodes run one after another, in row order. `shared`: nodes run side by side
+    and divide the lane's capacity max-min (see StepGraph.demand)."""
+
+    name: str
+    discipline: Literal["fifo", "shared"] = "fifo"
+
+
+COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
+#: The compute stream, a second compute stream beside it, and the ports; memory bandwidth is the shared one.
+RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a collective: `rounds` synchronous rounds in each of which lane i moves `sent[i]` bytes out of and
+    `received[i]` bytes into its `port` (bytes per round). Ports are full duplex. Phases follow each other, except that
+    a phase with `parallel` runs beside the one before it."""
+
+    port: Literal["scale_up", "scale_out"]
+    rounds: int
+    sent: FloatArray
+    received: FloatArray
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Collective:
+    """What travels in one communication row. `group[i]` is the label of lane i's communicator (-1: takes no part)."""
+
+    operation: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"]
+    algorithm: str
+    group: IntArray
+    phases: tuple[Phase, ...]
+
+
+@dataclass(frozen=True)
+class StepGraph:
+    """One step. Shapes: R rows, N lanes, P partitions.
+
+    A node starts when (1) for every predecessor row, the nodes of all lanes of its group have finished, (2) its lane's
+    resource has finished every earlier row on it, and (3), where the row is `joint` (a collective), the same holds for
+    every lane of its group. Groups are given by row `partition[r]` of `partitions`; partition 0 is each lane alone.
+    """
+
+    name: tuple[str, ...]
+    kind: tuple[str, ...]
+    layer: IntArray  # [R], -1 outside the layers
+    resource: IntArray  # [R], index into RESOURCES
+    duration: IntArray  # [R, N] picoseconds, ABSENT where the lane has no such node
+    partition: IntArray  # [R]
+    partitions: IntArray  # [P, N] group label per lane; partitions[0] is arange(N)
+    joint: NDArray[np.bool_]  # [R]
+    predecessors: tuple[tuple[int, ...], ...]  # rows, all smaller than the row itself
+    collectives: dict[int, Collective] = field(default_factory=dict)  # by row
+    #: [R, N] bytes a node moves over its lane's shared memory, and the lane's bandwidth [N]; None: nothing is shared.
+    demand: FloatArray | None = None
+    capacity: FloatArray | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.name)
+
+    @property
+    def lanes(self) -> int:
+        return int(self.duration.shape[1])
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When each node ran: start and finish in picoseconds from the step's start [R, N], ABSENT where there is none."""
+
+    start: IntArray
+    finish: IntArray
+
+    @property
+    def makespan(self) -> int:
+        return int(self.finish.max(initial=0))
