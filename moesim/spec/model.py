@@ -43,8 +43,10 @@ class AttentionSpec(Schema):
             raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
         if self.kv_rank is not None and None in (self.nope_dim, self.rope_dim, self.value_dim):
             raise ValueError("MLA (kv_rank) needs nope_dim, rope_dim and value_dim")
-        if "local" in self.pattern and self.window is None and self.chunk is None:
-            raise ValueError("local layers in pattern need a window or a chunk")
+        if not self.pattern:
+            raise ValueError("pattern is empty, name at least one layer: full or local")
+        if "local" in self.pattern and (self.window is None) == (self.chunk is None):
+            raise ValueError("local layers in pattern need either a window or a chunk")
         return self
 
 
@@ -52,7 +54,7 @@ class MoeSpec(Schema):
     """Routed and shared experts. `shared_width` is the intermediate width of the shared expert as a whole (0: none).
 
     Layers below `first_layer` are dense; from there every `every`-th layer is MoE (the last of each period, as in
-    Llama-4 Maverick: layers 1, 3, 5, ... with every = 2).
+    Llama-4 Maverick: layers 1, 3, 5, ... with every = 2). `dense_layers` names further dense ones, counted from 0.
     """
 
     experts: Positive
@@ -62,6 +64,7 @@ class MoeSpec(Schema):
     shared_gate: bool = False
     first_layer: Natural = 0
     every: Positive = 1
+    dense_layers: tuple[Natural, ...] = ()
     groups: Positive = 1
     top_groups: Positive = 1
     router_bias: bool = False
@@ -73,7 +76,14 @@ class MoeSpec(Schema):
             raise ValueError(f"top_k {self.top_k} exceeds the {self.experts} experts")
         if self.experts % self.groups:
             raise ValueError(f"groups {self.groups} does not divide experts {self.experts}")
+        if self.top_groups > self.groups:
+            raise ValueError(f"top_groups {self.top_groups} exceeds the {self.groups} groups")
         return self
+
+    def holds(self, layer: int) -> bool:
+        """Whether `layer` (counted from 0) has experts."""
+        offset = layer - self.first_layer
+        return offset >= 0 and (offset + 1) % self.every == 0 and layer not in self.dense_layers
 
 
 class Published(Schema):
@@ -111,7 +121,9 @@ class ModelSpec(Descriptor):
 
     @model_validator(mode="after")
     def _feed_forward(self) -> ModelSpec:
-        dense_layers = self.moe is None or self.moe.first_layer > 0 or self.moe.every > 1
-        if dense_layers and self.dense_width is None:
+        moe_layers = sum(self.moe.holds(layer) for layer in range(self.layers)) if self.moe else 0
+        if self.moe and not moe_layers:
+            raise ValueError(f"moe leaves all {self.layers} layers dense, check first_layer, every and dense_layers")
+        if moe_layers < self.layers and self.dense_width is None:
             raise ValueError("dense layers need dense_width")
         return self
