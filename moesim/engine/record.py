@@ -74,7 +74,10 @@ class Totals:
     expert_imbalance: float = float("nan")
     prefix_hit_tokens: int = 0
     preemptions: int = 0
-    price: float = 0.0  # dollars per second of the whole machine
+    #: Requests longer than the model's context that were left out, and that were shortened (`too_long`).
+    dropped: int = 0
+    clipped: int = 0
+    price: float = 0.0  # dollars per second of the whole machine; 0 where no price is known
     chassis_power: float = 0.0  # watts beside the devices
     peak_flops: float = 0.0  # of all devices, at the compute dtype
     peak_bandwidth: float = 0.0
