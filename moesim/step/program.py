@@ -1,0 +1,151 @@
+"""What a pipeline stage executes, row by row: operators sharded by rank, joined by collectives.
+
+The rows are the same for every step; only their sizes change. Between two points where all lanes of a stage wait for
+each other, the rows form a *part*: `local` parts (attention, dense layers, router) need no other DP rank, `moe` parts
+(dispatch, experts, combine) are the exchange. Since all lanes leave a part together, a step takes the sum over its parts
+of the slowest lane's time, which is what makes it cheap to price.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal
+
+from moesim.model.operators import (
+    LayerType,
+    Operator,
+    attention_operators,
+    epilogue_operators,
+    feed_forward_operators,
+    layer_types,
+    prologue_operators,
+)
+from moesim.spec.model import ModelSpec
+from moesim.step.layout import ReplicaLayout
+
+Action = Literal["operator", "attention", "experts", "reduce", "gather_logits", "dispatch", "combine", "send", "shared"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One operator or collective of a stage. `shared` rows are operators on the second compute stream."""
+
+    name: str
+    action: Action
+    layer: int = -1
+    operator: Operator | None = None
+    attention: Literal["local", "full"] | None = None
+
+
+@dataclass(frozen=True)
+class Part:
+    """A local part as a multiset: how often each operator, attention kernel and reduction occurs."""
+
+    operators: tuple[tuple[Operator, int], ...]
+    full_attention: int
+    local_attention: int
+    reductions: int
+
+
+@dataclass(frozen=True)
+class StageProgram:
+    """`parts` with how often each occurs; `moe_layers` are the stage's MoE layers (model-wide numbers)."""
+
+    stage: int
+    rows: tuple[Row, ...]
+    parts: tuple[tuple[Part, int], ...]
+    moe_layers: tuple[int, ...]
+    shared_operators: tuple[Operator, ...]
+    first: bool
+    last: bool
+
+
+def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, overlap_shared: bool) -> StageProgram:
+    """The rows of one stage and their grouping into parts."""
+    types = layer_types(model)
+    owned = [layer for layer, at in enumerate(layout.stage_of_layer(model.layers)) if at == stage]
+    rows: list[Row] = []
+    if stage == 0:
+        rows += [Row(op.name, "operator", operator=op) for op in prologue_operators(model)]
+        rows += _reduction("embedding_reduce", -1, layout)
+    for layer in owned:
+        rows += _attention_rows(model, types[layer], layer, layout)
+        rows += _feed_forward_rows(model, types[layer], layer, layout, overlap_shared)
+    last = stage == layout.pp - 1
+    if last:
+        rows += [Row(op.name, "operator", operator=op) for op in epilogue_operators(model)]
+        if layout.tp > 1:
+            at = next(i for i, row in enumerate(rows) if row.name == "sampling")
+            rows.insert(at, Row("logits_gather", "gather_logits"))
+    else:
+        rows.append(Row("stage_send", "send"))
+    moe_layers = tuple(layer for layer in owned if types[layer].feed_forward == "moe")
+    shared = tuple(dict.fromkeys(row.operator for row in rows if row.action == "shared" and row.operator is not None))
+    return StageProgram(stage, tuple(rows), _parts(rows), moe_layers, shared, stage == 0, last)
+
+
+def _reduction(name: str, layer: int, layout: ReplicaLayout) -> list[Row]:
+    return [Row(name, "reduce", layer)] if layout.tp > 1 else []
+
+
+def _attention_rows(model: ModelSpec, kind: LayerType, layer: int, layout: ReplicaLayout) -> list[Row]:
+    rows: list[Row] = []
+    for op in attention_operators(model, kind):
+        if op.kind == "attention":
+            rows.append(Row(op.name, "attention", layer, op, kind.attention))
+        else:
+            rows.append(Row(op.name, "operator", layer, op))
+        if op.reduces:
+            rows += _reduction("attention_reduce", layer, layout)
+    return rows
+
+
+def _feed_forward_rows(
+    model: ModelSpec, kind: LayerType, layer: int, layout: ReplicaLayout, overlap_shared: bool
+) -> list[Row]:
+    """MoE: norm, router, shared expert; then dispatch, experts, combine; then what follows the sum (post-norms)."""
+    operators = feed_forward_operators(model, kind)
+    if kind.feed_forward == "dense":
+        rows = []
+        for op in operators:
+            rows.append(Row(op.name, "operator", layer, op))
+            if op.reduces:
+                rows += _reduction("mlp_reduce", layer, layout)
+        return rows
+    experts = next(op for op in operators if op.kind == "experts")
+    after = [op for op in operators if op.name == "post_mlp_norm"]
+    before = [op for op in operators if op is not experts and op not in after]
+    beside = [op for op in before if overlap_shared and op.name.startswith(("shared_", "residual_"))]
+    rows = [Row(op.name, "operator", layer, op) for op in before if op not in beside]
+    if layout.dp > 1:
+        rows.append(Row("dispatch", "dispatch", layer))
+    rows += [Row(op.name, "shared", layer, op) for op in beside]
+    rows.append(Row("experts", "experts", layer, experts))
+    if layout.stage_lanes > 1:
+        rows.append(Row("combine", "combine", layer))
+    return rows + [Row(op.name, "operator", layer, op) for op in after]
+
+
+def _parts(rows: list[Row]) -> tuple[tuple[Part, int], ...]:
+    """The local parts between the exchanges; operators that run once per sequence are priced apart."""
+    found: Counter[Part] = Counter()
+    current: list[Row] = []
+    for row in rows:
+        if row.action == "experts":
+            found[_part(current)] += 1
+            current = []
+        elif row.action in ("operator", "attention", "reduce") and not (row.operator and row.operator.per_sequence):
+            current.append(row)
+    found[_part(current)] += 1
+    return tuple(found.items())
+
+
+def _part(rows: list[Row]) -> Part:
+    operators = Counter(row.operator for row in rows if row.action == "operator" and row.operator is not None)
+    return Part(
+        tuple(operators.items()),
+        sum(row.attention == "full" for row in rows),
+        sum(row.attention == "local" for row in rows),
+        sum(row.action == "reduce" for row in rows),
+    )
