@@ -1,0 +1,1 @@
+"""What fits: footprints and capacity, and the paged KV cache."""

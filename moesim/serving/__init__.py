@@ -1,0 +1,1 @@
+"""Requests to iterations to tokens: load, batching, scheduling, routing between replicas."""

@@ -1,0 +1,5 @@
+"""The load: requests drawn from a mix, or replayed from a trace file."""
+
+from moesim.serving.requests.table import Requests
+
+__all__ = ["Requests"]
