@@ -213,11 +213,10 @@ def prologue_operators(model: ModelSpec) -> list[Operator]:
 def epilogue_operators(model: ModelSpec) -> list[Operator]:
     """After the last layer: the norm over all tokens, then the head and the choice of a token, once per sequence."""
     hidden, vocabulary = model.hidden, model.vocabulary
-    weights = vocabulary * hidden
+    weights = vocabulary * (hidden + 1 if model.head_bias else hidden)
+    flops = 2.0 * vocabulary * hidden
     return [
         _norm("final_norm", hidden, bias=model.norm_bias, residual=True),
-        Operator(
-            "lm_head", "gemm", "vocab", "embedding", hidden, vocabulary, weights, 2.0 * weights, per_sequence=True
-        ),
+        Operator("lm_head", "gemm", "vocab", "embedding", hidden, vocabulary, weights, flops, per_sequence=True),
         Operator("sampling", "sampling", "replicated", "none", vocabulary, 1, 0, 2.0 * vocabulary, per_sequence=True),
     ]

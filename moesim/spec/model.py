@@ -110,6 +110,7 @@ class ModelSpec(Descriptor):
     #: Parallel dense residual beside the experts (Arctic), of this width.
     residual_width: Positive | None = None
     tied_embeddings: bool = False
+    head_bias: bool = False
     #: norm weights per layer of width hidden (2 pre-norms; 4 with post-norms), and of the final norm.
     norms: Literal[2, 4] = 2
     norm_bias: bool = False
