@@ -1,0 +1,1 @@
+"""What a user writes: schemas, units, and how files become validated specifications."""

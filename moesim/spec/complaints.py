@@ -1,0 +1,156 @@
+"""What pydantic found wrong, as one line with the file and line that said it."""
+
+from __future__ import annotations
+
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypeVar, Union
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from moesim.spec.errors import MoesimError, Where
+from moesim.spec.library import did_you_mean
+from moesim.spec.marked import OVERRIDE, Location, Marked
+
+SpecT = TypeVar("SpecT", bound=BaseModel)
+
+_EXPECTED = {
+    "int_parsing": "a whole number", "int_type": "a whole number", "int_from_float": "a whole number",
+    "float_parsing": "a number", "float_type": "a number", "finite_number": "a finite number",
+    "bool_parsing": "true or false", "bool_type": "true or false", "string_type": "text",
+    "model_type": "a mapping", "dict_type": "a mapping", "model_attributes_type": "a mapping",
+    "tuple_type": "a list", "list_type": "a list",
+}  # fmt: skip
+
+_BOUND = {
+    "greater_than": ("gt", "more than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def validate(schema: type[SpecT], tree: Marked) -> SpecT:
+    """`tree` as an instance of `schema`.
+
+    Raises:
+        MoesimError: it does not fit; one line about the first cause, at the place that said it.
+    """
+    try:
+        spec = schema.model_validate(tree.plain())
+    except ValidationError as error:
+        raise _complaint(schema, tree, error) from None
+    _refuse_booleans(tree, spec, ())
+    return spec
+
+
+def dotted(location: Sequence[str | int]) -> str:
+    return ".".join(str(step) for step in location)
+
+
+def _complaint(schema: type[BaseModel], tree: Marked, error: ValidationError) -> MoesimError:
+    details = error.errors(include_url=False)
+    # A misspelt key is the cause, the missing one that it should have been only a consequence.
+    details.sort(key=lambda detail: (detail["type"] != "extra_forbidden", detail["type"] == "missing"))
+    first = details[0]
+    location: Location = tuple(step for step in first["loc"] if step != "[key]")
+    if first["type"] == "extra_forbidden":
+        return _unknown_key(schema, tree, location)
+    if first["type"] == "missing":
+        outer, _ = tree.nearest(location[:-1])
+        inside = f" in {dotted(location[:-1])}" if location[:-1] else ""
+        return MoesimError(f"the key {location[-1]!r} is missing{inside}", where=outer.place)
+    node, _ = tree.nearest(location)
+    what, fix = _what(first, location)
+    return MoesimError(what, where=_named_place(node, what), fix=fix)
+
+
+def _unknown_key(schema: type[BaseModel], tree: Marked, location: Location) -> MoesimError:
+    node, _ = tree.nearest(location)
+    outer, _ = tree.nearest(location[:-1])
+    owner = schema_at(schema, location[:-1])
+    known = [name for name in owner.model_fields if name not in outer.items] if owner is not None else []
+    inside = f" in {dotted(location[:-1])}" if location[:-1] else ""
+    key = str(location[-1])
+    fix = did_you_mean(key, known) or (f"the keys not yet given are {', '.join(known)}" if known else "")
+    return MoesimError(f"unknown key {key!r}{inside}", where=node.key, fix=fix or "remove it")
+
+
+def _what(detail: ErrorDetails, location: Location) -> tuple[str, str | None]:
+    """What is wrong, and what would fix it where that is known."""
+    kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
+    subject = f"{dotted(location)}: " if location else ""
+    shown = (
+        f"{given!r}" if not isinstance(given, (Mapping, list)) else "a list" if isinstance(given, list) else "a mapping"
+    )
+    if kind == "value_error":
+        return f"{subject}{context.get('error', detail['msg'])}", None
+    if kind == "literal_error":
+        choices = re.findall(r"'([^']*)'", str(context["expected"])) or [str(context["expected"])]
+        return f"{subject}{shown} is not one of {', '.join(choices)}", did_you_mean(str(given), choices) or None
+    if kind in _EXPECTED:
+        remedy = "put it in quotes" if kind == "string_type" and isinstance(given, (int, float)) else None
+        return f"{subject}expected {_EXPECTED[kind]}, got {'nothing' if given is None else shown}", remedy
+    if kind in _BOUND:
+        bound, words = _BOUND[kind]
+        return f"{subject}{shown} must be {words} {context[bound]:g}", None
+    if kind == "too_short":
+        return f"{subject}needs at least {context['min_length']} entry", None
+    return f"{subject}{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown}", None
+
+
+def _named_place(node: Marked, what: str) -> Where | None:
+    """The place of `node`; where a rule about a whole mapping speaks of one of its keys, the place of that key.
+
+    Of several keys the overridden one is cited: the file agreed with itself before.
+    """
+    named = [node.items[word].key for word in re.findall(r"\w+", what) if word in node.items]
+    overridden = [place for place in named if place is not None and place.file.startswith(OVERRIDE)]
+    return next(iter(overridden or named), node.place)
+
+
+def schema_at(schema: type[BaseModel], location: Location) -> type[BaseModel] | None:
+    """The model class of the value at `location`; None where it is not a model."""
+    annotation: Any = schema
+    for step in location:
+        annotation = _step(annotation, step)
+    found = _bare(annotation)
+    return found if isinstance(found, type) and issubclass(found, BaseModel) else None
+
+
+def _bare(annotation: Any) -> Any:
+    """`annotation` without Annotated and without `| None`."""
+    while True:
+        origin = typing.get_origin(annotation)
+        if origin is Annotated:
+            annotation = typing.get_args(annotation)[0]
+        elif origin in (Union, types.UnionType):
+            annotation = next(each for each in typing.get_args(annotation) if each is not type(None))
+        else:
+            return annotation
+
+
+def _step(annotation: Any, step: str | int) -> Any:
+    annotation = _bare(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        field = annotation.model_fields.get(str(step))
+        return field.annotation if field is not None else None
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is dict:
+        return arguments[1]
+    return arguments[0] if arguments else None
+
+
+def _refuse_booleans(node: Marked, value: object, location: Location) -> None:
+    """`tp: yes` is no 1: pydantic would read a boolean as a number, here it is an error."""
+    if isinstance(node.value, bool) and not isinstance(value, bool):
+        raise MoesimError(f"{dotted(location)}: expected a number, got {str(node.value).lower()}", where=node.where)
+    if isinstance(node.value, list) and isinstance(value, tuple):
+        for index, item in enumerate(node.value):
+            _refuse_booleans(item, value[index], (*location, index))
+    for key, item in node.items.items():
+        below = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
+        _refuse_booleans(item, below, (*location, key))

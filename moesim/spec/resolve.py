@@ -1,0 +1,197 @@
+"""From names to descriptors: what an experiment refers to is put in its place."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from moesim.spec.errors import MoesimError, Where
+from moesim.spec.layers import merge, sections, without_rivals
+from moesim.spec.library import Kind, find, is_path
+from moesim.spec.marked import Location, Marked, display, read_yaml
+
+#: Experiment keys that name one descriptor, which takes the name's place.
+INLINE: dict[str, Kind] = {"model": "models", "machine": "systems", "engine": "engines"}
+
+#: Sections of an experiment's `library`, and the kinds of descriptor that they hold.
+SECTIONS: dict[str, Kind] = {"devices": "devices", "fabrics": "fabrics", "mixes": "requests", "profiles": "routing"}
+
+
+def read_tree(kind: Kind, path: Path, chain: tuple[Path, ...] = ()) -> Marked:
+    """A file with all that it extends; its name is the file's.
+
+    Args:
+        kind: what the file describes.
+        path: the file.
+        chain: the files that extend it.
+
+    Raises:
+        MoesimError: a file cannot be read, names another name than its own, or extends in a circle.
+    """
+    own = read_yaml(path)
+    name = own.child("name")
+    if name is None:
+        start = replace(own, where=Where(display(path), 1), key=Where(display(path), 1))
+        own = own.with_items({"name": start.with_value(path.stem)})
+    elif kind != "experiments" and name.value != path.stem:
+        raise MoesimError(
+            f"the name is {name.value!r} but the file is {path.name}",
+            where=name.where,
+            fix=f"a descriptor is found by its file's name, write name: {path.stem}",
+        )
+    return _extended(kind, own, (*chain, path))
+
+
+def inline(kind: Kind, node: Marked) -> Marked:
+    """The mapping that `node` stands for: a name, a path, or a mapping that may extend one of these.
+
+    Raises:
+        MoesimError: what it refers to does not exist.
+    """
+    if node.text is not None:
+        return read_tree(kind, find(kind, node.text, folder=node.folder, where=node.where))
+    return _extended(kind, node, ())
+
+
+def _extended(kind: Kind, own: Marked, chain: tuple[Path, ...]) -> Marked:
+    base = own.child("extends")
+    if base is None:
+        return own
+    if base.text is None:
+        raise MoesimError(f"extends takes one name, got {base.plain()!r}", where=base.where)
+    path = find(kind, base.text, folder=base.folder, where=base.where, skip=chain)
+    lower = read_tree(kind, path, chain)
+    own = own.with_items({"extends": None})
+    if kind == "experiments":
+        lower = without_rivals(lower, sections(own))
+    return merge(own, lower)
+
+
+def expand_reference(location: Location, current: Marked | None, value: Marked) -> Marked | None:
+    """What an override that reaches below `location` finds there: `--set machine.nodes=2` where machine is a name,
+    `--set library.devices.NAME.power.tdp="600 W"` for a device of the library.
+
+    Raises:
+        MoesimError: there is no such descriptor.
+    """
+    if len(location) == 1 and location[0] in INLINE and current is not None:
+        return inline(INLINE[str(location[0])], current)
+    if len(location) == 3 and location[0] == "library" and location[1] in SECTIONS:
+        kind = SECTIONS[str(location[1])]
+        return inline(kind, current if current is not None else value.with_value(str(location[2])))
+    return None
+
+
+class Resolver:
+    """Resolves one experiment, and collects the descriptors that it refers to by name."""
+
+    def __init__(self, library: Marked | None) -> None:
+        self._given = library
+        self._taken: dict[str, dict[str, Marked]] = {section: {} for section in SECTIONS}
+
+    def experiment(self, tree: Marked, *, check_traces: bool) -> Marked:
+        """`tree` with model, machine and engine in place of their names, absolute trace paths, and its library."""
+        inlined = {key: inline(kind, node) for key, kind in INLINE.items() if (node := tree.child(key)) is not None}
+        tree = tree.with_items(inlined)
+        tree = self._machine(tree)
+        tree = self._rename(tree, "requests", "mix", "mixes")
+        tree = self._routing(tree)
+        for section in ("requests", "routing"):
+            tree = _absolute_trace(tree, section, check=check_traces)
+        return tree.with_items({"library": self.library(tree)})
+
+    def system(self, system: Marked) -> Marked:
+        """A system with its parts taken into the library."""
+        for section in ("devices", "host", "storage"):
+            parts = system.child(section)
+            if parts is not None and isinstance(parts.value, dict):
+                system = system.with_items({section: self._parts(parts)})
+        for key in ("fabric", "scale_out"):
+            node = system.child(key)
+            if node is not None and node.text is not None:
+                name = self._take("fabrics", node.text, node.where, node.folder)
+                system = system.with_items({key: node.with_value(name)})
+        return system
+
+    def _parts(self, parts: Marked) -> Marked:
+        named: dict[str, Marked] = {}
+        for reference, count in parts.items.items():
+            name = self._take("devices", reference, count.key, count.folder)
+            if name in named:
+                raise MoesimError(f"the device {name!r} appears twice", where=count.key, fix="add up the counts")
+            named[name] = count
+        return parts.with_value(named)
+
+    def library(self, owner: Marked) -> Marked:
+        """The descriptors taken so far, as the `library` of an experiment."""
+        given = self._given or owner.with_value({})
+        if not isinstance(given.value, dict):
+            return given
+        filled = {
+            section: (given.child(section) or given).with_value(dict(entries))
+            for section, entries in self._taken.items()
+            if entries
+        }
+        # A section that does not exist stays, for validation to complain about.
+        return given.with_value({k: v for k, v in given.items.items() if k not in SECTIONS} | filled)
+
+    def taken(self, section: str) -> Collection[str] | None:
+        """The names taken into a section; None where there is no such section."""
+        return self._taken.get(section)
+
+    def _machine(self, tree: Marked) -> Marked:
+        machine = tree.child("machine")
+        return tree if machine is None else tree.with_items({"machine": self.system(machine)})
+
+    def _rename(self, tree: Marked, outer: str, key: str, section: str) -> Marked:
+        """Takes the descriptor that outer.key refers to, and leaves its name there."""
+        holder = tree.child(outer)
+        node = holder.child(key) if holder is not None else None
+        if holder is None or node is None or node.text is None:
+            return tree
+        name = self._take(section, node.text, node.where, node.folder)
+        return tree.with_items({outer: holder.with_items({key: node.with_value(name)})})
+
+    def _routing(self, tree: Marked) -> Marked:
+        routing = tree.child("routing")
+        source = routing.child("source") if routing is not None else None
+        if source is not None and source.value != "profile":
+            return tree
+        if routing is not None and (profile := routing.child("profile")) is not None and profile.value is not None:
+            return self._rename(tree, "routing", "profile", "profiles")
+        return self._rename(tree, "model", "routing_profile", "profiles")
+
+    def _take(self, section: str, reference: str, where: Where | None, folder: Path) -> str:
+        """Puts the descriptor into the library and returns its name there."""
+        kind = SECTIONS[section]
+        name = Path(reference).stem if is_path(reference) else reference
+        given = self._given.child(section) if self._given is not None else None
+        node = given.child(name) if given is not None else None
+        if node is not None and not is_path(reference):
+            entry = inline(kind, node)
+            if isinstance(entry.value, dict) and (node.text is not None or node.child("name") is None):
+                entry = entry.with_items({"name": replace(node, where=node.key).with_value(name)})
+        else:
+            entry = read_tree(kind, find(kind, reference, folder=folder, where=where))
+        self._refuse_namesake(section, name, entry, where)
+        self._taken[section][name] = entry
+        return name
+
+    def _refuse_namesake(self, section: str, name: str, entry: Marked, where: Where | None) -> None:
+        other = self._taken[section].get(name)
+        if other is not None and other.plain() != entry.plain():
+            raise MoesimError(f"two different descriptors are called {name!r}", where=where, fix="rename one file")
+
+
+def _absolute_trace(tree: Marked, section: str, *, check: bool) -> Marked:
+    holder = tree.child(section)
+    node = holder.child("trace") if holder is not None else None
+    if holder is None or node is None or node.text is None:
+        return tree
+    path = os.path.abspath(node.folder / Path(node.text).expanduser())
+    if check and not os.path.exists(path):
+        fix = f"it would be {path}" if path != node.text else None
+        raise MoesimError(f"there is no trace file {node.text}", where=node.where, fix=fix)
+    return tree.with_items({section: holder.with_items({"trace": node.with_value(path)})})
