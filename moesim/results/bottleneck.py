@@ -1,0 +1,139 @@
+"""What bounds a run: the resource that step time waits for, uneven devices, the queue, the host."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from moesim.engine.record import RunRecord
+
+#: Resources of step time, and how a sentence calls them.
+RESOURCES = {
+    "compute": "compute throughput",
+    "memory": "memory bandwidth",
+    "network": "network bandwidth",
+    "overhead": "fixed overhead (launches, host)",
+}
+#: A share below this is not worth a line.
+NOTICEABLE = 0.05
+#: Shares of the requests, and their number, that must be waiting at the last arrival for the queue to count as growing.
+BACKLOG_SHARE, BACKLOG_LEAST = 0.05, 10
+
+
+def bottleneck(record: RunRecord) -> dict[str, Any]:
+    """Which resource bounds step time and by how much, with sentences (`lines`) for a reader.
+
+    `shares` divide the critical path of all steps by what bounds each operator. `speedup` is Amdahl's bound (1967) on
+    shorter steps from twice the resource: 1 / (1 - share / 2), reached only if nothing else becomes the bound.
+    `waiting_share` is the part of all TTFT spent before the first scheduling.
+    """
+    result = _step_time(record)
+    result |= {"device_imbalance": _device_imbalance(record), **_queue(record)}
+    replicas = max(1, len(np.unique(record.devices["replica"])))
+    result["busy"] = record.totals.busy / (replicas * record.end) if record.end else math.nan
+    result["lines"] = _lines(result, record)
+    return result
+
+
+def _step_time(record: RunRecord) -> dict[str, Any]:
+    operators = record.operators
+    seconds = {name: np.asarray(operators[f"{name}_seconds"], float) for name in RESOURCES}
+    total = math.fsum(float(column.sum()) for column in seconds.values())
+    if total <= 0:
+        return {"resource": None, "share": math.nan, "speedup": math.nan, "shares": {}, "operators": {}}
+    shares = {name: float(column.sum()) / total for name, column in seconds.items()}
+    resource = max(shares, key=lambda name: shares[name])
+    column = seconds[resource]
+    largest = [int(i) for i in np.argsort(-column, kind="stable")[:3] if column[i] > 0]
+    return {
+        "resource": resource,
+        "share": shares[resource],
+        "speedup": 1 / (1 - shares[resource] / 2),
+        "shares": shares,
+        "operators": {str(operators["name"][i]): float(column[i]) / total for i in largest},
+    }
+
+
+def _device_imbalance(record: RunRecord) -> float:
+    """Max/mean of the devices' compute time."""
+    busy = np.asarray(record.devices["compute_busy"], float)
+    return float(busy.max() / busy.mean()) if len(busy) and busy.mean() > 0 else math.nan
+
+
+def _queue(record: RunRecord) -> dict[str, Any]:
+    """Waiting share of TTFT, and whether the queue grew while requests arrived: a stable queue stays bounded however
+    many requests come, an overloaded one holds a fixed share of them and twice as many at the end as halfway."""
+    requests = record.requests
+    arrival, scheduled, first = requests["arrival"], requests["first_scheduled"], requests["first_token"]
+    served = ~np.isnan(first)
+    ttft = float((first - arrival)[served].sum())
+    waiting = float((scheduled - arrival)[served].sum())
+    result: dict[str, Any] = {"waiting_share": waiting / ttft if ttft > 0 else math.nan}
+    result |= {"backlog": 0, "backlog_halfway": 0, "overloaded": False, "at_once": False}
+    if not len(arrival):
+        return result
+    last, halfway = float(arrival.max()), float(np.median(arrival))
+    result["at_once"] = bool(len(arrival) > 1 and last - float(arrival.min()) < 0.01 * record.end)
+    result["backlog"], result["backlog_halfway"] = _backlog(record, last), _backlog(record, halfway)
+    growing = result["backlog_halfway"] < 0.75 * result["backlog"]
+    many = result["backlog"] >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))
+    result["overloaded"] = bool(growing and many and not result["at_once"])
+    return result
+
+
+def _backlog(record: RunRecord, time: float) -> int:
+    """Requests that have arrived and were not scheduled yet."""
+    arrived = np.count_nonzero(record.requests["arrival"] <= time)
+    return int(arrived - np.count_nonzero(record.requests["first_scheduled"] <= time))
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _lines(result: dict[str, Any], record: RunRecord) -> list[str]:
+    if result["resource"] is None:
+        return ["no step was executed"]
+    lines = [_headline(result)]
+    overhead = result["shares"]["overhead"]
+    if result["resource"] != "overhead" and overhead >= NOTICEABLE:
+        lines.append(f"kernel launches and the host take {percent(overhead)} of step time")
+    lines += _imbalance_line(result, record) + _queue_lines(result)
+    return lines
+
+
+def _headline(result: dict[str, Any]) -> str:
+    resource, share = result["resource"], result["share"]
+    parts = ", ".join(f"{name} {percent(part)}" for name, part in result["operators"].items() if part >= 0.01)
+    within = f" ({parts})" if parts else ""
+    change = "halving" if resource == "overhead" else "doubling"
+    bound = f"{change} it would shorten steps by at most {result['speedup']:.2f}x"
+    return f"{RESOURCES[resource]} bounds {percent(share)} of step time{within}; {bound}"
+
+
+def _imbalance_line(result: dict[str, Any], record: RunRecord) -> list[str]:
+    devices, ranks = result["device_imbalance"], record.totals.rank_imbalance
+    parts = []
+    if len(record.devices["device"]) > 1 and devices >= 1 + NOTICEABLE:
+        parts.append(f"the busiest device computes {devices:.2f}x as long as the mean")
+    if ranks >= 1 + NOTICEABLE:
+        parts.append(f"the fullest expert-parallel rank gets {ranks:.2f}x the mean tokens of a step")
+    return ["; ".join(parts)] if parts else []
+
+
+def _queue_lines(result: dict[str, Any]) -> list[str]:
+    waiting, busy = result["waiting_share"], result["busy"]
+    if result["at_once"]:
+        return ["all requests arrive at once: latencies measure the queue, throughput the machine"]
+    if result["overloaded"]:
+        count, halfway = result["backlog"], result["backlog_halfway"]
+        return [
+            f"overloaded, the queue grows: {count} requests wait when the last one arrives ({halfway} halfway), "
+            f"waiting is {percent(waiting)} of TTFT"
+        ]
+    lines = [f"waiting in the queue is {percent(waiting)} of TTFT"] if waiting >= NOTICEABLE else []
+    if busy < 0.7:
+        lines.append(f"steps run {percent(busy)} of the time: arrivals, not the machine, bound throughput")
+    return lines

@@ -1,0 +1,234 @@
+"""The results folder: written whole or not at all, and loaded again."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from moesim.engine.record import RunRecord
+from moesim.results.metrics import summarise
+from moesim.results.provenance import FORMAT
+from moesim.results.tables import TABLES, all_columns, frame, read_parquet, write_parquet
+from moesim.spec.errors import MoesimError, Where
+from moesim.spec.serving import SloSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MANIFEST, SUMMARY, SPEC = "manifest.json", "summary.json", "spec.yaml"
+
+
+@dataclass(frozen=True)
+class Results:
+    """A run's results. The tables are pandas DataFrames, read when first asked for (times in seconds).
+
+    spec: the resolved experiment. manifest: versions, seed, options, wall times. summary: see `metrics.summarise`.
+    """
+
+    spec: dict[str, Any]
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    read: Callable[[str], pd.DataFrame] = field(repr=False)
+    path: Path | None = None
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+
+    def table(self, name: str) -> pd.DataFrame:
+        """One of `tables.TABLES`."""
+        if name not in self._tables:
+            self._tables[name] = self.read(name)
+        return self._tables[name]
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        return self.table("requests")
+
+    @property
+    def iterations(self) -> pd.DataFrame:
+        return self.table("iterations")
+
+    @property
+    def devices(self) -> pd.DataFrame:
+        return self.table("devices")
+
+    @property
+    def operators(self) -> pd.DataFrame:
+        return self.table("operators")
+
+    @property
+    def experts(self) -> pd.DataFrame:
+        return self.table("experts")
+
+    @property
+    def itl(self) -> pd.DataFrame:
+        """Inter-token latencies: duration (seconds), count."""
+        return self.table("itl")
+
+    @property
+    def name(self) -> str:
+        return str(self.spec.get("name", "experiment"))
+
+
+def from_record(
+    record: RunRecord,
+    spec: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    slo: SloSpec | None = None,
+) -> Results:
+    """The results of a run that has just ended, in memory. `spec` is the resolved document, as plain data."""
+    columns = all_columns(record)
+    summary = summarise(record, slo, columns)
+    return Results(dict(spec), dict(manifest), summary, lambda name: frame(columns[name]))
+
+
+def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+    """Check, before the run, that its results can be written to `path`; creates nothing.
+
+    Raises:
+        MoesimError: the folder exists (without `overwrite`), is no results folder (with it), or cannot be created.
+    """
+    target = Path(path).resolve()
+    if target.exists() and not target.is_dir():
+        raise MoesimError(f"results path {path} is a file", fix="choose another --output")
+    if target.exists() and any(target.iterdir()):
+        if not overwrite:
+            raise MoesimError(f"results folder {path} exists", fix="choose another --output or give --overwrite")
+        if not (target / MANIFEST).is_file():
+            raise MoesimError(
+                f"folder {path} holds no results (no {MANIFEST}) and is not overwritten", fix="choose another --output"
+            )
+    existing = next(parent for parent in target.parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise MoesimError(f"results folder {path} cannot be created in {existing}", fix="choose another --output")
+    return target
+
+
+def write(
+    path: str | os.PathLike[str],
+    results: Results,
+    *,
+    overwrite: bool = False,
+    extras: Iterable[Callable[[Path], object]] = (),
+) -> Results:
+    """Write the folder: spec.yaml, manifest.json, summary.json, one Parquet file per table, and what `extras` add (each
+    is called with the folder: figures, timeline). All goes to a sibling folder that takes the name at the end.
+
+    Returns: the results as loaded from the folder.
+
+    Raises:
+        MoesimError: as `prepare`.
+    """
+    target = prepare(path, overwrite=overwrite)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        draft.chmod(0o777 & ~_umask())
+        _write_contents(draft, results)
+        for extra in extras:
+            extra(draft)
+        _replace(draft, target)
+    except BaseException:  # an interrupt too must leave nothing behind
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return load(target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_contents(folder: Path, results: Results) -> None:
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump(results.spec, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
+    (folder / SPEC).write_text(text, encoding="utf-8")
+    for name, document in ((MANIFEST, results.manifest), (SUMMARY, results.summary)):
+        content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / name).write_text(content + "\n", encoding="utf-8")
+    for name in TABLES:
+        table = results.table(name)
+        write_parquet({str(column): table[column].to_numpy() for column in table.columns}, folder / f"{name}.parquet")
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Put the draft in the target's place; the old folder goes only once the new one stands."""
+    if not target.exists():
+        draft.rename(target)
+        return
+    old = draft.with_name(draft.name + ".old")
+    target.rename(old)
+    try:
+        draft.rename(target)
+    except OSError:
+        old.rename(target)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(path: str | os.PathLike[str]) -> Results:
+    """Open a results folder.
+
+    Raises:
+        MoesimError: no such folder, or it is not one that this version wrote.
+    """
+    folder = Path(path).resolve()
+    if not folder.is_dir():
+        raise MoesimError(f"no results folder {path}", fix="run an experiment first: moesim run EXPERIMENT")
+    manifest = _document(folder / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise _malformed(folder / MANIFEST, f"format {manifest.get('format')!r} is not {FORMAT!r}")
+    missing = [name for name in TABLES if not (folder / f"{name}.parquet").is_file()]
+    if missing:
+        raise _malformed(folder / f"{missing[0]}.parquet", "the table is missing")
+    return Results(_spec(folder / SPEC), manifest, _document(folder / SUMMARY), partial(_table, folder), folder)
+
+
+def _malformed(path: Path, problem: str) -> MoesimError:
+    return MoesimError(
+        f"malformed results folder: {problem}", where=Where(str(path)), fix="run the experiment again with --overwrite"
+    )
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise _malformed(path, "the file is missing") from None
+    except ValueError as error:
+        raise _malformed(path, f"no JSON ({error})") from None
+    if not isinstance(document, dict):
+        raise _malformed(path, "no JSON object")
+    return document
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except FileNotFoundError:
+        raise _malformed(path, "the file is missing") from None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise _malformed(path, "no YAML") from None
+    if not isinstance(document, dict):
+        raise _malformed(path, "no YAML mapping")
+    return document
+
+
+def _table(folder: Path, name: str) -> pd.DataFrame:
+    import pyarrow as pa
+
+    path = folder / f"{name}.parquet"
+    try:
+        return read_parquet(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _malformed(path, f"the table cannot be read ({str(error).splitlines()[0]})") from None

@@ -1,0 +1,220 @@
+"""The summary of a run: latencies, throughput, goodput, utilisation, energy, cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.engine.record import RunRecord
+from moesim.results.bottleneck import bottleneck
+from moesim.results.tables import ENERGY_PARTS, Columns, all_columns
+from moesim.spec.serving import SloSpec
+
+Summary = dict[str, Any]
+PERCENTILES = (50, 90, 95, 99)
+
+
+def weighted_percentiles(
+    values: NDArray[np.float64], counts: NDArray[np.int64], percentiles: Sequence[float]
+) -> NDArray[np.float64]:
+    """Percentiles of the sample that holds `values[i]` `counts[i]` times, interpolated linearly between neighbours
+    (definition 7 of Hyndman and Fan, 1996, the default of numpy), without writing the sample out.
+
+    Returns: one value per percentile (0 to 100); NaN for an empty sample.
+    """
+    order = np.argsort(values, kind="stable")
+    ordered, cumulative = np.asarray(values, float)[order], np.cumsum(np.asarray(counts, np.int64)[order])
+    size = int(cumulative[-1]) if len(cumulative) else 0
+    if size == 0:
+        return np.full(len(percentiles), np.nan)
+    position = (size - 1) * np.asarray(percentiles, float) / 100
+    below = np.floor(position).astype(np.int64)
+    above = np.minimum(below + 1, size - 1)
+    low = ordered[np.searchsorted(cumulative, below, side="right")]
+    high = ordered[np.searchsorted(cumulative, above, side="right")]
+    return np.asarray(low + (high - low) * (position - below))
+
+
+def distribution(values: NDArray[np.float64], counts: NDArray[np.int64] | None = None) -> dict[str, float]:
+    """Mean and percentiles in seconds of what is not NaN."""
+    known = ~np.isnan(values)
+    sample = np.asarray(values, float)[known]
+    weights = np.ones(len(sample), np.int64) if counts is None else np.asarray(counts, np.int64)[known]
+    total = int(weights.sum())
+    mean = float(np.dot(sample, weights) / total) if total else math.nan
+    points = weighted_percentiles(sample, weights, PERCENTILES)
+    return {"mean": mean} | {f"p{p}": float(value) for p, value in zip(PERCENTILES, points, strict=True)}
+
+
+def _per(numerator: float, denominator: float) -> float:
+    return numerator / denominator if denominator else math.nan
+
+
+def _counts(record: RunRecord) -> Summary:
+    """Requests and tokens. The prefix hit rate is the share of the scheduled prompts' tokens found in the cache."""
+    requests, totals = record.requests, record.totals
+    finished = int(np.count_nonzero(~np.isnan(requests["finish"])))
+    scheduled = ~np.isnan(requests["first_scheduled"])
+    prompt = float(requests["input_tokens"][scheduled].sum())
+    return {
+        "total": len(requests["arrival"]),
+        "finished": finished,
+        "unfinished": len(requests["arrival"]) - finished,
+        "dropped": totals.dropped,
+        "clipped": totals.clipped,
+        "preemptions": totals.preemptions,
+        "prefix_hit_tokens": totals.prefix_hit_tokens,
+        "prefix_hit_rate": _per(float(requests["cached_tokens"][scheduled].sum()), prompt),
+    }
+
+
+def _throughput(record: RunRecord) -> Summary:
+    """Per second of the run, from time zero to its end. Prompt tokens count once the prompt is processed."""
+    requests = record.requests
+    output = float(requests["generated_tokens"].sum())
+    prompt = float(requests["input_tokens"][~np.isnan(requests["first_token"])].sum())
+    finished = float(np.count_nonzero(~np.isnan(requests["finish"])))
+    return {
+        "requests": _per(finished, record.end),
+        "output_tokens": _per(output, record.end),
+        "total_tokens": _per(prompt + output, record.end),
+    }
+
+
+def goodput(requests: Columns, slo: SloSpec, end: float) -> Summary:
+    """Requests per second, and share of all requests, that meet every part of the SLO (DistServe, arXiv 2401.09670).
+    An unfinished request meets none; a single output token has no TPOT to miss. Nulls where no SLO is given."""
+    parts = {name: limit for name, limit in slo.model_dump().items() if limit is not None}
+    finished = ~np.isnan(requests["finish"])
+    good, attainment = finished.copy(), {}
+    for name, limit in parts.items():
+        met = finished & ~(requests[name] > limit)
+        attainment[name] = _per(float(met.sum()), len(met))
+        good &= met
+    share = _per(float(good.sum()), len(good)) if parts else math.nan
+    rate = _per(float(good.sum()), end) if parts else math.nan
+    return {"requests": rate, "share": share, "slo": parts, "attainment": attainment}
+
+
+def _utilisation(record: RunRecord) -> Summary:
+    """MFU, MBU and their sparse forms (MoE-CAP, arXiv 2412.07067, equations of S-MBU and S-MFU): FLOPs or bytes of all
+    forward steps over the time spent in them and the peak of the devices that executed them. The plain forms count
+    every expert, so they may exceed 1; the sparse ones count what a step touched. `busy` is the share of the run in
+    which a replica executes a step."""
+    totals = record.totals
+    replicas = max(1, len(np.unique(record.devices["replica"])))
+    compute, memory = (totals.busy * peak / replicas for peak in (totals.peak_flops, totals.peak_bandwidth))
+    return {
+        "mfu": _per(totals.dense_flops, compute),
+        "mbu": _per(totals.dense_bytes, memory),
+        "s_mfu": _per(totals.sparse_flops, compute),
+        "s_mbu": _per(totals.sparse_bytes, memory),
+        "busy": _per(totals.busy, replicas * record.end),
+    }
+
+
+def _experts(record: RunRecord) -> Summary:
+    """Load imbalance as max/mean of tokens: within steps (token-weighted), and of the whole run's counts by layer."""
+    tokens = np.asarray(record.expert_tokens, float)
+    run = math.nan
+    if len(record.moe_layers) and tokens.size and tokens.sum() > 0:
+        mean = tokens.mean(axis=1)
+        run = float(np.mean(tokens.max(axis=1)[mean > 0] / mean[mean > 0]))
+    totals = record.totals
+    return {
+        "layers": len(record.moe_layers),
+        "experts": int(tokens.shape[1]) if len(record.moe_layers) else 0,
+        "imbalance": totals.expert_imbalance,
+        "rank_imbalance": totals.rank_imbalance,
+        "run_imbalance": run,
+    }
+
+
+def _energy(record: RunRecord, devices: Columns) -> Summary:
+    """Joules of the devices by component and of the chassis, over the whole run."""
+    parts = {part: float(devices[f"energy_{part}"].sum()) for part in ENERGY_PARTS}
+    parts["chassis"] = record.totals.chassis_power * record.end
+    total = math.fsum(parts.values())
+    tokens = float(record.requests["generated_tokens"].sum())
+    return {
+        "total": total,
+        "per_output_token": _per(total, tokens),
+        "average_power": _per(total, record.end),
+        **parts,
+    }
+
+
+def _cost(record: RunRecord) -> Summary:
+    """Dollars for the machine over the run; null where no price is known."""
+    price = record.totals.price
+    total = price * record.end if price > 0 else math.nan
+    return {"total": total, "per_million_output_tokens": _per(total * 1e6, float(_generated(record)))}
+
+
+def _generated(record: RunRecord) -> int:
+    return int(record.requests["generated_tokens"].sum())
+
+
+def _memory(record: RunRecord) -> Summary:
+    """Of the fullest device, in bytes; the KV cache's peak and mean use as a share of its blocks (mean by time)."""
+    devices, iterations = record.devices, record.iterations
+    summary: Summary = dict.fromkeys(("weights", "kv", "capacity", "share", "kv_peak", "kv_mean"), math.nan)
+    if len(devices["weight_bytes"]):
+        used = devices["weight_bytes"] + devices["kv_bytes"]
+        at = int(np.argmax(used / np.maximum(devices["capacity_bytes"], 1)))
+        summary["weights"], summary["kv"] = float(devices["weight_bytes"][at]), float(devices["kv_bytes"][at])
+        summary["capacity"] = float(devices["capacity_bytes"][at])
+        summary["share"] = _per(float(used[at]), summary["capacity"])
+    if len(iterations["kv_used"]):
+        duration = iterations["end"] - iterations["start"]
+        summary["kv_peak"] = float(np.max(iterations["kv_used"]))
+        summary["kv_mean"] = _per(float(np.dot(iterations["kv_used"], duration)), float(duration.sum()))
+    return summary
+
+
+def clean(value: Any) -> Any:
+    """Plain JSON: numpy scalars as Python's, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(key): clean(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [clean(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, Columns] | None = None) -> Summary:
+    """The summary of a run: SI units, JSON types, null where a quantity is not defined (no finished request, no price).
+
+    Args:
+        tables: the run's `all_columns`, where the caller has them already.
+    """
+    columns = all_columns(record) if tables is None else tables
+    requests = columns["requests"]
+    summary: Summary = {
+        "duration": record.end,
+        "partial": record.partial,
+        "steps": record.totals.step_count,
+        "requests": _counts(record),
+        "ttft": distribution(requests["ttft"]),
+        "tpot": distribution(requests["tpot"]),
+        "itl": distribution(columns["itl"]["duration"], columns["itl"]["count"]),
+        "e2e": distribution(requests["e2e"]),
+        "throughput": _throughput(record),
+        "goodput": goodput(requests, slo or SloSpec(), record.end),
+        "utilisation": _utilisation(record),
+        "experts": _experts(record),
+        "memory": _memory(record),
+        "energy": _energy(record, columns["devices"]),
+        "cost": _cost(record),
+        "bottleneck": bottleneck(record),
+        "notes": list(record.notes),
+    }
+    cleaned: Summary = clean(summary)
+    return cleaned
