@@ -1,7 +1,7 @@
 """The step graph: one forward step as a columnar DAG over the resources of its lanes.
 
-A *lane* is a device of the replica, in rank order. A *row* is one operator or collective; a node is a (row, lane) pair, so
-a step of R rows on N lanes is an R x N matrix of durations instead of R x N objects. Rows are in topological order.
+A *lane* is a device of the replica, in rank order. A *row* is one operator or collective; a node is a (row, lane) pair,
+so a step of R rows on N lanes is an R x N matrix of durations instead of R x N objects. Rows are in topological order.
 """
 
 from __future__ import annotations
@@ -12,23 +12,32 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
+from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray, Phase, picoseconds
 
-#: Simulated time is counted in integer picoseconds, so that sums do not depend on their order.
-PICOSECONDS = 1_000_000_000_000
+__all__ = [
+    "ABSENT",
+    "COMPUTE",
+    "NETWORK",
+    "PICOSECONDS",
+    "RESOURCES",
+    "SIDE_COMPUTE",
+    "Collective",
+    "FloatArray",
+    "IntArray",
+    "Phase",
+    "Resource",
+    "Schedule",
+    "StepGraph",
+    "picoseconds",
+]
+
 ABSENT = -1
-
-
-def picoseconds(seconds: FloatArray | float) -> IntArray:
-    """Durations as the calendar counts them, rounded to the nearest picosecond."""
-    return np.rint(np.multiply(seconds, PICOSECONDS)).astype(np.int64)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """Something each lane has one of. `fifo`: nodes run one after another, in row order. `shared`: nodes run side by side
-    and divide the lane's capacity max-min (see StepGraph.demand)."""
+    """Something each lane has one of. `fifo`: nodes run one after another, in row order. `shared`: nodes run side by
+    side and divide the lane's capacity max-min (see StepGraph.demand)."""
 
     name: str
     discipline: Literal["fifo", "shared"] = "fifo"
@@ -37,29 +46,6 @@ class Resource:
 COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
 #: The compute stream, a second compute stream beside it, and the ports; memory bandwidth is the shared one.
 RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A part of a collective: `rounds` synchronous rounds in each of which lane i moves `sent[i]` bytes out of and
-    `received[i]` bytes into its `port` (bytes per round). Ports are full duplex. Phases follow each other, except that
-    a phase with `parallel` runs beside the one before it."""
-
-    port: Literal["scale_up", "scale_out"]
-    rounds: int
-    sent: FloatArray
-    received: FloatArray
-    parallel: bool = False
-
-
-@dataclass(frozen=True)
-class Collective:
-    """What travels in one communication row. `group[i]` is the label of lane i's communicator (-1: takes no part)."""
-
-    operation: Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"]
-    algorithm: str
-    group: IntArray
-    phases: tuple[Phase, ...]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Routes, link loads and collectives: bytes over ports -> picoseconds."""

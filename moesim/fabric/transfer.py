@@ -1,0 +1,218 @@
+"""What travels between devices: ports, phases of synchronous rounds, and the time they take.
+
+A transfer is a short list of phases; its duration is a closed form over them, and an executor that moves the same
+phases port by port, round by round, arrives at the same picosecond, because every round is rounded on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+IntArray = NDArray[np.int64]
+FloatArray = NDArray[np.float64]
+
+#: Simulated time is counted in integer picoseconds, so that sums do not depend on their order.
+PICOSECONDS = 1_000_000_000_000
+
+PortKind = Literal["scale_up", "scale_out"]
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"]
+
+
+def picoseconds(seconds: FloatArray | float) -> IntArray:
+    """Durations as the calendar counts them, rounded to the nearest picosecond."""
+    return np.rint(np.multiply(seconds, PICOSECONDS)).astype(np.int64)
+
+
+class Port(NamedTuple):
+    """One kind of port of a group: bytes/s per lane and direction, seconds per round, joules per byte."""
+
+    bandwidth: FloatArray
+    latency: float
+    energy: float
+
+
+@dataclass(frozen=True, eq=False)
+class GroupPorts:
+    """The ports of a group of lanes (devices), in the group's order.
+
+    node: the node of each lane. up_bandwidth, out_bandwidth: bytes/s per direction that large transfers reach, towards
+    the own node (inf where the lane is alone in it) and towards other nodes (0 where all lanes share one node).
+    up_latency, out_latency: seconds per round. overhead: seconds per call. up_energy, out_energy: joules per byte.
+    """
+
+    node: IntArray
+    up_bandwidth: FloatArray
+    out_bandwidth: FloatArray
+    up_latency: float = 0.0
+    out_latency: float = 0.0
+    overhead: float = 0.0
+    up_energy: float = 0.0
+    out_energy: float = 0.0
+
+    @cached_property
+    def lanes(self) -> int:
+        return len(self.node)
+
+    @cached_property
+    def several_nodes(self) -> bool:
+        return bool((self.node != self.node[0]).any())
+
+    @cached_property
+    def order(self) -> IntArray:
+        """Lanes sorted by node: a ring in this order crosses between nodes as rarely as it can."""
+        return np.argsort(self.node, kind="stable").astype(np.int64)
+
+    @cached_property
+    def grid(self) -> IntArray | None:
+        """Lanes as [nodes, lanes of a node], or None where the nodes hold different numbers of them."""
+        counts = np.unique(self.node, return_counts=True)[1]
+        return self.order.reshape(len(counts), -1) if (counts == counts[0]).all() else None
+
+    def port(self, kind: PortKind) -> Port:
+        if kind == "scale_up":
+            return Port(self.up_bandwidth, self.up_latency, self.up_energy)
+        return Port(self.out_bandwidth, self.out_latency, self.out_energy)
+
+
+@dataclass(frozen=True, eq=False)
+class Phase:
+    """`rounds` synchronous rounds in each of which lane i moves `sent[..., i]` bytes out of and `received[..., i]`
+    bytes into its `port` (full duplex). Phases follow each other, except that a `parallel` one runs beside the one
+    before it. Shapes: sizes x lanes; the last axis may be 1 where all lanes move the same."""
+
+    port: PortKind
+    rounds: int
+    sent: FloatArray
+    received: FloatArray
+    parallel: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Transfer:
+    """What the lanes of one group exchange, for a whole array of sizes at once (`shape`, empty for a single size)."""
+
+    operation: Operation
+    algorithm: str
+    ports: GroupPorts
+    phases: tuple[Phase, ...]
+    shape: tuple[int, ...] = ()
+
+    @cached_property
+    def picoseconds(self) -> IntArray:
+        """[*shape] duration, from the last lane's arrival to the end on every lane."""
+        return phases_picoseconds(self.phases, self.ports, self.shape)
+
+    @cached_property
+    def sent(self) -> FloatArray:
+        """[*shape, lanes] bytes out of each lane, over all its ports."""
+        return self._total([phase.rounds * phase.sent for phase in self.phases])
+
+    @cached_property
+    def received(self) -> FloatArray:
+        """[*shape, lanes] bytes into each lane, over all its ports."""
+        return self._total([phase.rounds * phase.received for phase in self.phases])
+
+    @cached_property
+    def joules(self) -> FloatArray:
+        """[*shape, lanes] energy of the bytes each lane sends."""
+        return self._total([phase.rounds * phase.sent * self.ports.port(phase.port).energy for phase in self.phases])
+
+    def at(self, index: int | tuple[int, ...]) -> Transfer:
+        """The transfer of one size of `shape`, every phase spelled out lane by lane."""
+        place = index if isinstance(index, tuple) else (index,)
+
+        def pick(moved: FloatArray) -> FloatArray:
+            spelled: FloatArray = np.broadcast_to(moved, (*self.shape, self.ports.lanes))[place].copy()
+            return spelled
+
+        phases = tuple(Phase(p.port, p.rounds, pick(p.sent), pick(p.received), p.parallel) for p in self.phases)
+        return Transfer(self.operation, self.algorithm, self.ports, phases, self.shape[len(place) :])
+
+    def _total(self, parts: list[FloatArray]) -> FloatArray:
+        total = np.zeros((*self.shape, self.ports.lanes))
+        for part in parts:
+            total += part
+        return total
+
+
+@dataclass(frozen=True)
+class Collective:
+    """What travels in one communication row of a step graph: per communicator its lanes, in the order of the transfer's
+    ports, and its transfer of a single size."""
+
+    operation: Operation
+    members: tuple[tuple[int, ...], ...]
+    transfers: tuple[Transfer, ...]
+
+    @property
+    def algorithm(self) -> str:
+        return self.transfers[0].algorithm
+
+    def sent(self, lanes: int) -> FloatArray:
+        """[lanes] bytes each lane of the graph sends."""
+        return self._scatter([transfer.sent for transfer in self.transfers], lanes)
+
+    def received(self, lanes: int) -> FloatArray:
+        """[lanes] bytes each lane of the graph receives."""
+        return self._scatter([transfer.received for transfer in self.transfers], lanes)
+
+    def _scatter(self, parts: list[FloatArray], lanes: int) -> FloatArray:
+        total = np.zeros(lanes)
+        for group, part in zip(self.members, parts, strict=True):
+            total[list(group)] = part
+        return total
+
+
+def collective(
+    members: Sequence[Sequence[int]], transfers: Sequence[Transfer], index: int | tuple[int, ...] = ()
+) -> Collective:
+    """The collective of one row of a step graph, taken at `index` of the transfers' sizes.
+
+    Args:
+        members: the lanes of each communicator, in the order of the devices that its transfer was made for.
+        transfers: one per communicator, all of the same operation.
+    """
+    groups = tuple(tuple(int(lane) for lane in group) for group in members)
+    if len({transfer.operation for transfer in transfers}) != 1:
+        raise ValueError("a collective has one operation")
+    if [len(group) for group in groups] != [transfer.ports.lanes for transfer in transfers]:
+        raise ValueError("each communicator needs as many lanes as its transfer has ports")
+    return Collective(transfers[0].operation, groups, tuple(transfer.at(index) for transfer in transfers))
+
+
+def round_picoseconds(phase: Phase, ports: GroupPorts) -> IntArray:
+    """[...] duration of one round: the latency and the busiest port, both directions at once."""
+    port = ports.port(phase.port)
+    busiest = (np.maximum(phase.sent, phase.received) / port.bandwidth).max(axis=-1)
+    return picoseconds(port.latency + busiest)
+
+
+def concurrent(phases: Sequence[Phase]) -> list[list[Phase]]:
+    """Phases that follow each other, each with those that run beside it."""
+    stages: list[list[Phase]] = []
+    for phase in phases:
+        if phase.parallel and stages:
+            stages[-1].append(phase)
+        else:
+            stages.append([phase])
+    return stages
+
+
+def phases_picoseconds(phases: Sequence[Phase], ports: GroupPorts, shape: tuple[int, ...] = ()) -> IntArray:
+    """[*shape] overhead + sum over stages of max over their phases of rounds x (latency + busiest port).
+
+    A transfer without phases takes no time: a lane alone makes no call.
+    """
+    if not phases:
+        return np.zeros(shape, dtype=np.int64)
+    total = np.broadcast_to(picoseconds(ports.overhead), shape).copy()
+    for stage in concurrent(phases):
+        durations = [phase.rounds * round_picoseconds(phase, ports) for phase in stage]
+        total += durations[0] if len(durations) == 1 else np.maximum.reduce(np.broadcast_arrays(*durations))
+    return total
