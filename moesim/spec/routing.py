@@ -13,13 +13,19 @@ class RoutingProfile(Descriptor):
     """Routing statistics of a model.
 
     `zipf` is the exponent s of the experts' popularity (share of rank i proportional to i**-s), drawn as one random
-    permutation per layer; `correlation` is the intra-class correlation r of the beta-binomial over-dispersion within
-    a segment of `segment` consecutive tokens of one sequence.
+    permutation per layer; `correlation` is the intra-class correlation r of the over-dispersion within a segment of
+    `segment` consecutive tokens of one sequence.
+
+    Only the per-token generator reads the last two. `repetition` is w in P(first choice of a token is that of the token
+    before) = w + (1 - w) P(by chance); `affinity` is the probability a that a token's first choice is the partner of its
+    first choice one layer before, by chance apart.
     """
 
     zipf: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     correlation: float = Field(default=0.0, ge=0, lt=1)
     segment: int = Field(default=16, gt=0)
+    repetition: float = Field(default=0.0, ge=0, lt=1)
+    affinity: float = Field(default=0.0, ge=0, le=1)
 
 
 class RoutingSpec(Schema):
