@@ -1,0 +1,106 @@
+"""The only clock: SimPy's environment counting integer picoseconds, with cheap callbacks that can be cancelled."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from heapq import heappush
+from typing import TYPE_CHECKING, Any
+
+import simpy
+from simpy.core import BoundClass
+
+from moesim.engine.invariants import InvariantError
+from moesim.fabric.transfer import PICOSECONDS
+
+#: Order within one instant: timeouts and callbacks as they were scheduled, then the `last` ones.
+NORMAL, LAST = 1, 2
+
+
+def whole_picoseconds(delay: Any, what: object) -> int:
+    """`delay` as a non-negative int; InvariantError names `what` asked for anything else (NaN, a float, a negative)."""
+    try:
+        whole = operator.index(delay)
+    except TypeError:
+        raise InvariantError(f"{what}: a delay of {delay!r} is no whole number of picoseconds") from None
+    if whole < 0:
+        raise InvariantError(f"{what}: a delay of {whole} picoseconds is negative")
+    return whole
+
+
+class Delay(simpy.Timeout):
+    """`clock.timeout(delay, what=...)`: a timeout that refuses times the calendar cannot count."""
+
+    def __init__(self, env: Clock, delay: int, value: Any = None, what: object = "a timeout") -> None:
+        if type(delay) is not int or delay < 0:
+            delay = whole_picoseconds(delay, what)
+        super().__init__(env, delay, value)
+
+
+class Timer(simpy.Event):
+    """A pending callback. Cancelling leaves its entry in the calendar, where it does nothing when its time comes."""
+
+    def __init__(self, clock: Clock, time: int, callback: Callable[[], None], priority: int) -> None:
+        self.env = clock
+        self.callbacks = [self._fire]
+        self._value, self._ok = None, True
+        self._callback: Callable[[], None] | None = callback
+        entry: Any = (time, priority, next(clock._eid), self)
+        heappush(clock._queue, entry)
+
+    @property
+    def pending(self) -> bool:
+        return self._callback is not None
+
+    def cancel(self) -> None:
+        """Never call back. Harmless where it already has."""
+        self._callback = None
+
+    def _fire(self, _: simpy.Event) -> None:
+        callback, self._callback = self._callback, None
+        if callback is not None:
+            callback()
+
+
+class Clock(simpy.Environment):
+    """`now` is an int of picoseconds. `run()` without an end also runs past cancelled timers."""
+
+    def __init__(self, start: int = 0) -> None:
+        super().__init__(start)
+        # SimPy binds these early only where they stand in the class itself, not where a subclass inherits them.
+        for name in ("process", "timeout", "event", "all_of", "any_of"):
+            setattr(self, name, getattr(self, name))
+
+    if TYPE_CHECKING:
+        now: int
+
+        def timeout(self, delay: int = 0, value: Any = None, what: object = "a timeout") -> Delay: ...  # type: ignore[override]
+
+    else:
+        timeout = BoundClass(Delay)
+
+    @property
+    def seconds(self) -> float:
+        return self._now / PICOSECONDS
+
+    def call_at(
+        self, time: int, callback: Callable[[], None], *, last: bool = False, what: object = "a callback"
+    ) -> Timer:
+        """Call back at `time` (picoseconds, not before now); `last`: after everything else of that instant.
+
+        Raises:
+            InvariantError: the time is past, or no whole number; the message names `what`.
+        """
+        if type(time) is not int or time < self._now:
+            time = whole_picoseconds(time, what)
+            if time < self._now:
+                raise InvariantError(f"{what}: {time} ps is before now, {self._now} ps")
+        return Timer(self, time, callback, LAST if last else NORMAL)
+
+    def call_in(
+        self, delay: int, callback: Callable[[], None], *, last: bool = False, what: object = "a callback"
+    ) -> Timer:
+        """Call back after `delay` picoseconds; see call_at."""
+        if type(delay) is not int or delay < 0:
+            delay = whole_picoseconds(delay, what)
+        return Timer(self, int(self._now) + delay, callback, LAST if last else NORMAL)
