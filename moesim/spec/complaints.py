@@ -39,12 +39,11 @@ def validate(schema: type[SpecT], tree: Marked) -> SpecT:
     Raises:
         MoesimError: it does not fit; one line about the first cause, at the place that said it.
     """
+    _refuse_booleans(tree, schema, ())
     try:
-        spec = schema.model_validate(tree.plain())
+        return schema.model_validate(tree.plain())
     except ValidationError as error:
         raise _complaint(schema, tree, error) from None
-    _refuse_booleans(tree, spec, ())
-    return spec
 
 
 def dotted(location: Sequence[str | int]) -> str:
@@ -72,11 +71,13 @@ def _unknown_key(schema: type[BaseModel], tree: Marked, location: Location) -> M
     node, _ = tree.nearest(location)
     outer, _ = tree.nearest(location[:-1])
     owner = schema_at(schema, location[:-1])
-    known = [name for name in owner.model_fields if name not in outer.items] if owner is not None else []
+    fields = list(owner.model_fields) if owner is not None else []
+    known = [name for name in fields if name not in outer.items]
     inside = f" in {dotted(location[:-1])}" if location[:-1] else ""
     key = str(location[-1])
-    fix = did_you_mean(key, known) or (f"the keys not yet given are {', '.join(known)}" if known else "")
-    return MoesimError(f"unknown key {key!r}{inside}", where=node.key, fix=fix or "remove it")
+    others = f"the keys not yet given are {', '.join(known)}" if known else "remove it"
+    fix = did_you_mean(key, known) or did_you_mean(key, fields) or others
+    return MoesimError(f"unknown key {key!r}{inside}", where=node.key, fix=fix)
 
 
 def _what(detail: ErrorDetails, location: Location) -> tuple[str, str | None]:
@@ -144,13 +145,12 @@ def _step(annotation: Any, step: str | int) -> Any:
     return arguments[0] if arguments else None
 
 
-def _refuse_booleans(node: Marked, value: object, location: Location) -> None:
+def _refuse_booleans(node: Marked, annotation: Any, location: Location) -> None:
     """`tp: yes` is no 1: pydantic would read a boolean as a number, here it is an error."""
-    if isinstance(node.value, bool) and not isinstance(value, bool):
+    if isinstance(node.value, bool) and _bare(annotation) in (int, float):
         raise MoesimError(f"{dotted(location)}: expected a number, got {str(node.value).lower()}", where=node.where)
-    if isinstance(node.value, list) and isinstance(value, tuple):
-        for index, item in enumerate(node.value):
-            _refuse_booleans(item, value[index], (*location, index))
-    for key, item in node.items.items():
-        below = value.get(key) if isinstance(value, dict) else getattr(value, key, None)
-        _refuse_booleans(item, below, (*location, key))
+    below: list[tuple[str | int, Marked]] = [*node.items.items()]
+    if isinstance(node.value, list):
+        below = [*enumerate(node.value)]
+    for step, item in below:
+        _refuse_booleans(item, _step(annotation, step), (*location, step))

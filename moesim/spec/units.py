@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,9 @@ _DEFINITIONS = """
     request = []; token = []
 """
 
+#: One number, then a unit: pint alone would read "GB" as 1 GB and "80 80 GB" as 6400 GB.
+_FORM = re.compile(r"\s*(\$\s*)?[+-]?(\d[\d_]*\.?\d*|\.\d+|nan|inf)([eE][+-]?\d+)?[^\d.]*")
+
 
 @lru_cache(maxsize=1)
 def _registry() -> UnitRegistry[Any]:
@@ -49,6 +53,8 @@ def parse(text: str, unit: str) -> float:
     """
     import pint
 
+    if not _FORM.fullmatch(text):
+        raise ValueError(f"{text!r} is not a quantity, expected a number and a unit like {unit}")
     try:
         quantity: Any = _registry().Quantity(text.replace("$", "dollar"))
         value = float(quantity.to(unit).magnitude)
