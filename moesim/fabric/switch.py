@@ -11,7 +11,6 @@ from numpy.typing import ArrayLike
 from moesim.fabric import collectives
 from moesim.fabric.collectives import Algorithm
 from moesim.fabric.transfer import GroupPorts, Transfer
-from moesim.spec.errors import MoesimError
 
 if TYPE_CHECKING:
     from moesim.hardware.machine import Machine
@@ -64,11 +63,12 @@ def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
     Raises:
         MoesimError: no link leads from one of the devices to the others.
     """
-    node = np.array([machine.devices[device].node for device in devices], dtype=np.int64)
+    members = [machine.devices[device] for device in devices]
+    node = np.array([member.node for member in members], dtype=np.int64)
     company = (node[:, None] == node[None, :]).sum(axis=1) > 1
     several = bool((node != node[0]).any())
-    up = [_bandwidth(machine, d, "scale_up") if c else np.inf for d, c in zip(devices, company, strict=True)]
-    out = [_bandwidth(machine, d, "scale_out") if several else 0.0 for d in devices]
+    up = [machine.port_bandwidth(d, "scale_up") if c else np.inf for d, c in zip(members, company, strict=True)]
+    out = [machine.port_bandwidth(d, "scale_out") if several else 0.0 for d in members]
     inner = [spec for n in np.unique(node[company]) if (spec := machine.scale_up(int(n))) is not None]
     outer = [machine.scale_out] if several and machine.scale_out is not None else []
     return GroupPorts(
@@ -81,14 +81,3 @@ def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
         up_energy=max((spec.energy or 0.0 for spec in inner), default=0.0),
         out_energy=max((spec.energy or 0.0 for spec in outer), default=0.0),
     )
-
-
-def _bandwidth(machine: Machine, device: int, kind: str) -> float:
-    bandwidth = float(machine.port_bandwidth(device, kind))
-    if not bandwidth > 0:
-        what = "its node" if kind == "scale_up" else "other nodes"
-        raise MoesimError(
-            f"device {device} ({machine.devices[device].spec.name}) has no link to the devices of {what}",
-            fix="set machine.fabric" if kind == "scale_up" else "set machine.nic and machine.scale_out",
-        )
-    return bandwidth
