@@ -103,3 +103,9 @@ def table_and_inclusion(experts: int, top_k: int, exponent: float) -> tuple[IntA
     entries.setflags(write=False)
     inclusion.setflags(write=False)
     return entries, inclusion
+
+
+def popularity_ranks(layers: int, experts: int, seed: np.random.SeedSequence) -> IntArray:
+    """The expert of every popularity rank, [layers, experts]: a random permutation of its own in every layer."""
+    ranks = np.tile(np.arange(experts), (layers, 1))
+    return np.asarray(np.random.default_rng(seed).permuted(ranks, axis=1))

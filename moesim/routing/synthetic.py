@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from moesim.routing.base import FloatArray, IntArray, TokenSpans
 from moesim.routing.choices import Chooser
 from moesim.routing.large import LargeCounts
-from moesim.routing.popularity import table_and_inclusion
+from moesim.routing.popularity import popularity_ranks, table_and_inclusion
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ class CountRouting:
         entries, inclusion = table_and_inclusion(experts, top_k, zipf)
         self._chooser = Chooser(entries, top_k)
         self._large = LargeCounts(inclusion)
-        ranks = np.tile(np.arange(experts), (layers, 1))
-        self._expert = np.random.default_rng(seed).permuted(ranks, axis=1)  # [layer, rank] -> expert
+        self._expert = popularity_ranks(layers, experts, seed)  # [layer, rank] -> expert
         self._rank = np.argsort(self._expert, axis=1)  # [layer, expert] -> rank
         #: Probability that a token chooses the expert, [layers, experts]; each row sums to top_k.
         self.popularity: FloatArray = inclusion[self._rank]
