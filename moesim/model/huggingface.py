@@ -89,16 +89,25 @@ def _pattern(local: Sequence[bool]) -> list[str]:
     return ["full"]
 
 
-def _reach(keys: Keys, kind: str, size: int, local: Sequence[bool]) -> Document:
+def local_layers(keys: Keys) -> list[bool] | None:
+    """Whether each layer attends locally, where the configuration lists its layers.
+
+    Raises:
+        MoesimError: a layer is none of softmax attention.
+    """
+    types = keys.items("layer_types", str, keys.count("num_hidden_layers"))
+    known = {"full_attention": False, "sliding_attention": True, "chunked_attention": True}
+    unknown = sorted(set(types or ()) - set(known))
+    if unknown:
+        what = f"layers of type {unknown[0]!r} are not supported"
+        raise MoesimError(what, where=keys.locate("layer_types"), fix=f"supported: {', '.join(known)}")
+    return None if types is None else [known[name] for name in types]
+
+
+def _reach(keys: Keys, kind: str, size: int, default: Sequence[bool]) -> Document:
     """`window` or `chunk` of `size` tokens in the local layers. One as long as the context has no effect."""
-    types = keys.items("layer_types", str, len(local))
-    if types is not None:
-        known = {"full_attention": False, "sliding_attention": True, "chunked_attention": True}
-        unknown = sorted(set(types) - set(known))
-        if unknown:
-            what = f"layers of type {unknown[0]!r} are not supported"
-            raise MoesimError(what, where=keys.locate("layer_types"), fix=f"supported: {', '.join(known)}")
-        local = [known[name] for name in types]
+    listed = local_layers(keys)
+    local = default if listed is None else listed
     if size and size < keys.count("max_position_embeddings") and any(local):
         return {kind: size, "pattern": _pattern(local)}
     return {}

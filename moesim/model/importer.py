@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from moesim.model.huggingface import FAMILIES, LEFT_OUT, Document, Keys, Locate
+from moesim.model.huggingface import FAMILIES, LEFT_OUT, Document, Keys, Locate, local_layers
 from moesim.model.parameters import parameters
 from moesim.spec.complaints import validate
 from moesim.spec.errors import MoesimError, Where
@@ -41,6 +41,7 @@ def import_config(config: Mapping[str, Any], name: str, locate: Locate = _nowher
     """
     config = _text_decoder(config, locate)
     keys = Keys(config, locate)
+    local_layers(keys)  # also families without windows may name layers that are not attention at all
     model_type = str(config["model_type"])
     document: Document = {
         "name": name,
@@ -154,22 +155,19 @@ def import_model(path: str | Path, name: str | None = None, output: str | Path |
 
     Args:
         path: the configuration file.
-        name: the model's name; by default that of its repository, folder or file.
-        output: a file that does not exist yet.
+        name: the model's name; by default that of `output`, otherwise that of its repository, folder or file.
+        output: a .yaml file that does not exist yet, called as the model is.
 
     Raises:
         MoesimError: the configuration cannot be read or is not supported, or `output` cannot be written.
     """
-    import yaml
-
-    source = Path(path)
+    source, target = Path(path), None if output is None else Path(output)
     config, locate = read_config(source)
-    document = import_config(config, name or _default_name(config, source), locate)
-    count = parameters(ModelSpec.model_validate(document))
-    header = f"# {count.total / 1e9:.2f}e9 parameters, {count.active / 1e9:.2f}e9 of them active per token.\n"
-    text = header + yaml.safe_dump(document, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
-    if output is not None:
-        target = Path(output)
+    name = name or (target.stem if target else _default_name(config, source))
+    if target and target.name != f"{name}.yaml":
+        raise MoesimError(f"the model {name!r} cannot be found as {target.name}", fix=f"write it to {name}.yaml")
+    text = _as_yaml(import_config(config, name, locate))
+    if target:
         try:
             with target.open("x", encoding="utf-8") as file:
                 file.write(text)
@@ -178,3 +176,14 @@ def import_model(path: str | Path, name: str | None = None, output: str | Path |
         except OSError as error:
             raise MoesimError(f"cannot write {display(target)}: {error.strerror}") from None
     return text
+
+
+def _as_yaml(document: Document) -> str:
+    """The document as a person would write it, headed by what it counts to."""
+    import yaml
+
+    count = parameters(ModelSpec.model_validate(document))
+    head = f"# {count.total / 1e9:.2f}e9 parameters, {count.active / 1e9:.2f}e9 of them active per token.\n"
+    body = {field: value for field, value in document.items() if field != "sources"}
+    text = yaml.safe_dump(body, sort_keys=False, default_flow_style=None, width=118, allow_unicode=True)
+    return head + text + yaml.safe_dump({"sources": document["sources"]}, sort_keys=False)
