@@ -1,0 +1,5 @@
+
+from moesim.report.figures import draw
+
+__all__ = ["draw"]
+

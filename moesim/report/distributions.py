@@ -1,0 +1,163 @@
+"""The latency figure: cumulative distributions of TTFT, TPOT and ITL, and E2E."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.report.series import thin
+from moesim.report.style import BLUE, GREY, HEADER, INK, ORANGE, canvas, note, panel, time_unit
+from moesim.report.text import percent, short_time
+from moesim.results.metrics import weighted_percentiles
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from moesim.results import Results
+
+Array = NDArray[np.float64]
+MARKED = (50, 90, 99)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A weighted sample of times, ascending, and how to draw it."""
+
+    label: str
+    values: Array
+    counts: NDArray[np.int64]
+    colour: str
+
+    @property
+    def marks(self) -> Array:
+        return weighted_percentiles(self.values, self.counts, MARKED)
+
+
+def _curve(label: str, values: Array, colour: str, counts: NDArray[np.int64] | None = None) -> Curve:
+    known = ~np.isnan(values)
+    weights = np.ones(len(values), np.int64) if counts is None else counts
+    order = np.argsort(values[known], kind="stable")
+    return Curve(label, values[known][order], weights[known][order], colour)
+
+
+def latency(results: Results) -> Figure:
+    """Three panels: how long until the first token, between tokens, and until the last; with the SLO where given."""
+    requests, itl = results.requests, results.itl
+    finished, total = results.summary["requests"]["finished"], results.summary["requests"]["total"]
+    figure = canvas(10.2, 3.7, "Latency", f"{results.name} · {finished:,} of {total:,} requests finished")
+    panels: tuple[tuple[str, str, list[Curve]], ...] = (
+        ("Time to first token", "ttft", [_curve("TTFT", requests["ttft"].to_numpy(), BLUE)]),
+        (
+            "Time per output token",
+            "tpot",
+            [
+                _curve("TPOT", requests["tpot"].to_numpy(), BLUE),
+                _curve("ITL", itl["duration"].to_numpy(), ORANGE, itl["count"].to_numpy()),
+            ],
+        ),
+        ("End to end", "e2e", [_curve("E2E", requests["e2e"].to_numpy(), BLUE)]),
+    )
+    goodput = results.summary["goodput"]
+    for index, (title, name, curves) in enumerate(panels):
+        axes = panel(figure, 0.85 + 3.15 * index, 0.55, 2.8, 3.7 - 0.55 - HEADER - 0.45)
+        axes.set_title(title, pad=17)
+        limit = goodput["slo"].get(name)
+        _draw(axes, [curve for curve in curves if len(curve.values)], limit, goodput["attainment"].get(name))
+        if index:
+            axes.set_yticklabels([])
+        else:
+            axes.set_ylabel("share of requests")
+    return figure
+
+
+def _draw(axes: Axes, curves: list[Curve], limit: float | None, share: float | None) -> None:
+    if not curves:
+        note(axes, "none measured")
+        return
+    low, high, logarithmic = _range(curves, limit)
+    factor, unit = time_unit(high)
+    axes.set_xscale("log" if logarithmic else "linear")
+    for curve in curves:
+        x, y = _steps(curve)
+        axes.plot(x * factor, y, color=curve.colour, label=curve.label)
+        axes.plot(curve.marks * factor, np.array(MARKED) / 100, "o", color=curve.colour, markersize=4.5, mec="white")
+    axes.set(xlim=(low * factor, high * factor), ylim=(0, 1.005), xlabel=unit)
+    axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 0.99], ["0", "25 %", "50 %", "75 %", "90 %", "99 %"])
+    if logarithmic:
+        _plain_log_ticks(axes)
+    if limit is not None:
+        _slo(axes, limit, share, (low, high), factor)
+    _percentile_table(axes, curves)
+
+
+def _range(curves: list[Curve], limit: float | None) -> tuple[float, float, bool]:
+    """What the panel shows: the body of the samples, the p99 marks, and the SLO unless it is far away; logarithmic
+    where the sample spans more than a factor of thirty."""
+    low = min(float(curve.values[0]) for curve in curves)
+    points = np.array([weighted_percentiles(curve.values, curve.counts, (10, 99, 99.7)) for curve in curves])
+    tenth, p99, high = float(points[:, 0].min()), float(points[:, 1].max()), float(points[:, 2].max())
+    if limit is not None and low - 0.5 * (high - low) <= limit <= high + 0.5 * (high - low):
+        low, high = min(low, limit), max(high, limit)
+    if tenth > 0 and p99 / tenth > 30:
+        return max(low, tenth / 3) / 1.2, high * 1.25, True
+    margin = 0.06 * (high - low) or 0.1 * high or 1e-3
+    return max(0.0, low - margin), high + margin, False
+
+
+def _steps(curve: Curve) -> tuple[Array, Array]:
+    """The empirical distribution function as a polyline: stairs for few values, a line through many."""
+    cumulative = np.cumsum(curve.counts)
+    share = cumulative / cumulative[-1]
+    if len(curve.values) <= 60:
+        return np.repeat(curve.values, 2), np.concatenate([[0.0], np.repeat(share, 2)[:-1]])
+    # Evenly spaced in probability, and again in the values' order so that sparse tails keep their shape.
+    keep = np.union1d(thin(curve.values, 300), np.searchsorted(share, np.linspace(0, 1, 300)).clip(max=len(share) - 1))
+    return np.append(curve.values[0], curve.values[keep]), np.append(0.0, share[keep])
+
+
+def _plain_log_ticks(axes: Axes) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=6))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _slo(axes: Axes, limit: float, share: float | None, view: tuple[float, float], factor: float) -> None:
+    """The objective as a line with its share met, or in words where it lies outside the panel."""
+    met = "" if share is None else f" · met by {percent(share)}"
+    factor_shown, shown = time_unit(limit) if limit < 1 else (1.0, "s")
+    text = f"SLO {limit * factor_shown:g} {shown}{met}"
+    options: dict[str, Any] = {"fontsize": 8, "color": INK, "va": "bottom", "transform": axes.transAxes}
+    if not view[0] <= limit <= view[1]:
+        axes.text(0.0, 1.015, f"{text} (off scale)", ha="left", **options)
+        return
+    axes.axvline(limit * factor, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
+    at = float(axes.transAxes.inverted().transform(axes.transData.transform((limit * factor, 0)))[0])
+    side = "left" if at < 0.35 else "right" if at > 0.65 else "center"
+    axes.text(at, 1.015, text, ha=side, **options)
+
+
+def _percentile_table(axes: Axes, curves: list[Curve]) -> None:
+    """The marked values, in the corner that a distribution function leaves free."""
+    from matplotlib.patches import Rectangle
+
+    right, line, column = 0.985, 0.085, 0.27
+    labels = right - len(curves) * column
+    size = (1.0 - labels + 0.12, line * (len(MARKED) + 1) + 0.045)
+    axes.add_patch(Rectangle((labels - 0.12, 0.006), *size, transform=axes.transAxes, color="white", zorder=3))
+    for index, curve in enumerate(reversed(curves)):
+        rows = [curve.label, *(short_time(float(mark)) for mark in curve.marks)]
+        for row, text in enumerate(reversed(rows)):
+            weight = "bold" if row == len(MARKED) else "normal"
+            _entry(axes, right - index * column, 0.035 + line * row, text, color=curve.colour, fontweight=weight)
+    for row, percentile in enumerate(reversed(MARKED)):
+        _entry(axes, labels, 0.035 + line * row, f"p{percentile}", color=GREY)
+
+
+def _entry(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
+    axes.text(x, y, text, transform=axes.transAxes, ha="right", fontsize=8, zorder=4, **options)

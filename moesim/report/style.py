@@ -1,0 +1,104 @@
+"""The look of the figures: one palette, one type, one way to save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+#: Colours that remain apart under the common colour vision deficiencies (Okabe and Ito, Color Universal Design, 2008).
+BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
+INK, GREY, PALE, FRAME = "#222222", "#6E6E6E", "#E9E9E9", "#B8B8B8"
+
+#: One meaning, one colour, in every figure.
+COLOURS = {
+    "compute": VERMILION, "memory": BLUE, "network": GREEN, "overhead": "#9A9A9A", "idle": PALE,
+    "prefill": ORANGE, "decode": SKY, "mixed": PURPLE, "running": BLUE, "waiting": VERMILION,
+}  # fmt: skip
+
+_RC: Any = {
+    "font.family": "DejaVu Sans", "font.size": 8.5, "text.color": INK, "axes.labelcolor": INK,
+    "axes.titlesize": 9.5, "axes.titleweight": "bold", "axes.titlelocation": "left", "axes.edgecolor": FRAME,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True,
+    "axes.linewidth": 0.8, "grid.color": PALE, "grid.linewidth": 0.8, "xtick.color": GREY, "ytick.color": GREY,
+    "xtick.labelsize": 8, "ytick.labelsize": 8, "xtick.major.width": 0.8, "ytick.major.width": 0.8,
+    "legend.frameon": False, "legend.fontsize": 8, "legend.handlelength": 1.2, "legend.borderaxespad": 0.2,
+    "lines.linewidth": 1.8, "lines.solid_capstyle": "round", "figure.facecolor": "white", "savefig.facecolor": "white",
+    "pdf.fonttype": 42, "image.interpolation": "nearest", "path.simplify": True, "axes.unicode_minus": True,
+}  # fmt: skip
+
+#: Dots per inch of the PNGs, and inches above the panels for title and subtitle.
+DPI, HEADER = 150, 0.62
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style, for as long as figures are drawn and saved; whatever the user has set returns afterwards."""
+    import matplotlib as mpl
+
+    with mpl.rc_context():
+        mpl.rcdefaults()  # nothing of a user's own configuration enters the files
+        mpl.rcParams.update(_RC)
+        yield
+
+
+def canvas(width: float, height: float, title: str, subtitle: str) -> Figure:
+    """An empty figure (inches) with its header."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    figure.text(0.18 / width, 1 - 0.16 / height, title, fontsize=12, fontweight="bold", va="top")
+    figure.text(0.18 / width, 1 - 0.41 / height, subtitle, fontsize=8.5, color=GREY, va="top")
+    return figure
+
+
+def panel(figure: Figure, left: float, bottom: float, width: float, height: float, **options: Any) -> Axes:
+    """Axes at a place given in inches from the lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up), **options)
+
+
+def save(figure: Figure, stem: Path, formats: Sequence[str] = ("pdf", "png")) -> list[Path]:
+    """Write `stem`.pdf and `stem`.png: fonts embedded, no dates or versions, equal figures give equal bytes."""
+    plain: dict[str, dict[str, Any]] = {
+        "pdf": {"CreationDate": None, "Producer": None, "Creator": None},
+        "png": {"Software": None},
+    }
+    paths = [stem.with_suffix(f".{extension}") for extension in formats]
+    for path, extension in zip(paths, formats, strict=True):
+        figure.savefig(path, metadata=plain.get(extension))
+    return paths
+
+
+def time_unit(seconds: float) -> tuple[float, str]:
+    """The unit in which a time of this size reads well, and how many of it make a second."""
+    if not np.isfinite(seconds) or seconds >= 2 or seconds <= 0:
+        return 1.0, "s"
+    return (1e3, "ms") if seconds >= 2e-3 else (1e6, "µs")
+
+
+
+def whole_numbers(axes: Axes) -> None:
+    """Ticks of a count, up the left side: whole, with thousands separators."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+
+
+def note(axes: Axes, text: str) -> None:
+    """What an empty panel says instead."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=GREY, fontsize=10)
+
+
+def key(axes: Axes, columns: int = 4, **options: Any) -> None:
+    """A legend in one line above the panel, at its right end."""
+    axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=columns, columnspacing=1.2, **options)

@@ -1,0 +1,53 @@
+"""Numbers as a reader wants them."""
+
+from __future__ import annotations
+
+import math
+
+
+def significant(value: float, digits: int = 3) -> str:
+    """A number with `digits` significant digits, without exponent, with thousands separators."""
+    if value == 0:
+        return "0"
+    rounded = float(f"{value:.{digits - 1}e}")
+    places = max(0, digits - 1 - math.floor(math.log10(abs(rounded))))
+    return f"{rounded:,.{places}f}"
+
+
+def short_time(seconds: float | None) -> str:
+    """'21.3 ms', '1.25 s': three significant digits, a dash where there is no value."""
+    if seconds is None or not math.isfinite(seconds):
+        return "–"
+    if seconds >= 0.9995 or seconds <= 0:
+        return f"{significant(seconds)} s"
+    factor, unit = (1e3, "ms") if seconds >= 0.9995e-3 else (1e6, "µs")
+    return f"{significant(seconds * factor)} {unit}"
+
+
+_PREFIXES = (
+    (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (0.0, "µ"),
+)  # fmt: skip
+
+
+def short_quantity(value: float | None, unit: str) -> str:
+    """'1.23 kJ', '31.0 GB': three significant digits with a decimal prefix, a dash where there is no value."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return f"0 {unit}"
+    size = float(f"{abs(value):.2e}")
+    factor, prefix = next((factor, prefix) for factor, prefix in _PREFIXES if size >= factor)
+    return f"{significant(value / (factor or 1e-6))} {prefix}{unit}"
+
+
+def percent(share: float | None, decimals: int = 1) -> str:
+    """'7.3 %', '100 %': a decimal only where it says something, a dash where there is no value."""
+    if share is None or not math.isfinite(share):
+        return "–"
+    text = f"{100 * share:.{decimals}f}"
+    return f"{text.removesuffix('.0')} %"
+
+
+def count(number: int, noun: str) -> str:
+    """'1 step', '4,412 steps'."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
