@@ -17,7 +17,8 @@ Expand: TypeAlias = Callable[[Location, Marked | None, Marked], Marked | None]
 #: Within a section, a key (or a key with a certain value) that a layer gives, and the keys below that give way to it.
 _RIVALS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
-        "trace": ("mix", "rate", "count", "duration"),
+        "trace": ("mix", "rate", "count", "duration", "arrival", "variation"),
+        "arrival=burst": ("rate", "duration"),
         "mix": ("trace",),
         "count": ("duration",),
         "duration": ("count",),
