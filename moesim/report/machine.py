@@ -97,12 +97,13 @@ def draw_machine(machine: Machine, target: Path) -> Path:
     if target.suffix.lower() not in (".pdf", ".png", ".svg"):
         raise MoesimError(f"{target} is no PDF, PNG or SVG file", fix="name a file such as machine.pdf")
     drawn = min(machine.nodes, _DRAWN)
-    hidden = f", {drawn} of {machine.nodes} alike are drawn" if drawn < machine.nodes else ""
+    hidden = f", alike; {drawn} are drawn" if drawn < machine.nodes else ""
+    about = "one node" if machine.nodes == 1 else f"{machine.nodes} nodes{hidden}"
     places = _places(machine, drawn)
     widest = max(x for x, _ in places.values()) - min(x for x, _ in places.values())
-    width, height = max(6.0, 1.2 + 0.9 * widest), 6.0
+    width, height = min(max(6.0, 1.2 + 0.9 * widest), 40.0), 6.0
     with styled():
-        figure = canvas(width, height, machine.spec.name, f"{machine.nodes} node(s){hidden}")
+        figure = canvas(width, height, machine.spec.name, about)
         axes = figure.add_axes((0.02, 0.1, 0.96, 0.78))
         axes.set_axis_off()
         _draw_graph(axes, machine, places)
@@ -159,11 +160,14 @@ def _draw_graph(axes: Axes, machine: Machine, places: dict[str, tuple[float, flo
         names = [name for name, data in graph.nodes(data=True) if data["kind"] == kind]
         size = 60 if kind in ("memory", "nic") else 260
         nx.draw_networkx_nodes(graph, places, names, node_size=size, node_color=colour, label=kind, ax=axes)
+    paper: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}}
     for name, data in graph.nodes(data=True):
         x, y = places[name]
         if data["kind"] not in ("memory", "nic"):
             short = name.rpartition("/")[2]
-            axes.annotate(short, (x, y), (0, 10), textcoords="offset points", ha="center", fontsize=6.5, color=GREY)
+            axes.annotate(
+                short, (x, y), (0, 10), textcoords="offset points", ha="center", fontsize=6.5, color=GREY, **paper
+            )
     _legend(axes, machine)
 
 

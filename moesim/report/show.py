@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.report.describe import Row, rows, table
 from moesim.spec.errors import MoesimError
-from moesim.spec.library import KINDS, SINGULAR, Kind, did_you_mean, find, is_path, list_descriptors
+from moesim.spec.library import KINDS, SINGULAR, Kind, did_you_mean, is_path, list_descriptors
 from moesim.spec.loading import load_experiment, load_system, read_descriptor
 from moesim.spec.marked import display
 
@@ -29,7 +29,9 @@ def kinds_of(reference: str, kind: Kind | None) -> list[Kind]:
     if kind is not None:
         return [kind]
     if is_path(reference):
-        path = find("experiments", reference, folder=Path.cwd())
+        path = Path(reference).expanduser().resolve()
+        if not path.is_file():
+            raise MoesimError(f"there is no file {reference}")
         folders = [each for each in KINDS if each in (part.name for part in path.parents)]
         if not folders:
             raise MoesimError(f"what {reference} describes is not clear", fix=f"give --kind ({', '.join(KINDS)})")

@@ -110,14 +110,14 @@ def _refuse_unused(override: str, resolver: Resolver) -> None:
         raise MoesimError(f"the experiment uses no {dotted(location[1:3])}", where=value.where, fix=fix)
 
 
-def read_descriptor(kind: Kind, reference: str | Path) -> Loaded[Descriptor]:
+def read_descriptor(kind: Kind, reference: str | Path, overrides: Sequence[str] = ()) -> Loaded[Descriptor]:
     """The descriptor of a name, or of a path that ends in .yaml (from the working directory), with its places.
 
     Raises:
         MoesimError: there is none, or it is not valid.
     """
     path = find(kind, str(reference), folder=Path.cwd())
-    tree = read_tree(kind, path)
+    tree = apply_overrides(read_tree(kind, path), overrides, _no_reference)
     return Loaded(validate(_SCHEMAS[kind], tree), tree, path)
 
 
@@ -144,7 +144,7 @@ def load_descriptor(kind: Kind, reference: str | Path) -> Descriptor:
     return read_descriptor(kind, reference).spec
 
 
-def load_system(reference: str | Path) -> tuple[SystemSpec, Library]:
+def load_system(reference: str | Path, overrides: Sequence[str] = ()) -> tuple[SystemSpec, Library]:
     """A system and the devices and fabrics that it is made of.
 
     Raises:
@@ -152,5 +152,10 @@ def load_system(reference: str | Path) -> tuple[SystemSpec, Library]:
     """
     path = find("systems", str(reference), folder=Path.cwd())
     resolver = Resolver(None)
-    tree = resolver.system(read_tree("systems", path))
+    tree = resolver.system(apply_overrides(read_tree("systems", path), overrides, _no_reference))
     return validate(SystemSpec, tree), validate(Library, resolver.library(tree))
+
+
+def _no_reference(location: Location, current: Marked | None, value: Marked) -> Marked | None:
+    """A descriptor holds nothing that an override could reach into."""
+    return None
