@@ -4,10 +4,10 @@ In layer l a token of document D (of domain d) scores expert e, of popularity ra
 
     stretch * log(zipf_i) + sigma_d u[d, l, e] + sigma_doc v[D, l, e] + Gumbel noise
 
-and takes the top k. With u = v = 0 that is successive sampling from the Zipf shares, as in the count form. A token keeps
-the noise of the token before it with probability `hold` (the sticky mixture that explains repeated first choices), and
-takes the partner of its first choice one layer before as its first choice with probability `affinity`; partners are the
-experts of equal popularity rank, which leaves the popularity of first choices alone.
+and takes the top k. With u = v = 0 that is successive sampling from the Zipf shares, as in the count form. A token
+keeps the noise of the token before it with probability `hold` (the sticky mixture that explains repeated first
+choices), and takes the partner of its first choice one layer before as its first choice with probability `affinity`;
+partners are the experts of equal popularity rank, which leaves the popularity of first choices alone.
 
 sigma_doc : sigma_d = 2 : 1 throughout; `calibrate` finds the rest.
 """
@@ -85,9 +85,7 @@ class TokenGenerator:
         rng = np.random.default_rng(self._seed)
         documents = -(-tokens // self.document)
         domain = rng.integers(0, DOMAINS, requests * documents)
-        taste = rng.standard_normal((self.layers, DOMAINS, self.experts), dtype=np.float32)
-        taste -= taste.mean(axis=1, keepdims=True)
-        taste *= np.sqrt(DOMAINS / (DOMAINS - 1))
+        taste = _balanced_tastes(self.layers, self.experts, rng)
         ids = np.empty((requests, tokens, self.layers, self.top_k), dtype=np.int16)
         step = max(1, _BLOCK // (tokens * self.experts))
         for first in range(0, requests, step):
@@ -102,7 +100,7 @@ class TokenGenerator:
     def _ranks(
         self, domain: IntArray, taste: Scores, tokens: int, rng: np.random.Generator
     ) -> Iterator[NDArray[np.int64]]:
-        """Layer by layer, the popularity ranks that the tokens choose, [requests, tokens, top_k], first choice first."""
+        """Layer by layer the popularity ranks that tokens choose, [requests, tokens, top_k], first choice first."""
         requests, documents = domain.shape
         keeps = _keep(requests, tokens, self.calibration.hold, rng)
         previous: NDArray[np.int64] | None = None
@@ -150,6 +148,17 @@ def _choose(
     return np.take_along_axis(first, order, axis=2)
 
 
+def _balanced_tastes(layers: int, experts: int, rng: np.random.Generator) -> Scores:
+    """Preferences [layers, domains, experts] of mean 0 and variance 1 over the domains for every expert.
+
+    Without that, so few domains would make some experts more popular than their rank says.
+    """
+    taste = rng.standard_normal((layers, DOMAINS, experts), dtype=np.float32)
+    taste -= taste.mean(axis=1, keepdims=True)
+    taste /= np.sqrt((taste**2).mean(axis=1, keepdims=True))
+    return taste
+
+
 def _keep(requests: int, tokens: int, hold: float, rng: np.random.Generator) -> IntArray:
     """[requests, tokens]: the last token up to each that drew noise of its own."""
     own = np.where(rng.random((requests, tokens)) >= hold, np.arange(tokens), 0)
@@ -165,9 +174,9 @@ def _partners(previous: IntArray, affinity: float, rng: np.random.Generator) -> 
 def calibrate(experts: int, top_k: int, profile: RoutingProfile) -> Calibration:
     """Fit stretch, sigma and hold by simulation of one layer, with common random numbers and a fixed seed.
 
-    Stretch makes the popularity-weighted mean of the log-popularities that of the profile (a statistic that is linear in
-    the counts and so free of sampling bias); sigma makes the intra-class correlation within a segment r; hold supplies
-    the repetition that documents leave open. Each round solves each for its own statistic with the others held.
+    Stretch makes the popularity-weighted mean of the log-popularities that of the profile (a statistic that is linear
+    in the counts and so free of sampling bias); sigma makes the intra-class correlation within a segment r; hold
+    supplies the repetition that documents leave open. Each round solves each for its own statistic, the others fixed.
 
     Returns:
         stretch 1, sigma 0 where the profile has no over-dispersion.
@@ -193,15 +202,17 @@ def calibrate(experts: int, top_k: int, profile: RoutingProfile) -> Calibration:
 
 
 class _Bench:
-    """One layer's segments, simulated again and again with the same random numbers."""
+    """Segments of one layer (and of the layer before, where that matters), simulated with the same random numbers."""
 
     def __init__(self, experts: int, top_k: int, profile: RoutingProfile) -> None:
         self._top_k, self._profile = top_k, profile
         rng = np.random.default_rng(0)
         segments = max(64, 2 * _BLOCK // (experts * profile.segment))
-        self._preference = rng.standard_normal((segments, 1, experts), dtype=np.float32)
-        self._clock = rng.standard_exponential((segments, profile.segment, experts), dtype=np.float32)
-        self._uniform = rng.random((segments, profile.segment))
+        tokens = (segments, profile.segment)
+        layers = 1 if profile.affinity == 0.0 else 2
+        self._preference = [rng.standard_normal((segments, 1, experts), dtype=np.float32) for _ in range(layers)]
+        self._clock = [rng.standard_exponential((*tokens, experts), dtype=np.float32) for _ in range(layers)]
+        self._hold, self._affine = rng.random(tokens), rng.random(tokens) < profile.affinity
         weights = zipf_weights(experts, profile.zipf)
         self._level = np.log(weights) - np.log(weights).mean()
         self.target_skew = float(inclusion_probabilities(weights, top_k) @ self._level)
@@ -210,11 +221,13 @@ class _Bench:
 
     def measure(self, calibration: Calibration) -> tuple[float, float, float]:
         """Mean log-popularity times k, intra-class correlation, repetition of the first choice."""
-        segments, segment, experts = self._clock.shape
-        own = np.where(self._uniform >= calibration.hold, np.arange(segment), 0)
-        keeps = np.maximum.accumulate(own, axis=1)
-        scores = _scores(self._preference, calibration, self._profile.zipf)
-        chosen = _choose(scores, self._clock, keeps, None, segment, self._top_k)
+        segments, segment, experts = self._clock[0].shape
+        keeps = np.maximum.accumulate(np.where(self._hold >= calibration.hold, np.arange(segment), 0), axis=1)
+        partner: IntArray | None = None
+        for preference, clock in zip(self._preference, self._clock, strict=True):
+            scores = _scores(preference, calibration, self._profile.zipf)
+            chosen = _choose(scores, clock, keeps, partner, segment, self._top_k)
+            partner = np.where(self._affine, chosen[..., 0], -1)
         index = np.arange(segments)[:, None, None] * experts + chosen
         counts = np.bincount(index.ravel(), minlength=segments * experts).reshape(segments, experts)
         shares: FloatArray = counts.sum(axis=0) / (segments * segment)

@@ -1,4 +1,4 @@
-"""Counts of many tokens at once: real numbers of the right moments, rounded without bias to integers of the right sum."""
+"""Counts of many tokens at once: reals of the right moments, rounded without bias to integers of the right sum."""
 
 from __future__ import annotations
 

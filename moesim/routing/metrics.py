@@ -79,8 +79,8 @@ def _best_f1(histogram: FloatArray, segment: int) -> FloatArray:
 def group_srp(counts: IntArray, segment: int) -> tuple[float, float]:
     """SRP of a group of experts with one threshold each, optimised jointly, and its activation ratio rho.
 
-    The optimum of the ratio 2 TP / (kept * m + chosen) is found by Dinkelbach's iteration (1967): for the present score,
-    keep an expert in a segment where that gains more than it costs, f > score * m / 2.
+    The optimum of the ratio 2 TP / (kept * m + chosen) is found by Dinkelbach's iteration (1967): for the present
+    score, keep an expert in a segment where that gains more than it costs, f > score * m / 2.
 
     Returns:
         The F1 score, and the experts kept per token over the experts chosen per token.
@@ -111,7 +111,9 @@ def beta_binomial(segment: int, mean: float, correlation: float) -> FloatArray:
         return math.lgamma(x) + math.lgamma(y) - math.lgamma(x + y)
 
     log_choose = [math.log(math.comb(segment, f)) for f in level]
-    return np.exp([c + log_beta(f + a, segment - f + b) - log_beta(a, b) for f, c in zip(level, log_choose, strict=True)])
+    return np.exp(
+        [c + log_beta(f + a, segment - f + b) - log_beta(a, b) for f, c in zip(level, log_choose, strict=True)]
+    )
 
 
 def intra_class_correlation(counts: IntArray, segment: int) -> float:

@@ -68,7 +68,9 @@ def write_trace(path: str | Path, trace: TokenTrace | CountTrace) -> None:
         names = ("step", "layer", "source", "expert", "count")
         columns = {name: getattr(trace, name) for name in names}
     dimensions = {"kind": kind, "layers": layers, "experts": trace.experts, "top_k": top_k, "version": FORMAT_VERSION}
-    table = pa.table(columns).replace_schema_metadata({f"moesim.{key}": str(value) for key, value in dimensions.items()})
+    table = pa.table(columns).replace_schema_metadata(
+        {f"moesim.{key}": str(value) for key, value in dimensions.items()}
+    )
     pq.write_table(table, path, compression="zstd")
 
 
