@@ -55,9 +55,10 @@ def _complaint(schema: type[BaseModel], tree: Marked, error: ValidationError) ->
     # A misspelt key is the cause, the missing one that it should have been only a consequence.
     details.sort(key=lambda detail: (detail["type"] != "extra_forbidden", detail["type"] == "missing"))
     first = details[0]
-    location: Location = tuple(step for step in first["loc"] if step != "[key]")
+    full: Location = tuple(step for step in first["loc"] if step != "[key]")
+    location = _as_written(tree, full)
     if first["type"] == "extra_forbidden":
-        return _unknown_key(schema, tree, location)
+        return _unknown_key(schema_at(schema, full[:-1]), tree, location)
     if first["type"] == "missing":
         outer, _ = tree.nearest(location[:-1])
         inside = f" in {dotted(location[:-1])}" if location[:-1] else ""
@@ -67,10 +68,19 @@ def _complaint(schema: type[BaseModel], tree: Marked, error: ValidationError) ->
     return MoesimError(what, where=_named_place(node, what), fix=fix)
 
 
-def _unknown_key(schema: type[BaseModel], tree: Marked, location: Location) -> MoesimError:
+def _as_written(tree: Marked, location: Location) -> Location:
+    """`location` without the index where a schema reads a single mapping as a list of one."""
+    written: list[str | int] = []
+    for step in location:
+        node, depth = tree.nearest(written)
+        if not (isinstance(step, int) and depth == len(written) and isinstance(node.value, dict)):
+            written.append(step)
+    return tuple(written)
+
+
+def _unknown_key(owner: type[BaseModel] | None, tree: Marked, location: Location) -> MoesimError:
     node, _ = tree.nearest(location)
     outer, _ = tree.nearest(location[:-1])
-    owner = schema_at(schema, location[:-1])
     fields = list(owner.model_fields) if owner is not None else []
     known = [name for name in fields if name not in outer.items]
     inside = f" in {dotted(location[:-1])}" if location[:-1] else ""

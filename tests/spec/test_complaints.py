@@ -125,6 +125,14 @@ def test_a_rule_about_several_keys_cites_the_overridden_one(library: Path) -> No
             "input: {mean: 1}\noutput: {mean: 1}\nprefix: {groups: 1, tokens: 5, probability: 2}\n",
             ":3: prefix.probability: 2 must be at most 1",
         ),
+        (
+            "input: {mean: 1}\noutput: {mean: 1}\nprefix:\n - {groups: 1, tokens: 5}\n - {group: 1, tokens: 5}\n",
+            ":5: unknown key 'group' in prefix.1; did you mean 'groups'?",
+        ),
+        (
+            "input: {mean: 1}\noutput: {mean: 1}\nprefix: {group: 1, tokens: 5}\n",
+            ":3: unknown key 'group' in prefix; did you mean 'groups'?",
+        ),
     ],
 )
 def test_a_mistake_in_a_mix(library: Path, write: Write, text: str, what: str) -> None:
