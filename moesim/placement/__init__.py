@@ -1,0 +1,17 @@
+"""Experts to devices: which rank of an expert-parallel group owns an expert, and the loads that follow."""
+
+from __future__ import annotations
+
+from moesim.placement.base import Placement, check_owner, local_experts, make_placement, rank_loads, register
+from moesim.placement.static import Contiguous, RoundRobin
+
+__all__ = [
+    "Contiguous",
+    "Placement",
+    "RoundRobin",
+    "check_owner",
+    "local_experts",
+    "make_placement",
+    "rank_loads",
+    "register",
+]
