@@ -10,22 +10,27 @@ import numpy as np
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost
 
+#: Kernel classes whose defaults another class's stand for.
+_EFFICIENCY_AS = {"attention": "attention", "experts": "experts"}
+_OVERHEAD_AS = {"norm": "elementwise", "embedding": "elementwise"}
+
 
 class DatasheetRoofline:
     """Peaks and bandwidth from the device's datasheet, efficiencies and launch overheads from its family's defaults."""
 
     def cost(self, calls: Calls, device: Device) -> Cost:
-        defaults = device.defaults
-        efficiency = defaults.efficiency.of(calls.kind)
+        defaults, memory_tier = device.family, device.memory
+        peak = device.peak(calls.dtype) * getattr(defaults.efficiency, _EFFICIENCY_AS.get(calls.kind, "gemm"))
         traffic = calls.weight_bytes + calls.data_bytes
-        compute = calls.flops / (device.peak(calls.dtype) * efficiency)
-        memory = traffic / (device.bandwidth * defaults.efficiency.memory)
-        overhead = np.where((traffic > 0) | (calls.flops > 0), defaults.overhead.of(calls.kind), 0.0)
+        compute = calls.flops / peak
+        memory = traffic / (memory_tier.compute_bandwidth * defaults.efficiency.memory)
+        start = getattr(defaults.overhead, _OVERHEAD_AS.get(calls.kind, calls.kind))
+        overhead = np.where(traffic + calls.flops > 0, start, 0.0)
         return Cost(
             seconds=overhead + np.maximum(compute, memory),
             compute=compute,
             memory=memory,
             overhead=overhead,
-            arithmetic_joules=calls.flops * device.flop_energy(calls.dtype),
-            memory_joules=traffic * device.memory_energy,
+            arithmetic_joules=calls.flops * device.energy_per_flop(calls.dtype),
+            memory_joules=traffic * memory_tier.energy,
         )

@@ -34,7 +34,7 @@ class Parameters:
     experts: int
 
 
-def _all_operators(model: ModelSpec) -> Counter[Operator]:
+def all_operators(model: ModelSpec) -> Counter[Operator]:
     """Every operator of the model and how often it occurs."""
     count: Counter[Operator] = Counter(prologue_operators(model) + epilogue_operators(model))
     for layer_type, layers in Counter(layer_types(model)).items():
@@ -46,7 +46,7 @@ def _all_operators(model: ModelSpec) -> Counter[Operator]:
 def weight_elements(model: ModelSpec) -> dict[Tensor, int]:
     """Weight elements of the whole model by tensor class, as dtypes are given per class. Tied embeddings count once."""
     elements: Counter[Tensor] = Counter()
-    for operator, times in _all_operators(model).items():
+    for operator, times in all_operators(model).items():
         if operator.weights:
             elements[operator.tensor] += operator.weights * times
     return dict(elements)

@@ -82,10 +82,11 @@ class ExperimentSpec(Schema):
     model: ModelSpec
     machine: SystemSpec
     parallelism: ParallelismSpec = ParallelismSpec()
-    dtype: Annotated[DtypeSpec, BeforeValidator(_dtype)] = DtypeSpec()
+    #: What tensors are stored in; as the model is published where it is not given.
+    dtype: Annotated[DtypeSpec | None, BeforeValidator(_dtype)] = None
     engine: EngineSpec
     routing: RoutingSpec = RoutingSpec()
-    placement: Literal["contiguous", "round-robin"] = "contiguous"
+    placement: str = "contiguous"
     requests: RequestsSpec
     router: Literal["round-robin", "least-loaded"] = "least-loaded"
     slo: SloSpec = SloSpec()
@@ -97,3 +98,11 @@ class ExperimentSpec(Schema):
     #: Price decode steps in blocks up to the next event that can change them.
     run_ahead: bool = True
     library: Library = Library()
+
+    @property
+    def storage(self) -> DtypeSpec:
+        """The dtypes of the run: as given, or as the model's weights are published."""
+        if self.dtype is not None:
+            return self.dtype
+        published = DtypeSpec.model_validate(_dtype(self.model.dtype))
+        return published.model_copy(update={"experts": self.model.expert_dtype})

@@ -22,9 +22,12 @@ from moesim.model.operators import (
     prologue_operators,
 )
 from moesim.spec.model import ModelSpec
+from moesim.spec.serving import EngineSpec
 from moesim.step.layout import ReplicaLayout
 
-Action = Literal["operator", "attention", "experts", "reduce", "gather_logits", "dispatch", "combine", "send", "shared"]
+Action = Literal[
+    "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "send", "shared"
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class Part:
     full_attention: int
     local_attention: int
     reductions: int
+    gathers: int
+    #: The last part of the last stage, followed by the operators that run once per sequence.
+    final: bool
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class StageProgram:
     last: bool
 
 
-def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, overlap_shared: bool) -> StageProgram:
+def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, engine: EngineSpec) -> StageProgram:
     """The rows of one stage and their grouping into parts."""
     types = layer_types(model)
     owned = [layer for layer, at in enumerate(layout.stage_of_layer(model.layers)) if at == stage]
@@ -71,7 +77,7 @@ def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, overlap_s
         rows += _reduction("embedding_reduce", -1, layout)
     for layer in owned:
         rows += _attention_rows(model, types[layer], layer, layout)
-        rows += _feed_forward_rows(model, types[layer], layer, layout, overlap_shared)
+        rows += _feed_forward_rows(model, types[layer], layer, layout, engine)
     last = stage == layout.pp - 1
     if last:
         rows += [Row(op.name, "operator", operator=op) for op in epilogue_operators(model)]
@@ -82,7 +88,7 @@ def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, overlap_s
         rows.append(Row("stage_send", "send"))
     moe_layers = tuple(layer for layer in owned if types[layer].feed_forward == "moe")
     shared = tuple(dict.fromkeys(row.operator for row in rows if row.action == "shared" and row.operator is not None))
-    return StageProgram(stage, tuple(rows), _parts(rows), moe_layers, shared, stage == 0, last)
+    return StageProgram(stage, tuple(rows), _parts(rows, layout.dp == 1, last), moe_layers, shared, stage == 0, last)
 
 
 def _reduction(name: str, layer: int, layout: ReplicaLayout) -> list[Row]:
@@ -102,7 +108,7 @@ def _attention_rows(model: ModelSpec, kind: LayerType, layer: int, layout: Repli
 
 
 def _feed_forward_rows(
-    model: ModelSpec, kind: LayerType, layer: int, layout: ReplicaLayout, overlap_shared: bool
+    model: ModelSpec, kind: LayerType, layer: int, layout: ReplicaLayout, engine: EngineSpec
 ) -> list[Row]:
     """MoE: norm, router, shared expert; then dispatch, experts, combine; then what follows the sum (post-norms)."""
     operators = feed_forward_operators(model, kind)
@@ -116,7 +122,7 @@ def _feed_forward_rows(
     experts = next(op for op in operators if op.kind == "experts")
     after = [op for op in operators if op.name == "post_mlp_norm"]
     before = [op for op in operators if op is not experts and op not in after]
-    beside = [op for op in before if overlap_shared and op.name.startswith(("shared_", "residual_"))]
+    beside = [op for op in before if engine.overlap_shared_experts and op.name.startswith(("shared_", "residual_"))]
     rows = [Row(op.name, "operator", layer, op) for op in before if op not in beside]
     if layout.dp > 1:
         rows.append(Row("dispatch", "dispatch", layer))
@@ -124,28 +130,36 @@ def _feed_forward_rows(
     rows.append(Row("experts", "experts", layer, experts))
     if layout.stage_lanes > 1:
         rows.append(Row("combine", "combine", layer))
+    if layout.dp > 1 and layout.tp > 1:  # each lane has part of its rank's sums, or all sums of part of its tokens
+        gathered = engine.transport == "alltoall"
+        rows.append(Row("experts_gather", "gather", layer) if gathered else Row("experts_reduce", "reduce", layer))
     return rows + [Row(op.name, "operator", layer, op) for op in after]
 
 
-def _parts(rows: list[Row]) -> tuple[tuple[Part, int], ...]:
-    """The local parts between the exchanges; operators that run once per sequence are priced apart."""
+def _parts(rows: list[Row], alone: bool, last: bool) -> tuple[tuple[Part, int], ...]:
+    """The local parts between the exchanges; operators that run once per sequence are priced apart.
+
+    A DP rank that is `alone` waits for nobody, so that all its parts may be added up as one.
+    """
     found: Counter[Part] = Counter()
     current: list[Row] = []
     for row in rows:
-        if row.action == "experts":
+        if row.action == "experts" and not alone:
             found[_part(current)] += 1
             current = []
-        elif row.action in ("operator", "attention", "reduce") and not (row.operator and row.operator.per_sequence):
+        elif row.action in ("operator", "attention", "reduce", "gather") and not (row.operator and row.operator.per_sequence):
             current.append(row)
-    found[_part(current)] += 1
+    found[_part(current, last)] += 1
     return tuple(found.items())
 
 
-def _part(rows: list[Row]) -> Part:
+def _part(rows: list[Row], final: bool = False) -> Part:
     operators = Counter(row.operator for row in rows if row.action == "operator" and row.operator is not None)
     return Part(
         tuple(operators.items()),
         sum(row.attention == "full" for row in rows),
         sum(row.attention == "local" for row in rows),
         sum(row.action == "reduce" for row in rows),
+        sum(row.action == "gather" for row in rows),
+        final,
     )

@@ -1,0 +1,137 @@
+"""From an experiment to replicas that are ready to serve: machine, layout, memory, prices, queues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.engine.clock import Clock
+from moesim.engine.recorder import StepRecorder
+from moesim.fabric.switch import SwitchFabric
+from moesim.hardware.machine import Machine, assemble
+from moesim.kernels.roofline import DatasheetRoofline
+from moesim.memory.kv_cache import PagedKVCache
+from moesim.placement import make_placement
+from moesim.routing import make_routing
+from moesim.routing.base import RoutingSource
+from moesim.routing.synthetic import CountRouting
+from moesim.serving.footprint import ReplicaMemory, replica_memory
+from moesim.serving.replica import Replica
+from moesim.serving.requests import Requests
+from moesim.serving.scheduler import ContinuousBatching
+from moesim.serving.sequences import RequestState
+from moesim.spec.errors import MoesimError
+from moesim.spec.experiment import ExperimentSpec
+from moesim.step.communication import Communication
+from moesim.step.exchange import Exchange
+from moesim.step.layout import ReplicaLayout, replica_layouts
+from moesim.step.pricing import StepPricer
+from moesim.step.program import stage_program
+from moesim.step.routed import ExpertCosts, Sampled, Tabulated
+from moesim.step.tables import StepContext
+
+
+@dataclass
+class Deployment:
+    """Replicas on a machine, with what the record needs of them."""
+
+    machine: Machine
+    context: StepContext
+    replicas: list[Replica]
+    memory: list[ReplicaMemory]
+    recorder: StepRecorder
+    routing: RoutingSource | None
+    notes: list[str]
+
+
+def deploy(
+    spec: ExperimentSpec,
+    requests: Requests,
+    clock: Clock,
+    streams: dict[str, np.random.SeedSequence],
+    on_finish: Callable[[RequestState], None],
+) -> Deployment:
+    """Assemble the machine and put the replicas on it.
+
+    Raises:
+        MoesimError: the parallelism, the model or a request does not fit.
+    """
+    machine = assemble(spec.machine, spec.library)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, DatasheetRoofline())
+    layouts = replica_layouts(spec.parallelism, spec.model, machine)
+    fabric = SwitchFabric(machine)
+    routing = _routing(spec, streams["routing"])
+    recorder = StepRecorder()
+    replicas, memories = [], []
+    for index, layout in enumerate(layouts):
+        memory = replica_memory(context, layout)
+        _check_requests(requests, memory, spec)
+        pricer = _pricer(spec, context, layout, fabric, routing, streams["draws"], index)
+        caches = [
+            PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
+        ]
+        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens)
+        replicas.append(
+            Replica(index, clock, scheduler, pricer, recorder, run_ahead=spec.run_ahead, on_finish=on_finish)
+        )
+        memories.append(memory)
+    return Deployment(machine, context, replicas, memories, recorder, routing, _notes(spec, machine, routing))
+
+
+def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+    moe = spec.model.moe
+    if moe is None:
+        return None
+    layers = sum(moe.holds(layer) for layer in range(spec.model.layers))
+    profile = next(iter(spec.library.profiles.values()), None)
+    return make_routing(spec.routing, profile, layers, moe.experts, moe.top_k, stream)
+
+
+def _pricer(
+    spec: ExperimentSpec,
+    context: StepContext,
+    layout: ReplicaLayout,
+    fabric: SwitchFabric,
+    routing: RoutingSource | None,
+    stream: np.random.SeedSequence,
+    index: int,
+) -> StepPricer:
+    programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
+    communication = Communication(context, layout, fabric)
+    if routing is None:
+        return StepPricer(context, layout, programs, communication, None, None)
+    owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
+    costs = ExpertCosts(context, layout, programs, owner)
+    exchange = Exchange(communication, programs)
+    key = int(stream.spawn(index + 1)[index].generate_state(1, np.uint64)[0])
+    if spec.plan_reuse and isinstance(routing, CountRouting):
+        routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
+    else:
+        routed = Sampled(costs, exchange, routing, key)
+    return StepPricer(context, layout, programs, communication, routed, costs)
+
+
+def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
+    """Every request must fit into an empty KV cache, or it would wait for ever."""
+    need = requests.input_tokens + requests.output_tokens
+    if len(need) and int(need.max()) > memory.blocks * spec.engine.block_size:
+        worst = int(need.argmax())
+        raise MoesimError(
+            f"request {worst} needs KV cache for {need[worst]} tokens, a DP rank has room for "
+            f"{memory.blocks * spec.engine.block_size}",
+            fix="use more or larger devices, a higher tp, a smaller KV dtype, or requests.too_long: drop",
+        )
+
+
+def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None) -> list[str]:
+    notes = []
+    idle = len(machine.devices) - spec.parallelism.devices
+    if idle:
+        notes.append(f"{idle} of {len(machine.devices)} devices take no part in the parallelism and only idle")
+    if routing is not None:
+        notes.append(f"routing: {routing.description}")
+        if not routing.stateless:
+            notes.append("plan reuse is off: the routing has a state")
+    return notes

@@ -1,0 +1,68 @@
+"""What a replica keeps in its devices' memory, and how many KV blocks are left."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from moesim.memory.capacity import Footprint, footprint
+from moesim.model.operators import Operator, kv_elements_per_token
+from moesim.model.parameters import all_operators
+from moesim.spec.base import DTYPE_BYTES
+from moesim.spec.experiment import DtypeSpec
+from moesim.spec.model import ModelSpec
+from moesim.step.layout import ReplicaLayout
+from moesim.step.program import StageProgram
+from moesim.step.sharding import kv_share, weight_dtype, weight_elements
+from moesim.step.tables import StepContext
+
+
+@dataclass(frozen=True)
+class ReplicaMemory:
+    """`blocks` KV blocks per DP rank, what the fullest device leaves; `footprints` of one device per stage."""
+
+    blocks: int
+    footprints: tuple[Footprint, ...]
+
+
+def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
+    """Bytes of the whole model's weights by tensor class, unsharded."""
+    sizes: Counter[str] = Counter()
+    for operator, times in all_operators(model).items():
+        sizes[operator.tensor] += operator.weights * times * DTYPE_BYTES[weight_dtype(operator, dtype)]  # type: ignore[assignment]
+    return dict(sizes)
+
+
+def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
+    """Bytes of weights that one lane of a stage holds."""
+    operators: list[Operator] = [row.operator for row in program.rows if row.operator is not None]
+    shards = layout.expert_ranks * layout.expert_tp
+    return sum(
+        weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
+        for op in operators
+    )
+
+
+def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
+    """Bytes that one token adds to the KV cache of one lane of a stage; sliding-window layers keep every token."""
+    layers = sum(row.action == "attention" for row in program.rows)
+    elements = kv_elements_per_token(context.model) * kv_share(context.model, layout.tp)
+    return layers * elements * DTYPE_BYTES[context.dtype.kv]
+
+
+def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[StageProgram]) -> ReplicaMemory:
+    """Footprints of a replica's stages, and the KV blocks that all of them have room for.
+
+    Raises:
+        MoesimError: a stage's weights leave no room; says what is needed and what there is.
+    """
+    footprints, blocks = [], []
+    for program in programs:
+        per_token = stage_kv_bytes_per_token(context, layout, program)
+        weights = lane_weight_bytes(context, layout, program)
+        for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):
+            device = next(d for d in context.machine.devices if d.spec.name == name)
+            found = footprint(context.model, context.engine, device, weights, per_token, layout.tp, context.dtype)
+            blocks.append(found.blocks)
+        footprints.append(found)
+    return ReplicaMemory(min(blocks), tuple(footprints))

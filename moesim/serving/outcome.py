@@ -1,0 +1,201 @@
+"""From a finished run to its record: columns of requests, steps, devices and operators."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.engine.record import Column, RunRecord, Totals
+from moesim.fabric.transfer import PICOSECONDS
+from moesim.hardware.machine import Machine
+from moesim.serving.build import Deployment
+from moesim.serving.footprint import ReplicaMemory, weight_bytes
+from moesim.serving.replica import Replica
+from moesim.serving.requests import Requests
+from moesim.serving.sequences import RequestState
+from moesim.spec.base import DTYPE_BYTES
+from moesim.spec.experiment import ExperimentSpec
+from moesim.spec.model import ModelSpec
+from moesim.step.graph import FloatArray
+from moesim.step.ledger import BOUNDS, Ledger, settle
+from moesim.step.routed import RoutedTotals
+from moesim.step.sharding import base_dtype
+
+_LANE_COLUMNS = (
+    "compute_busy", "network_busy", "flops", "memory_bytes", "sent_bytes", "energy_compute", "energy_memory", "energy_link",
+)  # fmt: skip
+
+
+def run_record(
+    spec: ExperimentSpec,
+    requests: Requests,
+    states: list[RequestState],
+    deployment: Deployment,
+    end: int,
+    partial: bool,
+) -> RunRecord:
+    """Settle all accounts. `end` in picoseconds."""
+    seconds = end / PICOSECONDS
+    ledgers = [
+        settle(replica.pricer.accounts, replica.pricer.communication, replica.pricer.experts)
+        for replica in deployment.replicas
+    ]
+    iterations = deployment.recorder.columns()
+    capacity = np.array([m.blocks * spec.engine.block_size * r.scheduler.ranks for m, r in _pairs(deployment)])
+    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[iterations["replica"].astype(np.int64)]
+    return RunRecord(
+        requests=_request_columns(states, deployment),
+        iterations=iterations,
+        itl=deployment.recorder.gaps(),
+        devices=_device_columns(deployment, ledgers, seconds),
+        operators=_operator_columns(ledgers),
+        expert_tokens=_expert_tokens(deployment),
+        moe_layers=_moe_layers(deployment),
+        totals=_totals(spec, deployment),
+        end=seconds,
+        partial=partial,
+        timeline=[],
+        notes=[*deployment.notes, *requests.notes],
+    )
+
+
+def _pairs(deployment: Deployment) -> list[tuple[ReplicaMemory, Replica]]:
+    return list(zip(deployment.memory, deployment.replicas, strict=True))
+
+
+def _request_columns(states: list[RequestState], deployment: Deployment) -> dict[str, Column]:
+    left = {
+        state.request: int(left)
+        for replica in deployment.replicas
+        for state, left in zip(replica.scheduler.running.states, replica.scheduler.running.left, strict=True)
+    }
+    columns: dict[str, Column] = {
+        name: np.array([getattr(state, name) for state in states], dtype=np.int64)
+        for name in ("request", "replica", "rank", "input_tokens", "output_tokens", "preemptions")
+    }
+    columns["cached_tokens"] = np.array([state.cached for state in states], dtype=np.int64)
+    columns["generated_tokens"] = np.array(
+        [s.output_tokens - left[s.request] if s.request in left else s.generated for s in states], dtype=np.int64
+    )
+    for name in ("arrival", "first_scheduled", "first_token", "finish"):
+        times = np.array([getattr(state, name) for state in states], dtype=np.float64)
+        columns[name] = np.where(times < 0, np.nan, times / PICOSECONDS)
+    return columns
+
+
+def _device_columns(deployment: Deployment, ledgers: list[Ledger], seconds: float) -> dict[str, Column]:
+    machine, compute = deployment.machine, base_dtype(deployment.context.dtype)
+    count = len(machine.devices)
+    columns: dict[str, Column] = {
+        "device": np.arange(count),
+        "name": np.array([device.name for device in machine.devices]),
+        "descriptor": np.array([device.spec.name for device in machine.devices]),
+        **{name: np.full(count, -1, dtype=np.int64) for name in ("replica", "dp_rank", "stage")},
+        **{name: np.zeros(count) for name in (*_LANE_COLUMNS, "weight_bytes", "kv_bytes")},
+        "energy_idle": np.array([device.idle_power * seconds for device in machine.devices]),
+        "capacity_bytes": np.array([device.memory.capacity for device in machine.devices]),
+        "peak_flops": np.array([device.peak(compute) for device in machine.devices]),
+        "peak_bandwidth": np.array([device.memory.compute_bandwidth for device in machine.devices]),
+    }
+    for (memory, replica), ledger in zip(_pairs(deployment), ledgers, strict=True):
+        layout = replica.pricer.layout
+        for stage, use in enumerate(ledger.lanes):
+            at = layout.devices[stage]
+            columns["replica"][at], columns["stage"][at] = replica.index, stage
+            columns["dp_rank"][at] = np.arange(layout.dp)[:, None]
+            for name in _LANE_COLUMNS:
+                columns[name][at] = getattr(use, name)
+            columns["weight_bytes"][at] = memory.footprints[stage].weights
+            columns["kv_bytes"][at] = memory.footprints[stage].kv
+    return columns
+
+
+def _operator_columns(ledgers: list[Ledger]) -> dict[str, Column]:
+    """Critical-path seconds by row, summed over replicas, largest first."""
+    sums: dict[str, tuple[str, FloatArray]] = {}
+    for ledger in ledgers:
+        for name, (kind, bounds) in ledger.critical.items():
+            before = sums.get(name, (kind, np.zeros(len(BOUNDS))))[1]
+            sums[name] = (kind, before + bounds)
+    names = sorted(sums, key=lambda name: (-float(sums[name][1].sum()), name))
+    table = np.array([sums[name][1] for name in names]).reshape(len(names), len(BOUNDS))
+    return {
+        "name": np.array(names),
+        "kind": np.array([sums[name][0] for name in names]),
+        "seconds": table.sum(axis=1),
+        **{f"{bound}_seconds": table[:, i] for i, bound in enumerate(BOUNDS)},
+    }
+
+
+def _moe_layers(deployment: Deployment) -> tuple[int, ...]:
+    return tuple(layer for program in deployment.replicas[0].pricer.programs for layer in program.moe_layers)
+
+
+def _routed(deployment: Deployment) -> list[RoutedTotals]:
+    return [r.pricer.routed.totals() for r in deployment.replicas if r.pricer.routed is not None]
+
+
+def _expert_tokens(deployment: Deployment) -> FloatArray:
+    totals = _routed(deployment)
+    return sum((t.expert_tokens for t in totals[1:]), totals[0].expert_tokens) if totals else np.zeros((0, 0))
+
+
+def _totals(spec: ExperimentSpec, deployment: Deployment) -> Totals:
+    machine, model, dtype = deployment.machine, spec.model, spec.storage
+    compute = base_dtype(dtype)
+    totals = Totals(
+        busy=sum(r.pricer.accounts.busy for r in deployment.replicas) / PICOSECONDS,
+        step_count=sum(r.pricer.accounts.steps for r in deployment.replicas),
+        prefix_hit_tokens=sum(c.hit_tokens for r in deployment.replicas for c in r.scheduler.caches),
+        preemptions=sum(r.scheduler.preemptions for r in deployment.replicas),
+        price=_price(spec, machine),
+        chassis_power=spec.machine.chassis_power * spec.machine.nodes
+        + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
+        peak_flops=sum(device.peak(compute) for device in machine.devices),
+        peak_bandwidth=sum(device.memory.compute_bandwidth for device in machine.devices),
+    )
+    elements = weight_bytes(model, dtype)
+    for replica in deployment.replicas:
+        _add_work(totals, replica, model, elements, DTYPE_BYTES[dtype.kv])
+    routed = _routed(deployment)
+    weight = sum(t.weight for t in routed)
+    if weight:
+        totals.rank_imbalance = sum(t.rank_imbalance for t in routed) / weight
+        totals.expert_imbalance = sum(t.expert_imbalance for t in routed) / weight
+    return totals
+
+
+def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict[str, float], kv_bytes: float) -> None:
+    """MoE-CAP's work of one replica: FLOPs of real tokens, and bytes of weights and KV cache, each weight once a step."""
+    accounts = replica.pricer.accounts
+    sizes = np.arange(accounts.context.token_limit + 1)
+    tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies
+    sequences = float((accounts.stages[-1].sequences @ sizes).sum()) - accounts.dummies
+    flops = kv = 0.0
+    for account in accounts.stages:
+        flops += sum(op.flops_per_token * times for op, times in account.costs.operators.items()) * tokens
+        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * sequences
+        for (reach, _), sums in account.attention.items():
+            layers = account.costs.total(f"{reach}_attention")
+            flops += float(sums[1].sum()) * layers
+            kv += float(sums[2].sum()) * layers
+    fixed = accounts.steps * (sum(elements.values()) - elements.get("experts", 0.0) - elements.get("embedding", 0.0))
+    totals.sparse_bytes += fixed + kv * kv_bytes
+    totals.dense_bytes += fixed + kv * kv_bytes
+    totals.sparse_flops += flops
+    totals.dense_flops += flops
+    if replica.pricer.routed is not None and model.moe is not None and replica.pricer.experts is not None:
+        experts, routed = replica.pricer.experts, replica.pricer.routed.totals()
+        pair = experts.operator.flops_per_token
+        one = elements["experts"] / (experts.layers * experts.experts)
+        totals.sparse_flops += tokens * experts.layers * model.moe.top_k * pair
+        totals.dense_flops += tokens * experts.layers * experts.experts * pair
+        totals.sparse_bytes += float(routed.touched.sum()) * one
+        totals.dense_bytes += accounts.steps * elements["experts"]
+
+
+def _price(spec: ExperimentSpec, machine: Machine) -> float:
+    """Dollars per second; NaN where a device's price is unknown."""
+    if spec.machine.price is not None:
+        return spec.machine.price * spec.machine.nodes
+    prices = [device.spec.price for device in machine.devices]
+    return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))

@@ -1,0 +1,240 @@
+"""One replica at work: it asks its scheduler for a batch, prices it, and applies it when its time has come.
+
+Decode steps that nothing can change are priced as a block and applied together. An arrival that could change the next step
+cuts the block at the end of the step in progress, so that the tables do not show whether blocks were used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from moesim.engine.clock import Clock, Timer
+from moesim.engine.invariants import InvariantError
+from moesim.engine.recorder import StepRecorder
+from moesim.serving.scheduler import ContinuousBatching
+from moesim.serving.sequences import RequestState
+from moesim.step.batch import Batch
+from moesim.step.graph import IntArray
+from moesim.step.pricing import Block, StepPricer
+
+#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
+_LONGEST, _SHORTEST = 256, 8
+
+
+@dataclass
+class _Flight:
+    """A block being executed: `ends[k]` is when its k-th step ends."""
+
+    block: Block
+    start: int
+    ends: IntArray
+    steps: int  # of the block that will be executed, lowered when it is cut
+    waiting: int  # requests still queued when it began
+    timer: Timer | None = None
+    arrivals: list[int] = field(default_factory=list)
+
+
+class Replica:
+    """A replica of the model with its queues, pricer and step records.
+
+    Args:
+        run_ahead: price several decode steps at once.
+        on_finish: called with each request that has its last token.
+    """
+
+    def __init__(
+        self,
+        index: int,
+        clock: Clock,
+        scheduler: ContinuousBatching,
+        pricer: StepPricer,
+        recorder: StepRecorder,
+        *,
+        run_ahead: bool,
+        on_finish: Callable[[RequestState], None],
+    ) -> None:
+        self.index, self.clock, self.scheduler, self.pricer, self.recorder = index, clock, scheduler, pricer, recorder
+        self._on_finish = on_finish
+        self._run_ahead = run_ahead and pricer.layout.pp == 1
+        self._horizon = _SHORTEST
+        self._flights: list[_Flight] = []
+        self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
+        self._starting: Timer | None = None
+        self._steps = 0
+
+    def accept(self, state: RequestState) -> None:
+        """A request arrives now."""
+        now = int(self.clock.now)
+        changes_next = self.scheduler.enqueue(state)
+        for flight in self._flights:
+            flight.arrivals.append(now)
+        if changes_next:
+            for flight in self._flights:
+                self._cut(flight, now)
+            self._wake(max(now, int(self._stage_free[0])) if self._flights else now)
+
+    def load(self) -> IntArray:
+        """Unfinished requests per DP rank, as of now."""
+        running = self.scheduler.running
+        load = self.scheduler.load(self.scheduler.ranks)
+        for flight in self._flights:
+            done = int(np.searchsorted(flight.ends[: flight.steps], self.clock.now, side="left"))
+            if done and not flight.block.batch.chunks:
+                load -= np.bincount(running.rank[running.left <= done], minlength=len(load))
+        return load
+
+    def _cut(self, flight: _Flight, now: int) -> None:
+        """Stop a block at the end of the step in progress."""
+        steps = int(np.searchsorted(flight.ends[: flight.steps], now, side="left")) + 1
+        if steps < flight.steps:
+            flight.steps = steps
+            if flight.timer is not None:
+                flight.timer.cancel()
+            flight.timer = self.clock.call_at(int(flight.ends[steps - 1]), lambda: self._end(flight), last=True)
+
+    def _wake(self, time: int) -> None:
+        """Look for work at `time`, after everything else of that instant."""
+        if len(self._flights) < len(self._stage_free) and (self._starting is None or not self._starting.pending):
+            self._starting = self.clock.call_at(time, self._launch, last=True)
+
+    def _launch(self) -> None:
+        if len(self._flights) == len(self._stage_free):
+            return
+        now = int(self.clock.now)
+        batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1)
+        if batch is None:
+            return
+        block = self.pricer.price(replace(batch, first_step=self._steps))
+        self._steps += batch.steps
+        flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count)
+        flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
+        self._flights.append(flight)
+        if len(self._stage_free) > 1:
+            self._mark(batch, 1)
+            self._wake(max(now, int(self._stage_free[0])))
+
+    def _ends(self, block: Block, now: int) -> IntArray:
+        """When each step ends. In a pipeline, a batch enters a stage when the one before it has left."""
+        if len(self._stage_free) == 1:
+            return now + np.cumsum(block.durations)
+        at = now
+        for stage, seconds in enumerate(block.stages[:, 0].tolist()):
+            at = max(at, int(self._stage_free[stage])) + seconds
+            self._stage_free[stage] = at
+        return np.array([at + int(block.host[0])])
+
+    def _mark(self, batch: Batch, busy: int) -> None:
+        members = np.concatenate([batch.request, np.array([c.request for c in batch.chunks], dtype=np.int64)])
+        running = self.scheduler.running
+        running.busy[np.isin(running.request, members)] = busy
+
+    def _end(self, flight: _Flight) -> None:
+        """Apply the steps of a block that were executed."""
+        self._flights.remove(flight)
+        if len(self._stage_free) > 1:
+            self._mark(flight.block.batch, 0)
+        executed = flight.steps
+        self._steps -= flight.block.batch.steps - executed
+        self._adapt(flight)
+        self.pricer.accounts.record(flight.block, executed)
+        self._advance(flight, self._complete_prompts(flight))
+        self._launch()
+
+    def _adapt(self, flight: _Flight) -> None:
+        if flight.block.batch.chunks:
+            return
+        used = flight.steps
+        self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(_SHORTEST, 2 * used)
+
+    def _complete_prompts(self, flight: _Flight) -> int:
+        """Count the computed prompt tokens; prompts that are complete emit a token. Returns the tokens emitted."""
+        running, end, emitted = self.scheduler.running, int(flight.ends[0]), 0
+        for chunk in flight.block.batch.chunks:
+            index = int(np.flatnonzero(running.request == chunk.request)[0])
+            state = running.states[index]
+            running.computed[index] = chunk.cached + chunk.tokens
+            if running.computed[index] < state.known:
+                continue
+            emitted += 1
+            running.decoding[index] = 1
+            running.left[index] -= 1
+            if state.first_token < 0:
+                state.first_token = end
+            else:
+                self.recorder.add_gap(end - state.last_token)
+            state.last_token = end
+        return emitted
+
+    def _advance(self, flight: _Flight, emitted: int) -> None:
+        """Apply the executed decode steps: grow, record, finish."""
+        running, batch, steps = self.scheduler.running, flight.block.batch, flight.steps
+        rows = np.flatnonzero(np.isin(running.request, batch.request))
+        taken = np.minimum(batch.left, steps)
+        size = self.scheduler.engine.block_size
+        before = running.computed[rows]
+        running.computed[rows] += taken
+        running.left[rows] -= taken
+        for row in rows[(before + taken - 1) // size > (before - 1) // size].tolist():
+            state = running.states[row]
+            if not self.scheduler.caches[state.rank].grow(state.request, int(running.computed[row])):
+                raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
+        self._record(flight, emitted)
+        if len(self._stage_free) > 1:
+            self._record_gaps(rows, int(flight.ends[-1]))
+        self._finish(flight, rows)
+
+    def _record(self, flight: _Flight, emitted: int) -> None:
+        batch, steps = flight.block.batch, flight.steps
+        ends = flight.ends[:steps]
+        starts = np.concatenate([[flight.start], ends[:-1]])
+        active = len(batch.left) - np.searchsorted(np.sort(batch.left), np.arange(steps), side="right")
+        arrived = np.searchsorted(np.array(flight.arrivals, dtype=np.int64), starts, side="right")
+        self.recorder.add(
+            starts,
+            ends,
+            replica=self.index,
+            prefill_tokens=sum(chunk.tokens for chunk in batch.chunks),
+            decode_tokens=active,
+            sequences=active + len(batch.chunks),
+            prefill_sequences=len(batch.chunks),
+            waiting=flight.waiting + arrived,
+            kv_tokens=self._held_tokens(batch, active, steps),
+            output_tokens=active + emitted,
+        )
+        if len(self._stage_free) == 1:
+            self.recorder.add_gaps(ends - starts, active)
+
+    def _held_tokens(self, batch: Batch, active: IntArray, steps: int) -> IntArray:
+        """Tokens that the batch's sequences hold in the KV cache at the end of each step."""
+        context = batch.context[np.argsort(batch.left, kind="stable")]
+        remaining = np.concatenate([np.cumsum(context[::-1])[::-1], [0]])
+        chunked = sum(chunk.cached + chunk.tokens for chunk in batch.chunks)
+        held: IntArray = remaining[len(context) - active] + active * (np.arange(steps) + 1) + chunked
+        return held
+
+    def _record_gaps(self, rows: IntArray, end: int) -> None:
+        """Inter-token latencies in a pipeline, where a sequence's steps do not follow each other without a pause."""
+        for row in rows.tolist():
+            state = self.scheduler.running.states[row]
+            self.recorder.add_gap(end - state.last_token)
+            state.last_token = end
+
+    def _finish(self, flight: _Flight, rows: IntArray) -> None:
+        """Requests without tokens to come leave, in the order in which they ended."""
+        running = self.scheduler.running
+        over = np.flatnonzero(running.left == 0)
+        if not len(over):
+            return
+        step = dict(zip(flight.block.batch.request.tolist(), flight.block.batch.left.tolist(), strict=True))
+        ended = sorted((step.get(running.states[row].request, 1), row) for row in over.tolist())
+        for at, row in ended:
+            state = running.states[row]
+            state.finish = int(flight.ends[at - 1])
+            state.generated = state.output_tokens
+            self.scheduler.caches[state.rank].release(state.request)
+            self.scheduler.blocked[state.rank] = False
+            self._on_finish(state)
+        running.remove([row for _, row in ended])

@@ -1,0 +1,188 @@
+"""Continuous batching: which tokens of which sequences a DP rank computes next.
+
+Orca (Yu et al., OSDI 2022) with chunked prefill (Sarathi-Serve, OSDI 2024), in the order of vLLM's V1 engine: decoding
+sequences first, then prompts that have begun, then waiting requests first come first served, until the token budget, the
+number of sequences or the KV blocks are used up. A sequence that cannot grow preempts the one admitted last, which loses
+its cache and is computed again from the head of the queue.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from moesim.memory.kv_cache import PagedKVCache
+from moesim.serving.sequences import RequestState, Running
+from moesim.spec.serving import EngineSpec
+from moesim.step.batch import Batch, Chunk
+from moesim.step.graph import IntArray
+
+
+class ContinuousBatching:
+    """Queues and batches of one replica's DP ranks. Decides; does not know the time beyond what it is told.
+
+    Args:
+        caches: one KV cache per rank.
+        block_tokens: tokens that one of the requests' prefix hashes stands for.
+    """
+
+    def __init__(self, engine: EngineSpec, caches: Sequence[PagedKVCache], block_tokens: int) -> None:
+        self.engine, self.caches, self.block_tokens = engine, list(caches), block_tokens
+        self.waiting: list[deque[RequestState]] = [deque() for _ in caches]
+        #: Ranks whose queue cannot move before one of their sequences ends.
+        self.blocked = [False for _ in caches]
+        self.running = Running()
+        self.preemptions = 0
+
+    @property
+    def ranks(self) -> int:
+        return len(self.caches)
+
+    @property
+    def waiting_count(self) -> int:
+        return sum(len(queue) for queue in self.waiting)
+
+    def enqueue(self, state: RequestState) -> bool:
+        """Queue an arrival; returns whether it may change the next step (its rank's queue can move)."""
+        self.waiting[state.rank].append(state)
+        return not self.blocked[state.rank]
+
+    def load(self, rank_count: int) -> IntArray:
+        """Requests that wait or run, per rank."""
+        queued = np.array([len(queue) for queue in self.waiting], dtype=np.int64)
+        return queued + np.bincount(self.running.rank, minlength=rank_count)
+
+    def next_batch(self, now: int, horizon: int) -> Batch | None:
+        """The next step's batch, or up to `horizon` decode steps where nothing else can happen in them. None: no work.
+
+        Mutates queues and caches for prompts and preemptions; decoding sequences grow when their steps are applied.
+        """
+        running = self.running
+        free = running.busy == 0
+        movable = any(queue and not blocked for queue, blocked in zip(self.waiting, self.blocked, strict=True))
+        if not movable and not len(running):
+            return None
+        steps = 1
+        if not movable and free.all() and running.decoding.all():
+            steps = self._decode_steps(horizon)
+        if steps >= 1 and not movable and running.decoding[free].all():
+            if not free.any():
+                return None
+            if steps > 1 or self._growth(1, free) is not None:
+                return self._batch(np.flatnonzero(free), (), steps)
+        return self._mixed(now)
+
+    def _decode_steps(self, horizon: int) -> int:
+        """Decode steps during which no queue can move and every cache has room."""
+        left = self.running.left
+        steps = min(horizon, int(left.max()))
+        for rank, blocked in enumerate(self.blocked):
+            if blocked and self.waiting[rank]:
+                steps = min(steps, int(left[self.running.rank == rank].min(initial=steps)))
+        while steps > 1 and self._growth(steps) is None:
+            steps //= 2
+        return steps
+
+    def _growth(self, steps: int, free: IntArray | None = None) -> IntArray | None:
+        """New blocks per rank for `steps` more decode steps, or None where a cache lacks them."""
+        running, size = self.running, self.engine.block_size
+        ahead = np.minimum(steps, running.left)
+        if free is not None:
+            ahead = ahead * (free & (running.decoding == 1))
+        new = (running.computed + ahead + size - 1) // size - (running.computed + size - 1) // size
+        need = np.bincount(running.rank, weights=new, minlength=self.ranks)
+        fits = all(blocks <= cache.free for blocks, cache in zip(need.tolist(), self.caches, strict=True))
+        return need.astype(np.int64) if fits else None
+
+    def _batch(self, decodes: IntArray, chunks: tuple[Chunk, ...], steps: int) -> Batch:
+        running = self.running
+        return Batch(
+            self.ranks, running.rank[decodes], running.request[decodes], running.computed[decodes], running.left[decodes],
+            chunks, steps,
+        )  # fmt: skip
+
+    def _mixed(self, now: int) -> Batch | None:
+        """One step with decodes, prompts that have begun, and admissions."""
+        preempted = self._make_room(now)
+        running = self.running
+        budget = np.full(self.ranks, self.engine.token_budget)
+        decodes = np.flatnonzero((running.decoding == 1) & (running.busy == 0))
+        budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
+        chunks: list[Chunk] = []
+        for index in np.flatnonzero((running.decoding == 0) & (running.busy == 0)).tolist():
+            self._continue(index, budget, chunks)
+        for rank in range(self.ranks):
+            if self.waiting[rank] and not self.blocked[rank] and rank not in preempted:
+                self._admit(rank, budget, chunks, now)
+        if not len(decodes) and not chunks:
+            return None
+        return self._batch(decodes, tuple(chunks), 1)
+
+    def _make_room(self, now: int) -> set[int]:
+        """Give every decoding sequence the block its next token needs, preempting where there is none; returns the ranks
+        that lost a sequence."""
+        hit: set[int] = set()
+        size = self.engine.block_size
+        while True:
+            running = self.running
+            grows = (running.decoding == 1) & (running.busy == 0) & (running.computed % size == 0)
+            for index in np.flatnonzero(grows).tolist():
+                state = running.states[index]
+                if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1):
+                    hit.add(state.rank)
+                    victims = np.flatnonzero((running.rank == state.rank) & (running.busy == 0))
+                    self._preempt(int(victims[-1]), now)
+                    break
+            else:
+                return hit
+
+    def _preempt(self, index: int, now: int) -> None:
+        """Take a sequence's cache away and queue it first; what it generated stays known."""
+        state = self.running.states[index]
+        if self.running.decoding[index]:
+            state.last_token = now
+        state.generated = state.output_tokens - int(self.running.left[index])
+        self.caches[state.rank].release(state.request, preempted=True)
+        state.preemptions += 1
+        self.preemptions += 1
+        self.waiting[state.rank].appendleft(state)
+        self.blocked[state.rank] = False
+        self.running.remove([index])
+
+    def _continue(self, index: int, budget: IntArray, chunks: list[Chunk]) -> None:
+        """The next chunk of a prompt that has begun."""
+        state, cached = self.running.states[index], int(self.running.computed[index])
+        cache = self.caches[state.rank]
+        tokens = min(state.known - cached, int(budget[state.rank]))
+        room = (cache.free + cache.held(state.request)) * self.engine.block_size - cached
+        tokens = min(tokens, room)
+        if tokens > 0 and cache.grow(state.request, cached + tokens):
+            budget[state.rank] -= tokens
+            chunks.append(Chunk(state.rank, state.request, tokens, cached))
+
+    def _admit(self, rank: int, budget: IntArray, chunks: list[Chunk], now: int) -> None:
+        """Admit waiting requests of a rank, first come first served."""
+        queue, cache = self.waiting[rank], self.caches[rank]
+        count = int((self.running.rank == rank).sum())
+        while queue and budget[rank] > 0:
+            state = queue[0]
+            hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
+            tokens = state.known - hit
+            if self.engine.chunked_prefill:
+                tokens = min(tokens, int(budget[rank]))
+            elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
+                return  # a prompt larger than the budget waits for a step of its own
+            fits = count < self.engine.max_sequences
+            admitted = cache.admit(state.request, state.hashes, self.block_tokens, hit + tokens) if fits else None
+            if admitted is None:
+                self.blocked[rank] = True
+                return
+            queue.popleft()
+            if state.first_scheduled < 0:
+                state.first_scheduled, state.cached = now, admitted
+            self.running.add(state, admitted)
+            chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
+            budget[rank] -= hit + tokens - admitted
+            count += 1

@@ -1,0 +1,97 @@
+"""A serving run: requests arrive, replicas serve them, and a record of everything remains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from moesim.engine.clock import Clock
+from moesim.engine.record import RunRecord
+from moesim.serving.build import Deployment, deploy
+from moesim.serving.outcome import run_record
+from moesim.serving.requests import Requests, make_requests
+from moesim.serving.router import ROUTERS
+from moesim.serving.sequences import RequestState
+from moesim.spec.experiment import ExperimentSpec
+from moesim.step.graph import picoseconds
+
+#: Components with random streams of their own, in the order in which they are spawned; append only.
+_STREAMS = ("requests", "routing", "draws")
+
+Progress = Callable[[int, int], None]
+
+
+def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecord:
+    """Run an experiment to the last token of its last request.
+
+    Args:
+        progress: called with (finished, all) requests now and then.
+
+    Returns:
+        The record; marked partial where the run was interrupted (Ctrl-C).
+
+    Raises:
+        MoesimError: the experiment cannot run.
+    """
+    children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
+    streams = dict(zip(_STREAMS, children, strict=True))
+    requests = make_requests(
+        spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
+    )
+    run = _Run(spec, requests, streams, progress)
+    try:
+        run.clock.run()
+        partial = False
+    except KeyboardInterrupt:
+        partial = True
+    return run_record(spec, requests, run.states, run.deployment, int(run.clock.now), partial)
+
+
+class _Run:
+    """Arrivals, routing and completions."""
+
+    def __init__(
+        self,
+        spec: ExperimentSpec,
+        requests: Requests,
+        streams: dict[str, np.random.SeedSequence],
+        progress: Progress | None,
+    ) -> None:
+        self.clock = Clock()
+        self.states: list[RequestState] = []
+        self._requests, self._progress, self._finished = requests, progress, 0
+        self._arrivals = picoseconds(requests.arrival)
+        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
+        self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
+        self._router = ROUTERS[spec.router]()
+        self._no_loads = np.zeros(len(self._targets), dtype=np.int64)
+        if len(requests):
+            self.clock.call_at(int(self._arrivals[0]), self._arrive)
+
+    def _arrive(self) -> None:
+        """The next request arrives; one pending event at a time keeps the calendar small."""
+        index = len(self.states)
+        loads = self._no_loads
+        if self._router.needs_load and len(self._targets) > 1:
+            loads = np.concatenate([replica.load() for replica in self.deployment.replicas])
+        replica, rank = self._targets[self._router.choose(loads)]
+        requests = self._requests
+        state = RequestState(
+            index,
+            int(self._arrivals[index]),
+            int(requests.input_tokens[index]),
+            int(requests.output_tokens[index]),
+            requests.blocks[index] if requests.blocks is not None else (),
+            replica.index,
+            rank,
+        )
+        self.states.append(state)
+        replica.accept(state)
+        if index + 1 < len(requests):
+            self.clock.call_at(int(self._arrivals[index + 1]), self._arrive)
+
+    def _on_finish(self, state: RequestState) -> None:
+        self._finished += 1
+        if self._progress is not None and self._finished % 100 == 0:
+            self._progress(self._finished, len(self._requests))

@@ -1,0 +1,316 @@
+"""The routing-dependent part of a step: the experts of every MoE layer, and the exchange around them.
+
+Two sources of the same answer. `Sampled` draws the tokens per expert of every step afresh (or replays them).
+`Tabulated`, for routings without state, draws them once for a grid of token counts and interpolates; only what depends
+on the routing is reused this way.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from moesim.kernels.base import Calls
+from moesim.model.operators import Operator
+from moesim.placement import rank_loads
+from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.synthetic import CountRouting
+from moesim.step.batch import Batch
+from moesim.step.exchange import Exchange
+from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
+from moesim.step.layout import ReplicaLayout
+from moesim.step.program import StageProgram
+from moesim.step.sharding import expert_calls
+from moesim.step.tables import StepContext
+
+#: Token counts are tabulated one by one up to here, then in steps of this ratio with linear interpolation.
+_DENSE_GRID, _GRID_RATIO = 24, 1.12
+#: Shares of prefill tokens at which mixed batches are tabulated; consecutive tokens of a prompt are over-dispersed.
+_MIXTURES = (0.0, 0.5, 1.0)
+
+
+@dataclass
+class RoutedLoad:
+    """What one step's routing puts on the expert ranks (P stages, E expert ranks, L MoE layers of the model).
+
+    duration: [P, E] picoseconds of expert kernels, summed over the stage's layers; slowest: [P] the same of the slowest
+    rank of each layer; bound: [3] seconds of the slowest ranks' overhead, compute-bound and memory-bound time.
+    """
+
+    duration: FloatArray
+    slowest: FloatArray
+    bound: FloatArray
+    copies: FloatArray  # [P, E] (token, expert) pairs
+    touched: FloatArray  # [P, E] distinct experts, summed over layers
+    expert_tokens: FloatArray  # [L, experts]
+    rank_copies: FloatArray  # [L, E]
+    layer_duration: IntArray  # [L, E] picoseconds
+    uses: float = 0.0
+
+
+@dataclass
+class RoutedTotals:
+    """Sums of routed loads over executed steps; the imbalances are means of max/mean, weighted by tokens."""
+
+    duration: FloatArray  # [P, E] seconds of expert kernels
+    bound: FloatArray  # [3] as in RoutedLoad
+    copies: FloatArray  # [P, E]
+    touched: FloatArray  # [P, E]
+    expert_tokens: FloatArray  # [L, experts]
+    weight: float = 0.0
+    rank_imbalance: float = 0.0
+    expert_imbalance: float = 0.0
+
+    @classmethod
+    def zeros(cls, stages: int, ranks: int, layers: int, experts: int) -> RoutedTotals:
+        shapes = ((stages, ranks), (3,), (stages, ranks), (stages, ranks), (layers, experts))
+        return cls(*(np.zeros(shape) for shape in shapes))
+
+    def add(self, load: RoutedLoad, steps: float) -> None:
+        self.duration += load.duration * (steps / PICOSECONDS)
+        self.bound += load.bound * steps
+        self.copies += load.copies * steps
+        self.touched += load.touched * steps
+        self.expert_tokens += load.expert_tokens * steps
+        tokens = float(load.rank_copies.sum()) * steps
+        self.weight += tokens
+        self.rank_imbalance += tokens * _imbalance(load.rank_copies)
+        self.expert_imbalance += tokens * _imbalance(load.expert_tokens)
+
+
+def _imbalance(loads: FloatArray) -> float:
+    """Mean over layers of the largest load over the mean one."""
+    return float((loads.max(axis=1) / loads.mean(axis=1)).mean())
+
+
+@dataclass(frozen=True)
+class RoutedPrice:
+    """Seconds on the critical path of the MoE parts, per stage, in picoseconds, and the loads they come from."""
+
+    experts: IntArray  # [P]
+    dispatch: IntArray  # [P]
+    combine: IntArray  # [P]
+    loads: tuple[tuple[RoutedLoad, float], ...]
+
+    @property
+    def stages(self) -> IntArray:
+        return self.experts + self.dispatch + self.combine
+
+
+class ExpertCosts:
+    """Expert kernels of every stage and expert rank, from the tokens per expert."""
+
+    def __init__(self, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], owner: IntArray) -> None:
+        self.context, self.layout, self.owner = context, layout, owner
+        self.operator: Operator = next(
+            row.operator for row in programs[0].rows + programs[-1].rows if row.action == "experts" and row.operator
+        )
+        moe = context.model.moe
+        assert moe is not None
+        self.experts = moe.experts
+        layers = [layer for program in programs for layer in program.moe_layers]
+        #: Slices of the model's MoE layers that each stage holds.
+        bounds = np.cumsum([0] + [len(program.moe_layers) for program in programs])
+        self.stage_layers = [slice(int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        self.layers = len(layers)
+        lanes = layout.devices.reshape(layout.pp, -1)[:, :: layout.expert_tp]
+        self.devices = [[context.machine.devices[i] for i in stage] for stage in lanes]
+
+    def calls(self, copies: FloatArray, touched: FloatArray) -> Calls:
+        """Kernel calls of expert ranks with so many (token, expert) pairs and distinct experts."""
+        return expert_calls(self.operator, copies, touched, self.experts, self.layout.expert_tp, self.context.dtype)
+
+    def zeros(self) -> RoutedTotals:
+        return RoutedTotals.zeros(self.layout.pp, self.layout.expert_ranks, self.layers, self.experts)
+
+    def load(self, counts: FloatArray) -> RoutedLoad:
+        """Args: counts: [layers, experts] tokens per expert, over all sources."""
+        ranks = self.layout.expert_ranks
+        copies = rank_loads(counts[:, None], self.owner, ranks)[:, 0].astype(np.float64)
+        touched = rank_loads((counts > 0)[:, None].astype(np.int64), self.owner, ranks)[:, 0].astype(np.float64)
+        seconds, bounds = np.zeros_like(copies), np.zeros((3, *copies.shape))
+        for at, devices in zip(self.stage_layers, self.devices, strict=True):
+            for name in dict.fromkeys(device.spec.name for device in devices):
+                mine = [e for e, device in enumerate(devices) if device.spec.name == name]
+                calls = self.calls(copies[at, mine], touched[at, mine])
+                cost = self.context.kernels.cost(calls, devices[mine[0]])
+                seconds[at, mine] = cost.seconds
+                compute_bound = cost.compute > cost.memory
+                bounds[0][at, mine] = cost.overhead
+                bounds[1][at, mine] = np.where(compute_bound, cost.compute, 0)
+                bounds[2][at, mine] = np.where(compute_bound, 0, cost.memory)
+        duration = picoseconds(seconds)
+        slowest = duration.argmax(axis=1)
+        rows = np.arange(len(duration))
+        per_stage = [slice(at.start, at.stop) for at in self.stage_layers]
+        return RoutedLoad(
+            duration=np.array([duration[at].sum(axis=0) for at in per_stage], dtype=np.float64),
+            slowest=np.array([duration[rows[at], slowest[at]].sum() for at in per_stage], dtype=np.float64),
+            bound=bounds[:, rows, slowest].sum(axis=1),
+            copies=np.array([copies[at].sum(axis=0) for at in per_stage]),
+            touched=np.array([touched[at].sum(axis=0) for at in per_stage]),
+            expert_tokens=counts,
+            rank_copies=copies,
+            layer_duration=duration,
+        )
+
+
+class RoutedPricer(Protocol):
+    """Prices the MoE parts of one step. `singles` and `chunked` are tokens per DP rank, dummy tokens included."""
+
+    def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice: ...
+
+    def record(self, price: RoutedPrice, steps: int) -> None:
+        """Count `steps` executed steps of this price."""
+        ...
+
+    def totals(self) -> RoutedTotals: ...
+
+    @property
+    def reuses(self) -> bool:
+        """Whether steps with equal token counts have equal prices, so that they may be priced together."""
+        ...
+
+
+class Sampled:
+    """Fresh tokens per expert for every step, from a stream of their own that only the step's number decides."""
+
+    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: RoutingSource, key: int) -> None:
+        self._costs, self._exchange, self._routing, self._key = costs, exchange, routing, key
+        self._totals = costs.zeros()
+
+    reuses = False
+
+    def record(self, price: RoutedPrice, steps: int) -> None:
+        for load, weight in price.loads:
+            self._totals.add(load, weight * steps)
+
+    def totals(self) -> RoutedTotals:
+        return self._totals
+
+    def counts(self, batch: Batch, step: int) -> IntArray:
+        """Tokens per (MoE layer, source rank, expert) of the batch's `step`-th step."""
+        generator = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, batch.first_step + step]))
+        return self._routing.counts(token_spans(batch, step), batch.ranks, generator)
+
+    def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
+        counts = self.counts(batch, step)
+        load = self._costs.load(counts.sum(axis=1).astype(np.float64))
+        dispatch, combine = self._exchange.of_counts(singles + chunked, counts, self._costs.owner)
+        return RoutedPrice(
+            load.slowest.astype(np.int64), per_stage(dispatch, self._costs), per_stage(combine, self._costs), ((load, 1.0),)
+        )
+
+
+def per_stage(layers: IntArray, costs: ExpertCosts) -> IntArray:
+    return np.array([layers[at].sum() for at in costs.stage_layers], dtype=np.int64)
+
+
+def token_spans(batch: Batch, step: int) -> TokenSpans:
+    """The batch's `step`-th step as the routers see it; ranks without work carry one dummy token."""
+    active = batch.left > step
+    source = [batch.rank[active], np.array([c.rank for c in batch.chunks], dtype=np.int64)]
+    request = [batch.request[active], np.array([c.request for c in batch.chunks], dtype=np.int64)]
+    position = [batch.context[active] + step, np.array([c.cached for c in batch.chunks], dtype=np.int64)]
+    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in batch.chunks], dtype=np.int64)]
+    idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
+    source.append(idle)
+    request.append(np.full(len(idle), -1))
+    position.append(np.zeros(len(idle), dtype=np.int64))
+    tokens.append(np.ones(len(idle), dtype=np.int64))
+    return TokenSpans(*(np.concatenate(column) for column in (source, request, position, tokens)))
+
+
+@dataclass
+class Tabulated:
+    """Loads drawn once per (total tokens, share of prefill) grid point and interpolated linearly between points.
+
+    Expert loads of a routing without state depend on the totals alone, since every source draws from the same
+    popularity. Each point has its own random stream, so its value does not depend on when it is first needed.
+    """
+
+    costs: ExpertCosts
+    exchange: Exchange
+    routing: CountRouting
+    key: int
+    limit: int
+    _points: dict[tuple[int, float], RoutedLoad] = field(default_factory=dict, init=False)
+    _grid: list[int] = field(default_factory=list, init=False)
+
+    def __post_init__(self) -> None:
+        self._grid = _token_grid(self.limit)
+        self._draws = max(1, round(96 / max(self.costs.layers, 1)))
+
+    reuses = True
+
+    def record(self, price: RoutedPrice, steps: int) -> None:
+        for load, weight in price.loads:
+            load.uses += weight * steps
+
+    def totals(self) -> RoutedTotals:
+        totals = self.costs.zeros()
+        for _, load in sorted(self._points.items()):  # sorted, so that sums do not depend on the order of first use
+            if load.uses:
+                totals.add(load, load.uses)
+        return totals
+
+    def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
+        total, prefill = int(singles.sum() + chunked.sum()), int(chunked.sum())
+        loads = tuple(
+            (self._point(tokens, mixture), weight * share)
+            for mixture, share in _mixture_weights(prefill / total)
+            for tokens, weight in self._token_weights(total)
+            if weight * share > 0
+        )
+        experts = np.rint(sum(load.slowest * weight for load, weight in loads)).astype(np.int64)
+        dispatch, combine = self.exchange.of_shares(singles + chunked, loads)
+        return RoutedPrice(experts, per_stage(dispatch, self.costs), per_stage(combine, self.costs), loads)
+
+    def _token_weights(self, total: int) -> tuple[tuple[int, float], ...]:
+        at = bisect_right(self._grid, total) - 1
+        low = self._grid[at]
+        if low == total or at + 1 == len(self._grid):
+            return ((low, 1.0),)
+        weight = (total - low) / (self._grid[at + 1] - low)
+        return ((low, 1 - weight), (self._grid[at + 1], weight))
+
+    def _point(self, tokens: int, mixture: float) -> RoutedLoad:
+        key = (tokens, mixture)
+        if key not in self._points:
+            stream = np.random.Generator(np.random.Philox(key=self.key, counter=[0, 1, tokens, int(mixture * 16)]))
+            chunked = np.array([round(tokens * mixture)])
+            draws = [
+                self.costs.load(self.routing.sample(tokens - chunked, chunked, stream).sum(axis=1).astype(np.float64))
+                for _ in range(self._draws)
+            ]
+            self._points[key] = _mean_load(draws)
+        return self._points[key]
+
+
+def _mixture_weights(share: float) -> tuple[tuple[float, float], ...]:
+    if share in _MIXTURES:
+        return ((share, 1.0),)
+    low, high = (_MIXTURES[0], _MIXTURES[1]) if share < _MIXTURES[1] else (_MIXTURES[1], _MIXTURES[2])
+    weight = (share - low) / (high - low)
+    return ((low, 1 - weight), (high, weight))
+
+
+def _token_grid(limit: int) -> list[int]:
+    grid = list(range(1, _DENSE_GRID + 1))
+    while grid[-1] < limit:
+        grid.append(max(grid[-1] + 1, round(grid[-1] * _GRID_RATIO)))
+    return grid
+
+
+def _mean_load(draws: list[RoutedLoad]) -> RoutedLoad:
+    if len(draws) == 1:
+        return draws[0]
+    mean = {
+        name: np.mean([getattr(draw, name) for draw in draws], axis=0)
+        for name in ("duration", "slowest", "bound", "copies", "touched", "expert_tokens")
+    }
+    # Averaging would level the ranks, so the imbalance is that of one draw.
+    return RoutedLoad(**mean, rank_copies=draws[0].rank_copies, layer_duration=draws[0].layer_duration)

@@ -1,0 +1,133 @@
+"""One pipeline stage's local parts, tabulated over token counts for each kind of rank."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.kernels.base import Calls, Cost
+from moesim.model.operators import Operator
+from moesim.step.communication import Communication
+from moesim.step.graph import FloatArray, IntArray, picoseconds
+from moesim.step.layout import ReplicaLayout, stage_devices
+from moesim.step.program import StageProgram
+from moesim.step.sharding import attention_calls
+from moesim.step.tables import OperatorTable, StepContext
+
+
+@dataclass(frozen=True)
+class AttentionSums:
+    """Model-wide work of one attention kernel per layer, summed over the sequences of each rank: [steps, ranks]."""
+
+    flops: FloatArray
+    kv_elements: FloatArray
+    query_elements: FloatArray
+
+
+class StageCosts:
+    """Durations of a stage's local parts.
+
+    DP ranks with the same kind of device and the same links form a class and share their tables; `rank_class[r]` is the
+    class of rank r and `representative[c]` a rank of class c.
+    """
+
+    def __init__(
+        self, context: StepContext, layout: ReplicaLayout, program: StageProgram, communication: Communication
+    ) -> None:
+        self.context, self.layout, self.program, self.communication = context, layout, program, communication
+        self.devices = stage_devices(layout, program.stage, context.machine)
+        keys = [self._link_key(rank) for rank in range(layout.dp)]
+        classes = list(dict.fromkeys(keys))
+        self.rank_class: IntArray = np.array([classes.index(key) for key in keys], dtype=np.int64)
+        self.representative = [keys.index(key) for key in classes]
+        self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
+        self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
+        parts = [part for part, _ in program.parts]
+        self._times = np.array([count for _, count in program.parts])
+        self._full = np.array([part.full_attention for part in parts])
+        self._local = np.array([part.local_attention for part in parts])
+        self._final = next((i for i, part in enumerate(parts) if part.final), -1)
+        self._parts = np.stack([[self._tabulate(i, c) for c in range(len(classes))] for i in range(len(parts))])
+        self._head = np.stack([self._tabulate_head(c) for c in range(len(classes))])
+
+    @property
+    def operators(self) -> Counter[Operator]:
+        """How often each local operator runs in a step."""
+        found: Counter[Operator] = Counter()
+        for part, times in self.program.parts:
+            for operator, count in part.operators:
+                found[operator] += count * times
+        return found
+
+    def total(self, name: str) -> int:
+        """How often the parts hold `reductions`, `gathers`, `full_attention` or `local_attention` in all."""
+        return sum(getattr(part, name) * times for part, times in self.program.parts)
+
+    def _link_key(self, rank: int) -> tuple[object, ...]:
+        devices = [self.context.machine.devices[i] for i in self.layout.devices[self.program.stage, rank]]
+        return (devices[0].spec.name, *(device.node - devices[0].node for device in devices))
+
+    def _tabulate(self, index: int, kind: int) -> IntArray:
+        """[sizes] picoseconds of a part's operators and reductions, by the rank's tokens."""
+        part, rank, stage = self.program.parts[index][0], self.representative[kind], self.program.stage
+        total = np.zeros(self.context.token_limit + 1, dtype=np.int64)
+        for operator, count in part.operators:
+            total += count * self.tables[kind][operator].duration
+        if part.reductions:
+            total += part.reductions * self.communication.reduce(stage, rank).picoseconds
+        if part.gathers:
+            total += part.gathers * self.communication.gather(stage, rank).picoseconds
+        return total
+
+    def _tabulate_head(self, kind: int) -> IntArray:
+        """[sizes] picoseconds of head and sampling, by the rank's sequences."""
+        total = np.zeros(self.context.token_limit + 1, dtype=np.int64)
+        for operator in self.per_sequence:
+            total += self.tables[kind][operator].duration
+        if self.per_sequence and self.layout.tp > 1:
+            total += self.communication.logits(self.program.stage, self.representative[kind]).picoseconds
+        return total
+
+    def attention_calls(self, sums: AttentionSums) -> Calls:
+        context = self.context
+        return attention_calls(
+            sums.flops, sums.kv_elements, sums.query_elements, context.model, self.layout.tp, context.dtype
+        )
+
+    def attention_cost(self, sums: AttentionSums, kind: int) -> Cost:
+        return self.context.kernels.cost(self.attention_calls(sums), self.devices[self.representative[kind]])
+
+    def attention(self, sums: AttentionSums) -> IntArray:
+        """[steps, ranks] picoseconds of one layer's attention kernel."""
+        if len(self.tables) == 1:
+            return picoseconds(self.attention_cost(sums, 0).seconds)
+        times = np.zeros(sums.flops.shape, dtype=np.int64)
+        for kind in range(len(self.tables)):
+            mine = self.rank_class == kind
+            part = AttentionSums(sums.flops[:, mine], sums.kv_elements[:, mine], sums.query_elements[:, mine])
+            times[:, mine] = picoseconds(self.attention_cost(part, kind).seconds)
+        return times
+
+    def local(self, tokens: IntArray, sequences: IntArray, attention: dict[str, IntArray]) -> tuple[IntArray, IntArray]:
+        """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
+
+        Args:
+            tokens, sequences: [ranks].
+            attention: per kind [steps, ranks] picoseconds of one kernel.
+        """
+        parts = self._parts[:, self.rank_class, tokens]  # [parts, ranks]
+        if self._final >= 0:
+            parts[self._final] += self._head[self.rank_class, sequences]
+        times = parts[:, None, :]
+        if "full" in attention:
+            times = times + self._full[:, None, None] * attention["full"]
+        if "local" in attention:
+            times = times + self._local[:, None, None] * attention["local"]
+        if len(tokens) == 1:
+            single: IntArray = self._times @ times[:, :, 0]
+            return single, np.zeros(len(single), dtype=np.int64)
+        slowest = self._times @ times.max(axis=2)
+        critical = np.tensordot(self._times, times, axes=1).argmax(axis=1)
+        return slowest, critical

@@ -1,0 +1,59 @@
+"""Operators tabulated once per kind of device over every size a step can have, so that the hot path is a look-up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.hardware.machine import Device, Machine
+from moesim.kernels.base import Calls, Cost, KernelModel
+from moesim.model.operators import Operator
+from moesim.spec.experiment import DtypeSpec
+from moesim.spec.model import ModelSpec
+from moesim.spec.serving import EngineSpec
+from moesim.step.graph import IntArray, picoseconds
+from moesim.step.sharding import operator_calls
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What every step of a run shares."""
+
+    model: ModelSpec
+    machine: Machine
+    dtype: DtypeSpec
+    engine: EngineSpec
+    kernels: KernelModel
+
+    @property
+    def token_limit(self) -> int:
+        """Most tokens that one DP rank can have in a step: decodes, or a whole prompt where prefill is not chunked."""
+        budget = max(self.engine.token_budget, self.engine.max_sequences)
+        return budget if self.engine.chunked_prefill else max(budget, self.model.context)
+
+
+@dataclass(frozen=True)
+class Tabulated:
+    """One operator over all sizes 0..limit: calls, cost and duration in picoseconds."""
+
+    calls: Calls
+    cost: Cost
+    duration: IntArray
+
+
+class OperatorTable:
+    """Costs on one kind of device, tabulated on demand. Memory: 10 arrays of `limit` per operator."""
+
+    def __init__(self, context: StepContext, device: Device, tp: int) -> None:
+        self._context, self._device, self._tp = context, device, tp
+        self._sizes = np.arange(context.token_limit + 1)
+        self._known: dict[Operator, Tabulated] = {}
+
+    def __getitem__(self, operator: Operator) -> Tabulated:
+        if operator not in self._known:
+            context = self._context
+            calls = operator_calls(operator, self._sizes, context.model, self._tp, context.dtype)
+            cost = context.kernels.cost(calls, self._device)
+            self._known[operator] = Tabulated(calls, cost, picoseconds(cost.seconds))
+        return self._known[operator]
