@@ -67,8 +67,8 @@ def _heat_map(axes: Axes, load: Array) -> AxesImage:
     from matplotlib.colors import LogNorm
 
     limit = float(2.0 ** np.clip(np.ceil(np.log2(max(1.01, np.percentile(load, 99)))), 1, 3))
-    colours = colormaps["PuOr_r"].copy()
-    colours.set_bad(colours(0.0))  # an expert without tokens
+    colours = colormaps["PuOr_r"]
+    colours = colours.with_extremes(bad=colours(0.0))  # an expert without tokens
     norm: Any = LogNorm(1 / limit, limit, clip=True)
     image = axes.imshow(np.where(load > 0, load, np.nan), aspect="auto", cmap=colours, norm=norm)
     axes.grid(False)

@@ -42,7 +42,7 @@ def nanoseconds(seconds: Column) -> Nanoseconds:
 
 def microseconds(time: int) -> float:
     """Nanoseconds as the format's unit. Perfetto multiplies by a thousand and cuts off the fraction, so the number is
-    the next one up where the product would fall short."""
+    the next one up where the product would fall short. Exact up to eleven days."""
     value = time / 1e3
     return value if int(value * 1e3) == time else math.nextafter(value, math.inf)
 

@@ -1,0 +1,56 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+from rich.console import Console
+
+from moesim import results
+from moesim.report.console import print_summary
+
+
+def _text(subject, **options):
+    stream = io.StringIO()
+    print_summary(subject, Console(file=stream, width=100, highlight=False), **options)
+    return stream.getvalue()
+
+
+def test_summary_is_compact_and_complete(trial, as_results, record, tmp_path):
+    written = results.write(tmp_path / "trial", trial, extras=[lambda folder: (folder / "figures").mkdir()])
+    text = _text(written)
+    lines = text.splitlines()
+    assert len(lines) <= 35
+    assert max(map(len, lines)) <= 100
+    assert "300 of 300 requests finished" in text
+    assert "memory bandwidth bounds 71 %" in text
+    assert "S-MBU 50 %" in text
+    assert str(tmp_path / "trial" / "figures") in text.replace("\n", "")
+    p99 = 1e3 * np.percentile(trial.requests.ttft, 99)
+    assert any(line.strip().startswith("TTFT") and f"{p99:.1f} ms" in line for line in lines)
+
+
+def test_partial_runs_and_unknown_prices_are_said(synthetic, as_results):
+    run = synthetic.record(2, layers=0)
+    run = replace(run, partial=True, totals=replace(run.totals, price=0.0, dropped=4), notes=["plan reuse is off"])
+    text = _text(as_results(run, slo=None))
+    assert "partial" in text
+    assert "4 dropped" in text
+    assert "no price known" in text
+    assert "plan reuse is off" in text
+    assert "goodput" not in text
+    assert "experts " not in text.split("bottleneck")[0]
+
+
+def test_names_are_not_markup(record, as_results):
+    assert "[red]x" in _text(as_results(record, name="[red]x"))
+
+
+def test_the_caveat_can_be_replaced(trial):
+    assert "calibrated within 5 %" in _text(trial, caveat="calibrated within 5 %")
+    assert "accuracy" not in _text(trial, caveat="")
+
+
+def test_nothing_finished_is_printed_with_dashes(synthetic, as_results):
+    run = synthetic.record(2, layers=0)
+    for name in ("first_scheduled", "first_token", "finish"):
+        run.requests[name] = np.full(2, np.nan)
+    assert "–" in _text(as_results(run))

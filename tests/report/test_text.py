@@ -1,0 +1,34 @@
+import pytest
+
+from moesim.report.text import count, percent, short_quantity, short_time, significant
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0213, "21.3 ms"), (1.25, "1.25 s"), (0.9999, "1.00 s"), (0.0009999, "1.00 ms"), (2.5e-6, "2.50 µs"),
+        (12345.6, "12,300 s"), (0.0, "0 s"), (None, "–"), (float("nan"), "–"),
+    ],
+)  # fmt: skip
+def test_short_times(seconds, text):
+    assert short_time(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (31e9, "B", "31.0 GB"), (0.594, "J", "594 mJ"), (999.9, "W", "1.00 kW"), (2.5e-7, "J", "0.250 µJ"),
+        (0, "J", "0 J"), (None, "J", "–"),
+    ],
+)  # fmt: skip
+def test_short_quantities(value, unit, text):
+    assert short_quantity(value, unit) == text
+
+
+def test_other_numbers():
+    assert significant(9.999) == "10.0"
+    assert significant(0.0123) == "0.0123"
+    assert percent(1.0) == "100 %"
+    assert percent(0.0731) == "7.3 %"
+    assert percent(None) == "–"
+    assert (count(1, "step"), count(4412, "step")) == ("1 step", "4,412 steps")
