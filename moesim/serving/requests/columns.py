@@ -22,7 +22,7 @@ _SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 class Columns:
     """A file's values by column, and where each row stands.
 
-    values: as the file has them: text in CSV, JSON values (None where a line lacks the key), in Parquet arrays or lists.
+    values: as the file has them: text in CSV, JSON values (None where a line lacks the key), Parquet arrays or lists.
     rows: the line of each row, or its number from 1 in Parquet (`row_kind`).
     """
 

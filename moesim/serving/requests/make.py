@@ -56,10 +56,15 @@ def _only_shared(requests: Requests) -> Requests:
     """Without the hashes that one request alone has: nobody can find them, and each costs a look-up."""
     if requests.blocks is None:
         return requests
-    seen = Counter(number for hashes in requests.blocks for number in hashes)
-    blocks = []
-    for hashes in requests.blocks:
+    # Requests with the same prefixes hold the same tuple.
+    holders = Counter(map(id, requests.blocks))
+    distinct = {id(hashes): hashes for hashes in requests.blocks}
+    seen: Counter[int] = Counter()
+    for identity, hashes in distinct.items():
+        seen.update(dict.fromkeys(hashes, holders[identity]))
+    for identity, hashes in distinct.items():
         # What follows a block that is not shared is not shared either: a hash stands for all content up to its end.
         alone = next((i for i, number in enumerate(hashes) if seen[number] == 1), len(hashes))
-        blocks.append(hashes[:alone])
+        distinct[identity] = hashes[:alone]
+    blocks = [distinct[id(hashes)] for hashes in requests.blocks]
     return replace(requests, blocks=blocks if any(blocks) else None)

@@ -7,6 +7,7 @@ not move the arrivals, and the first hundred of a thousand requests are the hund
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -131,27 +132,31 @@ def _prefixes(
 
 
 class _Chains:
-    """The block hashes of every combination of prefixes. Hashes are numbers given in order of appearance: no two
-    contents share one."""
+    """The block hashes of every combination of prefixes. Hashes are numbers, given in order of appearance to each
+    sequence of texts and the blocks that end in the last of them: no two contents share one."""
 
     def __init__(self, prefixes: tuple[PrefixSpec, ...], block_size: int) -> None:
-        self._prefixes, self._block_size = prefixes, block_size
-        self._numbers: dict[tuple[tuple[int, ...], int], int] = {}
+        self._prefixes, self._block_size, self._next = prefixes, block_size, 0
+        self._numbers: dict[tuple[tuple[int, int], ...], range] = {}
         self._chains: dict[tuple[int, ...], tuple[int, ...]] = {}
 
     def of(self, groups: tuple[int, ...]) -> tuple[int, ...]:
         """Hashes of the full blocks of a request with these groups; equal as far as the texts are equal."""
         chain = self._chains.get(groups)
         if chain is None:
-            chain = self._chains[groups] = self._build(groups)
+            chain = self._chains[groups] = tuple(self._build(groups))
         return chain
 
-    def _build(self, groups: tuple[int, ...]) -> tuple[int, ...]:
-        taken = [(level, group) for level, group in enumerate(groups) if group]
-        ends = np.cumsum([self._prefixes[level].tokens for level, _ in taken])
-        chain = []
-        for block in range(int(ends[-1]) // self._block_size if taken else 0):
-            last = int(np.searchsorted(ends, (block + 1) * self._block_size))
-            content = tuple(number for text in taken[: last + 1] for number in text)
-            chain.append(self._numbers.setdefault((content, block), len(self._numbers)))
-        return tuple(chain)
+    def _build(self, groups: tuple[int, ...]) -> Iterator[int]:
+        texts: tuple[tuple[int, int], ...] = ()
+        tokens = blocks = 0
+        for level, group in enumerate(groups):
+            if group:
+                texts += ((level, group),)
+                tokens += self._prefixes[level].tokens
+                count = tokens // self._block_size - blocks
+                blocks += count
+                if texts not in self._numbers:
+                    self._numbers[texts] = range(self._next, self._next + count)
+                    self._next += count
+                yield from self._numbers[texts]
