@@ -11,6 +11,7 @@ from moesim.report.series import rate, time_edges
 from moesim.report.style import COLOURS, GREEN, GREY, HEADER, canvas, key, note, panel, whole_numbers
 from moesim.report.text import count as counted
 from moesim.report.text import percent
+from moesim.results.tables import replica_count
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +26,12 @@ MOST_BARS = 16
 
 
 def _replicas(results: Results) -> str:
-    devices, replicas = counted(len(results.devices), "device"), results.devices["replica"].nunique()
+    devices, replicas = counted(len(results.devices), "device"), _replica_count(results.devices)
     return f"{devices}, {replicas} replicas" if replicas > 1 else devices
+
+
+def _replica_count(devices: pd.DataFrame) -> int:
+    return replica_count({"replica": devices["replica"].to_numpy()})
 
 
 def throughput(results: Results) -> Figure:
@@ -112,7 +117,7 @@ def utilisation(results: Results) -> Figure:
         _strip(figure, left, shares)
     right = panel(figure, 5.75, 0.5, 4.2, body)
     right.set_title("Steps over time", pad=17)
-    _kinds(right, steps, float(results.summary["duration"]), max(1, devices["replica"].nunique()))
+    _kinds(right, steps, float(results.summary["duration"]), _replica_count(devices))
     return figure
 
 

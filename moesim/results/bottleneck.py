@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from moesim.engine.record import RunRecord
+from moesim.results.tables import replica_count
 
 #: Resources of step time, and how a sentence calls them.
 RESOURCES = {
@@ -31,7 +32,7 @@ def bottleneck(record: RunRecord) -> dict[str, Any]:
     """
     result = _step_time(record)
     result |= {"device_imbalance": _device_imbalance(record), **_queue(record)}
-    replicas = max(1, len(np.unique(record.devices["replica"])))
+    replicas = replica_count(record.devices)
     result["busy"] = record.totals.busy / (replicas * record.end) if record.end else math.nan
     result["lines"] = _lines(result, record)
     return result
@@ -57,8 +58,8 @@ def _step_time(record: RunRecord) -> dict[str, Any]:
 
 
 def _device_imbalance(record: RunRecord) -> float:
-    """Max/mean of the devices' compute time."""
-    busy = np.asarray(record.devices["compute_busy"], float)
+    """Max/mean of the compute time of the devices in use."""
+    busy = np.asarray(record.devices["compute_busy"], float)[record.devices["replica"] >= 0]
     return float(busy.max() / busy.mean()) if len(busy) and busy.mean() > 0 else math.nan
 
 

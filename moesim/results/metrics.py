@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from moesim.engine.record import RunRecord
 from moesim.results.bottleneck import bottleneck
-from moesim.results.tables import ENERGY_PARTS, Columns, all_columns
+from moesim.results.tables import ENERGY_PARTS, Columns, all_columns, replica_count
 from moesim.spec.serving import SloSpec
 
 Summary = dict[str, Any]
@@ -106,7 +106,7 @@ def _utilisation(record: RunRecord) -> Summary:
     every expert, so they may exceed 1; the sparse ones count what a step touched. `busy` is the share of the run in
     which a replica executes a step."""
     totals = record.totals
-    replicas = max(1, len(np.unique(record.devices["replica"])))
+    replicas = replica_count(record.devices)
     compute, memory = (totals.busy * peak / replicas for peak in (totals.peak_flops, totals.peak_bandwidth))
     return {
         "mfu": _per(totals.dense_flops, compute),

@@ -27,6 +27,12 @@ def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
     return result
 
 
+def replica_count(devices: Columns) -> int:
+    """Replicas of the deployment; devices outside it have replica -1."""
+    replica = np.asarray(devices["replica"])
+    return max(1, len(np.unique(replica[replica >= 0])))
+
+
 def request_columns(record: RunRecord) -> Columns:
     """The requests, with `ttft` (first token - arrival), `e2e` (finish - arrival) and `tpot`, in seconds.
 

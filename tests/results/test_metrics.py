@@ -93,11 +93,14 @@ def test_utilisation_does_not_depend_on_replication(synthetic):
     """Two replicas that each do the same work in the same time on the same devices: same MFU."""
     one, two = synthetic.record(3, layers=0, devices=2), synthetic.record(3, layers=0, devices=4)
     two.devices["replica"] = np.array([0, 0, 1, 1])
+    spare = synthetic.record(3, layers=0, devices=3)
+    spare.devices["replica"] = np.array([0, 0, -1])
     doubled = {name: 2 * getattr(one.totals, name) for name in
                ("busy", "sparse_flops", "dense_flops", "sparse_bytes", "dense_bytes", "peak_flops",
                 "peak_bandwidth")}  # fmt: skip
     two.totals = dataclasses.replace(one.totals, **doubled)
     assert summarise(two)["utilisation"] == pytest.approx(summarise(one)["utilisation"])
+    assert summarise(spare)["utilisation"] == pytest.approx(summarise(one)["utilisation"])
 
 
 def test_energy_and_cost_by_hand(synthetic):
