@@ -28,7 +28,7 @@ from moesim.step.communication import Communication
 from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
 from moesim.step.pricing import StepPricer
-from moesim.step.program import stage_program
+from moesim.step.program import StageProgram, stage_program
 from moesim.step.routed import ExpertCosts, Sampled, Tabulated
 from moesim.step.tables import StepContext
 
@@ -66,9 +66,10 @@ def deploy(
     recorder = StepRecorder()
     replicas, memories = [], []
     for index, layout in enumerate(layouts):
-        memory = replica_memory(context, layout)
+        programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
+        memory = replica_memory(context, layout, programs)
         _check_requests(requests, memory, spec)
-        pricer = _pricer(spec, context, layout, fabric, routing, streams["draws"], index)
+        pricer = _pricer(spec, context, layout, programs, fabric, routing, streams["draws"], index)
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
@@ -93,12 +94,12 @@ def _pricer(
     spec: ExperimentSpec,
     context: StepContext,
     layout: ReplicaLayout,
+    programs: list[StageProgram],
     fabric: SwitchFabric,
     routing: RoutingSource | None,
     stream: np.random.SeedSequence,
     index: int,
 ) -> StepPricer:
-    programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
     communication = Communication(context, layout, fabric)
     if routing is None:
         return StepPricer(context, layout, programs, communication, None, None)

@@ -33,6 +33,7 @@ class _Flight:
     ends: IntArray
     steps: int  # of the block that will be executed, lowered when it is cut
     waiting: int  # requests still queued when it began
+    rows: IntArray  # the decoding sequences among the replica's running ones
     timer: Timer | None = None
     arrivals: list[int] = field(default_factory=list)
 
@@ -107,9 +108,11 @@ class Replica:
         batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1)
         if batch is None:
             return
+        running = self.scheduler.running
+        rows = np.flatnonzero(running.decoding > running.busy)
         block = self.pricer.price(replace(batch, first_step=self._steps))
         self._steps += batch.steps
-        flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count)
+        flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count, rows)
         flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
         self._flights.append(flight)
         if len(self._stage_free) > 1:
@@ -171,7 +174,8 @@ class Replica:
     def _advance(self, flight: _Flight, emitted: int) -> None:
         """Apply the executed decode steps: grow, record, finish."""
         running, batch, steps = self.scheduler.running, flight.block.batch, flight.steps
-        rows = np.flatnonzero(np.isin(running.request, batch.request))
+        # In a pipeline other batches change the columns meanwhile; else the decoding rows stand as they were scheduled.
+        rows = flight.rows if len(self._stage_free) == 1 else np.flatnonzero(np.isin(running.request, batch.request))
         taken = np.minimum(batch.left, steps)
         size = self.scheduler.engine.block_size
         before = running.computed[rows]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moesim.step.graph import FloatArray
+from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.routed import RoutedPricer
 from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 if TYPE_CHECKING:
-    from moesim.step.pricing import Block, Segment
+    from moesim.step.pricing import Block
 
 class StageAccount:
     """Counters of one stage. `attention[kind, mixed]` sums seconds, FLOPs, KV and query elements of one layer's kernel
@@ -50,39 +50,43 @@ class Accounts:
 
     def record(self, block: Block, executed: int) -> None:
         """Count the first `executed` steps of a block."""
+        steps = slice(executed)
+        tokens, sequences = block.sizes.tokens[steps], block.sizes.sequences[steps]
         self.steps += executed
-        self.host += int(block.host[:executed].sum())
-        self.busy += int(block.durations[:executed].sum())
-        mixed = bool(block.batch.chunks)
-        for segment in block.segments:
-            steps = min(segment.end, executed) - segment.begin
-            if steps > 0:
-                self._record_segment(segment, steps, mixed)
-
-    def _record_segment(self, segment: Segment, steps: int, mixed: bool) -> None:
-        self.largest_tokens[segment.tokens.max()] += steps
-        self.dummies += segment.dummies * steps
+        self.host += int(block.host[steps].sum())
+        self.busy += int(block.durations[steps].sum())
+        self.dummies += int(block.sizes.idle[steps].sum())
+        np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
+        step = np.arange(executed)
         for p, account in enumerate(self.stages):
-            critical = np.bincount(segment.critical[p, :steps], minlength=self.layout.dp)
-            account.tokens[self._rows, segment.tokens] += steps
-            account.sequences[self._rows, segment.sequences] += steps
-            account.critical_tokens[self._rows, segment.tokens] += critical
-            account.critical_sequences[self._rows, segment.sequences] += critical
-            account.send += int(segment.send[p]) * steps
-            for kind, sums in segment.attention.items():
-                durations = segment.attention_duration[kind][p, :steps]
-                totals = account.attention.setdefault((kind, mixed), np.zeros((4, self.layout.dp)))
-                totals[0] += durations.sum(axis=0)
-                totals[1] += sums.flops[:steps].sum(axis=0)
-                totals[2] += sums.kv_elements[:steps].sum(axis=0)
-                totals[3] += sums.query_elements[:steps].sum(axis=0)
-                slowest = durations[np.arange(steps), segment.critical[p, :steps]].sum()
-                key = (kind, mixed)
-                account.critical_attention[key] = account.critical_attention.get(key, 0) + int(slowest)
-                account.attention_calls[key] = account.attention_calls.get(key, 0) + steps
-        if segment.routed is not None and self.routed is not None:
-            self.routed.record(segment.routed, steps)
+            slowest = block.critical[p][steps]
+            np.add.at(account.tokens, (self._rows, tokens), 1)
+            np.add.at(account.sequences, (self._rows, sequences), 1)
+            np.add.at(account.critical_tokens, (slowest, tokens[step, slowest]), 1)
+            np.add.at(account.critical_sequences, (slowest, sequences[step, slowest]), 1)
+            account.send += int(block.sends[p, steps].sum())
+            self._record_attention(account, block, p, step, slowest)
+        if self.routed is not None:
+            self._record_routed(self.routed, block, executed)
+
+    def _record_attention(self, account: StageAccount, block: Block, p: int, step: IntArray, slowest: IntArray) -> None:
+        for kind, sums in block.sums.items():
+            durations = block.attention[p][kind][step]
+            key = (kind, bool(block.batch.chunks))
+            totals = account.attention.setdefault(key, np.zeros((4, self.layout.dp)))
+            for row, values in enumerate((durations, sums.flops, sums.kv_elements, sums.query_elements)):
+                totals[row] += values[step].sum(axis=0)
+            on_path = int(durations[step, slowest].sum())
+            account.critical_attention[key] = account.critical_attention.get(key, 0) + on_path
+            account.attention_calls[key] = account.attention_calls.get(key, 0) + len(step)
+
+    def _record_routed(self, routed: RoutedPricer, block: Block, executed: int) -> None:
+        for begin, end, price in block.routed:
+            steps = min(end, executed) - begin
+            if steps <= 0:
+                break
+            routed.record(price, steps)
             for p, account in enumerate(self.stages):
-                account.dispatch += int(segment.routed.dispatch[p]) * steps
-                account.combine += int(segment.routed.combine[p]) * steps
-                account.experts += int(segment.routed.experts[p]) * steps
+                account.dispatch += int(price.dispatch[p]) * steps
+                account.combine += int(price.combine[p]) * steps
+                account.experts += int(price.experts[p]) * steps

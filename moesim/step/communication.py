@@ -87,9 +87,9 @@ class Communication:
         pairs = zip(self.stage_devices(stage), self.stage_devices(stage + 1), strict=True)
         return tuple(self.fabric.send(self._sizes * self.token_bytes, a, b) for a, b in pairs)
 
-    def send(self, tokens: int) -> IntArray:
-        """[stages] picoseconds of handing `tokens` to the next stage; 0 for the last."""
-        return np.array(
-            [max(int(t.picoseconds[tokens]) for t in self.stage_send(s)) for s in range(self.layout.pp - 1)] + [0],
-            dtype=np.int64,
-        )
+    def send(self, tokens: IntArray) -> IntArray:
+        """[stages, *tokens.shape] picoseconds of handing so many tokens to the next stage; 0 for the last."""
+        times = np.zeros((self.layout.pp, *tokens.shape), dtype=np.int64)
+        for stage in range(self.layout.pp - 1):
+            times[stage] = np.max([transfer.picoseconds[tokens] for transfer in self.stage_send(stage)], axis=0)
+        return times

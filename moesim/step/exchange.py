@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,7 +21,7 @@ Picoseconds = tuple[IntArray, IntArray]
 
 
 class Exchange:
-    """Picoseconds of (dispatch, combine) for every MoE layer of the model, [L] each.
+    """Picoseconds of (dispatch, combine) of all MoE layers of each stage, [P] each.
 
     Gathering moves every token to every rank, whatever its experts: only the largest rank counts. An all-to-all is bound
     by its busiest port, from the copies that each lane sends and receives.
@@ -29,7 +30,7 @@ class Exchange:
     def __init__(self, communication: Communication, programs: list[StageProgram]) -> None:
         self.communication = communication
         layout = communication.layout
-        self._layers = [len(program.moe_layers) for program in programs]
+        self._layers = np.array([len(program.moe_layers) for program in programs])
         self._ports = [communication.fabric.ports(communication.stage_devices(p)) for p in range(layout.pp)]
         lanes = np.arange(layout.stage_lanes)
         self._rank_of_lane, self._expert_rank_of_lane = lanes // layout.tp, lanes // layout.expert_tp
@@ -62,21 +63,27 @@ class Exchange:
         return [self._transfer(stage, sent).at(0)], [self._transfer(stage, sent, back=True).at(0)]
 
     def _gathered(self, largest: int) -> Picoseconds:
+        dispatch, combine = self._gathered_table[:, :, largest] * self._layers
+        return dispatch, combine
+
+    @cached_property
+    def _gathered_table(self) -> IntArray:
+        """[2, P, sizes] picoseconds of one layer's dispatch and combine, by the largest rank's tokens."""
         communication, layout = self.communication, self.communication.layout
-        stages = []
+        table = np.zeros((2, layout.pp, communication.context.token_limit + 1), dtype=np.int64)
         for p in range(layout.pp):
-            dispatch = max(int(t.picoseconds[largest]) for t in communication.dispatch(p)) if layout.dp > 1 else 0
-            combine = max(int(t.picoseconds[largest]) for t in communication.combine(p)) if layout.stage_lanes > 1 else 0
-            stages.append((dispatch, combine))
-        repeats = self._layers
-        return np.repeat([s[0] for s in stages], repeats), np.repeat([s[1] for s in stages], repeats)
+            if layout.dp > 1:
+                table[0, p] = np.max([t.picoseconds for t in communication.dispatch(p)], axis=0)
+            if layout.stage_lanes > 1:
+                table[1, p] = np.max([t.picoseconds for t in communication.combine(p)], axis=0)
+        return table
 
     def _slices(self) -> list[slice]:
         bounds = np.cumsum([0, *self._layers])
         return [slice(int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
 
-    def _by_stage(self, stages: list[Picoseconds]) -> Picoseconds:
-        return np.concatenate([s[0] for s in stages]), np.concatenate([s[1] for s in stages])
+    def _by_stage(self, layers: list[Picoseconds]) -> Picoseconds:
+        return np.array([d.sum() for d, _ in layers]), np.array([c.sum() for _, c in layers])
 
     def _from_traffic(self, stage: int, layers: slice, traffic: FloatArray) -> Picoseconds:
         sums = self._port_sums(self._ports[stage], self._lane_traffic(traffic[layers]))

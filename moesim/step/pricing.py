@@ -1,8 +1,8 @@
 """What a batch costs: the duration of every step in it, and, once it has run, where the time and bytes went.
 
 A step takes, per pipeline stage, the sum over its local parts of the slowest DP rank, plus the exchange parts
-(`program`), plus what the host adds. Work per step: O(parts x ranks), whatever the number of layers; per change of a
-batch's composition one look-up per part, while the context-length term is evaluated for every step.
+(`program`), plus what the host adds. All steps of a block are priced at once: O(steps x ranks x parts), whatever the
+number of layers; the context-length term is exact in every step.
 """
 
 from __future__ import annotations
@@ -24,30 +24,34 @@ from moesim.step.tables import StepContext
 
 
 @dataclass(frozen=True)
-class Segment:
-    """Steps `begin` to `end` of a block, in which the batch's composition stays the same."""
+class Sizes:
+    """What a block's steps compute: [steps, ranks]. A rank without work carries one dummy token, a sequence of its own."""
 
-    begin: int
-    end: int
-    tokens: IntArray  # [R] with dummy tokens
-    sequences: IntArray  # [R]
-    attention: dict[str, AttentionSums]
-    attention_duration: dict[str, IntArray]  # [P, steps, R]
-    local: IntArray  # [P, steps] picoseconds, slowest ranks
-    critical: IntArray  # [P, steps] the slowest rank (of the whole local part)
-    routed: RoutedPrice | None
-    send: IntArray  # [P]
-    dummies: int  # ranks without work, which carry a token all the same
+    decodes: IntArray  # decoding sequences
+    idle: IntArray  # 1 where the rank has no work
+    chunked: IntArray  # prompt tokens (blocks of one step)
+    tokens: IntArray
+    sequences: IntArray
+    keys: IntArray  # keys that full attention sees, over the decoding sequences and dummies
 
 
 @dataclass(frozen=True)
 class Block:
-    """A priced batch: `stages[p, k]` is what pipeline stage p of step k takes, `host` what the host adds, picoseconds."""
+    """A priced batch: `stages[p, k]` is what pipeline stage p of step k takes, `host[k]` what the host adds, picoseconds.
+
+    Per stage: `attention[kind]` durations [steps, ranks] of one layer's kernel, `critical` [steps] the rank that is
+    slowest in all local parts together. `routed`: prices of the MoE parts with the steps [begin, end) they hold for.
+    """
 
     batch: Batch
+    sizes: Sizes
     stages: IntArray
     host: IntArray
-    segments: tuple[Segment, ...]
+    sums: dict[str, AttentionSums]
+    attention: list[dict[str, IntArray]]
+    critical: list[IntArray]
+    routed: list[tuple[int, int, RoutedPrice]]
+    sends: IntArray  # [P, steps]
 
     @property
     def durations(self) -> IntArray:
@@ -65,6 +69,34 @@ class DecodeCoefficients:
             (float(values[1] - values[0]), float(2 * values[0] - values[1]))
             for values in (work.flops, work.kv_read + work.kv_written, work.query_elements)
         )
+
+    def sums(self, keys: FloatArray, sequences: IntArray) -> list[FloatArray]:
+        """[FLOPs, KV elements, query elements] of `sequences` that see `keys` in all."""
+        return [slope * keys + constant * sequences for slope, constant in (self.flops, self.kv, self.query)]
+
+
+def block_sizes(batch: Batch) -> Sizes:
+    """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
+    steps, ranks = batch.steps, batch.ranks
+    last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
+    cell = last * ranks + batch.rank
+    size = (steps + 1) * ranks
+    leaving = np.bincount(cell, minlength=size).reshape(steps + 1, ranks)
+    taken = np.bincount(cell, weights=batch.context, minlength=size).reshape(steps + 1, ranks)
+    decodes = leaving[::-1].cumsum(axis=0)[::-1][1:]
+    context = taken[::-1].cumsum(axis=0)[::-1][1:]
+    idle = decodes == 0
+    chunked = np.zeros((1, ranks), dtype=np.int64)
+    chunk_count = np.zeros((1, ranks), dtype=np.int64)
+    for chunk in batch.chunks:
+        chunked[0, chunk.rank] += chunk.tokens
+        chunk_count[0, chunk.rank] += 1
+    if batch.chunks:
+        idle = idle & (chunked == 0)
+    dummies = idle.astype(np.int64)
+    singles = decodes + dummies
+    keys = context + decodes * np.arange(1, steps + 1)[:, None] + dummies
+    return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys)
 
 
 class StepPricer:
@@ -87,72 +119,64 @@ class StepPricer:
         self.context, self.layout, self.programs, self.routed = context, layout, programs, routed
         self.communication, self.experts = communication, experts
         self._decode = DecodeCoefficients(context)
-        self._kinds = sorted({"local" if row.attention == "local" else "full" for p in programs for row in p.rows if row.attention})
-        self._stages = [StageCosts(context, layout, program, communication) for program in programs]
+        self._kinds = sorted({row.attention for program in programs for row in program.rows if row.attention is not None})
+        self.stages = [StageCosts(context, layout, program, communication) for program in programs]
         self._step_overhead = round(context.engine.step_overhead * PICOSECONDS)
         self._sequence_overhead = round(context.engine.sequence_overhead * PICOSECONDS)
-        self.accounts = Accounts(self._stages, context, layout, routed)
+        self.accounts = Accounts(self.stages, context, layout, routed)
 
     def price(self, batch: Batch) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet."""
-        leaving = np.unique(batch.left[batch.left < batch.steps])
-        fresh = self.routed is not None and not self.routed.reuses
-        edges = list(range(batch.steps + 1)) if fresh else [0, *leaving.tolist(), batch.steps]
-        segments = tuple(self._segment(batch, a, b) for a, b in zip(edges, edges[1:], strict=False) if b > a)
-        stages = np.concatenate([self._stage_times(segment) for segment in segments], axis=1)
-        host = np.concatenate([self._host(segment) for segment in segments])
-        return Block(batch, stages, host, segments)
+        sizes = block_sizes(batch)
+        sums = {kind: self._attention(batch, sizes, kind) for kind in self._kinds}
+        routed = self._routed(batch, sizes)
+        sends = self.communication.send(sizes.tokens.max(axis=1))
+        stages = np.zeros((len(self.stages), batch.steps), dtype=np.int64)
+        attention, critical = [], []
+        for p, stage in enumerate(self.stages):
+            times = {kind: stage.attention(each) for kind, each in sums.items()}
+            stages[p], slowest = stage.local(sizes.tokens, sizes.sequences, times)
+            attention.append(times)
+            critical.append(slowest)
+        for begin, end, price in routed:
+            stages[:, begin:end] += price.stages[:, None]
+        if len(stages) > 1:
+            stages += sends
+        host = self._step_overhead + self._sequence_overhead * sizes.sequences.max(axis=1)
+        return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends)
 
-    def _host(self, segment: Segment) -> IntArray:
-        overhead = self._step_overhead + self._sequence_overhead * int(segment.sequences.max())
-        return np.full(segment.end - segment.begin, overhead, dtype=np.int64)
-
-    def _stage_times(self, segment: Segment) -> IntArray:
-        fixed = segment.send if segment.routed is None else segment.send + segment.routed.stages
-        return segment.local + fixed[:, None]
-
-    def _segment(self, batch: Batch, begin: int, end: int) -> Segment:
-        decodes = batch.decode_counts(begin)
-        chunked = batch.chunk_tokens()
-        idle = (decodes + chunked) == 0
-        singles = decodes + idle
-        tokens = singles + chunked
-        sequences = singles + batch.chunk_counts()
-        attention = {kind: self._attention(batch, begin, end, kind, idle) for kind in self._kinds}
-        times = {kind: np.stack([stage.attention(sums) for stage in self._stages]) for kind, sums in attention.items()}
-        pairs = [stage.local(tokens, sequences, {kind: times[kind][p] for kind in times}) for p, stage in enumerate(self._stages)]
-        routed = self.routed.price(singles, chunked, batch, begin) if self.routed is not None else None
-        return Segment(
-            begin, end, tokens, sequences, attention, times,
-            np.stack([pair[0] for pair in pairs]), np.stack([pair[1] for pair in pairs]), routed,
-            self.communication.send(int(tokens.max())), int(idle.sum()),
-        )  # fmt: skip
-
-    def _attention(self, batch: Batch, begin: int, end: int, kind: str, idle: IntArray) -> AttentionSums:
-        """Sums over each rank's sequences; dummy tokens see one key."""
-        steps = np.arange(end - begin, dtype=np.float64)[:, None]
-        active = batch.left > begin
-        rank, keys = batch.rank[active], batch.context[active] + (begin + 1)
-        count = np.bincount(rank, minlength=batch.ranks) + idle
-        if kind == "full":
-            visible = np.bincount(rank, weights=keys, minlength=batch.ranks) + idle + steps * count
+    def _routed(self, batch: Batch, sizes: Sizes) -> list[tuple[int, int, RoutedPrice]]:
+        """Prices of the MoE parts, one for each run of steps with the same composition, or for each step."""
+        if self.routed is None:
+            return []
+        if self.routed.reuses:
+            edges = sorted({0, batch.steps, *(left for left in batch.left.tolist() if left < batch.steps)})
         else:
-            visible = self._local_keys(rank, keys, steps, batch.ranks) + idle
-        (flops, flops0), (kv, kv0), (query, query0) = self._decode.flops, self._decode.kv, self._decode.query
-        sums = [flops * visible + flops0 * count, kv * visible + kv0 * count, query * visible + query0 * count]
+            edges = list(range(batch.steps + 1))
+        prices = []
+        for begin, end in zip(edges, edges[1:], strict=False):
+            singles = sizes.decodes[begin] + sizes.idle[begin]
+            prices.append((begin, end, self.routed.price(singles, sizes.chunked[0], batch, begin)))
+        return prices
+
+    def _attention(self, batch: Batch, sizes: Sizes, kind: str) -> AttentionSums:
+        """Sums over each rank's sequences; dummy tokens see one key."""
+        keys = sizes.keys if kind == "full" else self._local_keys(batch) + sizes.idle
+        flops, kv, query = self._decode.sums(keys, sizes.decodes + sizes.idle)
         for chunk in batch.chunks:
             work = attention_work(self.context.model, kind, chunk.tokens, chunk.cached)  # type: ignore[arg-type]
-            sums[0][:, chunk.rank] += work.flops
-            sums[1][:, chunk.rank] += work.kv_read + work.kv_written
-            sums[2][:, chunk.rank] += work.query_elements
-        return AttentionSums(*sums)
+            flops[:, chunk.rank] += work.flops
+            kv[:, chunk.rank] += work.kv_read + work.kv_written
+            query[:, chunk.rank] += work.query_elements
+        return AttentionSums(flops, kv, query)
 
-    def _local_keys(self, rank: IntArray, keys: IntArray, steps: FloatArray, ranks: int) -> FloatArray:
-        """Keys that local attention sees: at most the window, or those since the chunk's start."""
+    def _local_keys(self, batch: Batch) -> FloatArray:
+        """[steps, ranks] keys that local attention sees: at most the window, or those since the chunk's start."""
         spec = self.context.model.attention
-        now = keys[None, :] + steps
-        seen = np.minimum(now, spec.window) if spec.window is not None else (now - 1) % (spec.chunk or 1) + 1
-        visible = np.zeros((len(steps), ranks))
-        for k, row in enumerate(seen):
-            visible[k] = np.bincount(rank, weights=row, minlength=ranks)
-        return visible
+        step = np.arange(batch.steps)[:, None]
+        keys = batch.context + 1 + step
+        seen = np.minimum(keys, spec.window) if spec.window is not None else (keys - 1) % (spec.chunk or 1) + 1
+        seen = np.where(batch.left > step, seen, 0)
+        cell = step * batch.ranks + batch.rank
+        total = np.bincount(cell.ravel(), weights=seen.ravel(), minlength=batch.steps * batch.ranks)
+        return total.reshape(batch.steps, batch.ranks)

@@ -200,13 +200,7 @@ class Sampled:
         counts = self.counts(batch, step)
         load = self._costs.load(counts.sum(axis=1).astype(np.float64))
         dispatch, combine = self._exchange.of_counts(singles + chunked, counts, self._costs.owner)
-        return RoutedPrice(
-            load.slowest.astype(np.int64), per_stage(dispatch, self._costs), per_stage(combine, self._costs), ((load, 1.0),)
-        )
-
-
-def per_stage(layers: IntArray, costs: ExpertCosts) -> IntArray:
-    return np.array([layers[at].sum() for at in costs.stage_layers], dtype=np.int64)
+        return RoutedPrice(load.slowest.astype(np.int64), dispatch, combine, ((load, 1.0),))
 
 
 def token_spans(batch: Batch, step: int) -> TokenSpans:
@@ -267,7 +261,7 @@ class Tabulated:
         )
         experts = np.rint(sum(load.slowest * weight for load, weight in loads)).astype(np.int64)
         dispatch, combine = self.exchange.of_shares(singles + chunked, loads)
-        return RoutedPrice(experts, per_stage(dispatch, self.costs), per_stage(combine, self.costs), loads)
+        return RoutedPrice(experts, dispatch, combine, loads)
 
     def _token_weights(self, total: int) -> tuple[tuple[int, float], ...]:
         at = bisect_right(self._grid, total) - 1

@@ -46,8 +46,8 @@ class StageCosts:
         self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
-        self._full = np.array([part.full_attention for part in parts])
-        self._local = np.array([part.local_attention for part in parts])
+        self._full = np.array([part.full_attention for part in parts])[:, None, None]
+        self._local = np.array([part.local_attention for part in parts])[:, None, None]
         self._final = next((i for i, part in enumerate(parts) if part.final), -1)
         self._parts = np.stack([[self._tabulate(i, c) for c in range(len(classes))] for i in range(len(parts))])
         self._head = np.stack([self._tabulate_head(c) for c in range(len(classes))])
@@ -114,20 +114,19 @@ class StageCosts:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
 
         Args:
-            tokens, sequences: [ranks].
+            tokens, sequences: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
-        parts = self._parts[:, self.rank_class, tokens]  # [parts, ranks]
+        times = self._parts[:, self.rank_class, tokens]  # [parts, steps, ranks]
         if self._final >= 0:
-            parts[self._final] += self._head[self.rank_class, sequences]
-        times = parts[:, None, :]
+            times[self._final] += self._head[self.rank_class, sequences]
         if "full" in attention:
-            times = times + self._full[:, None, None] * attention["full"]
+            times += self._full * attention["full"]
         if "local" in attention:
-            times = times + self._local[:, None, None] * attention["local"]
-        if len(tokens) == 1:
+            times += self._local * attention["local"]
+        if tokens.shape[1] == 1:
             single: IntArray = self._times @ times[:, :, 0]
             return single, np.zeros(len(single), dtype=np.int64)
         slowest = self._times @ times.max(axis=2)
-        critical = np.tensordot(self._times, times, axes=1).argmax(axis=1)
+        critical = (self._times @ times.reshape(len(times), -1)).reshape(tokens.shape).argmax(axis=1)
         return slowest, critical
