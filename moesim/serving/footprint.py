@@ -62,7 +62,10 @@ def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[S
         weights = lane_weight_bytes(context, layout, program)
         for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):
             device = next(d for d in context.machine.devices if d.spec.name == name)
-            found = footprint(context.model, context.engine, device, weights, per_token, layout.tp, context.dtype)
+            found = footprint(
+                context.model, context.engine, device, weights, per_token, layout.tp, context.dtype,
+                dp=layout.dp, expert_ranks=layout.expert_ranks,
+            )  # fmt: skip
             blocks.append(found.blocks)
         footprints.append(found)
     return ReplicaMemory(min(blocks), tuple(footprints))
