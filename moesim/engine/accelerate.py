@@ -23,8 +23,3 @@ def compiled(function: F) -> F:
         return cast(F, numba.njit(cache=True)(function))
     except RuntimeError:  # nowhere to keep the compiled code
         return cast(F, numba.njit(function))
-
-
-def best(function: F) -> F:
-    """The compiled function where numba may be used, else the function as it is."""
-    return compiled(function) if HAVE_NUMBA else function

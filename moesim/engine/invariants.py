@@ -35,7 +35,7 @@ def check_collective(collective: Collective) -> None:
     """In every group, what leaves the lanes arrives at them."""
     for transfer in collective.transfers:
         check_conserved(
-            f"bytes of an {collective.operation}", float(transfer.sent.sum()), float(transfer.received.sum())
+            f"bytes of {collective.operation}", float(transfer.sent.sum()), float(transfer.received.sum())
         )
 
 

@@ -52,9 +52,10 @@ RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
 class StepGraph:
     """One step. Shapes: R rows, N lanes, P partitions.
 
-    A node starts when (1) for every predecessor row, the nodes of all lanes of its group have finished, (2) its lane's
-    resource has finished every earlier row on it, and (3), where the row is `joint` (a collective), the same holds for
-    every lane of its group. Groups are given by row `partition[r]` of `partitions`; partition 0 is each lane alone.
+    A node starts when (1) for every predecessor row, the nodes of all lanes of the node's own group have finished,
+    (2) its lane's resource has finished every earlier row on it, and (3), where the row is `joint` (a collective), the
+    same holds for every lane of its group that has a node. The groups of row r are given by row `partition[r]` of
+    `partitions`; partition 0 is each lane alone, and so is a lane with a label below 0.
     """
 
     name: tuple[str, ...]
