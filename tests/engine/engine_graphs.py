@@ -1,6 +1,7 @@
 """Step graphs for tests: small ones by hand, layered ones, and random ones."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 from moesim.fabric import collectives
 from moesim.fabric.transfer import GroupPorts, Transfer, collective
 from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, StepGraph
+
+C = 2e12  # bytes per second of a lane's memory
 
 
 def graph(
@@ -56,6 +59,14 @@ def layered(layers: int, lanes: int, seed: int = 0, side: bool = True) -> StepGr
         joint += [False, True, False, False, True]
         predecessors += [[base - 1] if layer else [], [base], [base + 1], [base], [base + 2, base + 3]]
     return graph(duration, resource, predecessors, joint, [int(j) for j in joint])
+
+
+def with_demand(step: StepGraph, seed: int, pressure: float) -> StepGraph:
+    """Half of the nodes read memory, at up to `pressure` of its bandwidth when alone."""
+    draw = np.random.default_rng(seed)
+    share = draw.uniform(0, pressure, step.duration.shape) * draw.integers(0, 2, step.duration.shape)
+    demand = np.minimum(share, 1) * C * np.maximum(step.duration, 0) / PICOSECONDS
+    return replace(step, demand=demand, capacity=np.full(step.lanes, C))
 
 
 def longest_path(step: StepGraph, start: Any = None, free: Any = None) -> tuple[Any, Any]:

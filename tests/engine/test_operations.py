@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_graphs import graph, layered, longest_path, ports, step_graphs, transfer
+from engine_graphs import graph, layered, longest_path, ports, step_graphs, transfer, with_demand
 from hypothesis import given
 from hypothesis import strategies as st
-from test_shared import with_demand
 
 from moesim.engine.clock import Clock
 from moesim.engine.fidelity import schedule

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from engine_graphs import graph, step_graphs
+from engine_graphs import C, graph, step_graphs, with_demand
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +12,6 @@ from moesim.engine.invariants import check_order, check_schedule
 from moesim.engine.shared import fill, max_min
 from moesim.engine.sweep import sweep
 from moesim.step.graph import ABSENT, COMPUTE, NETWORK, PICOSECONDS, SIDE_COMPUTE, StepGraph
-
-C = 2e12  # bytes per second
 
 
 def beside(sizes: list[float], rates: list[float]) -> StepGraph:
@@ -76,13 +74,6 @@ def test_a_saturated_memory_moves_all_bytes_at_its_capacity(sizes: list[int], la
     )
     finish = fill(wide).finish.max(axis=0)
     assert finish == pytest.approx(np.full(lanes, sum(sizes) / C * PICOSECONDS), abs=2 * len(sizes))
-
-
-def with_demand(step: StepGraph, seed: int, pressure: float) -> StepGraph:
-    draw = np.random.default_rng(seed)
-    share = draw.uniform(0, pressure, step.duration.shape) * draw.integers(0, 2, step.duration.shape)
-    demand = np.minimum(share, 1) * C * np.maximum(step.duration, 0) / PICOSECONDS
-    return replace(step, demand=demand, capacity=np.full(step.lanes, C))
 
 
 @given(step_graphs(), st.integers(0, 99))
