@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from moesim.fabric import collectives
 from moesim.fabric.transfer import GroupPorts, Transfer, collective
-from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, StepGraph
+from moesim.step.graph import ABSENT, COMPUTE, NETWORK, PICOSECONDS, SIDE_COMPUTE, Collective, StepGraph
 
 C = 2e12  # bytes per second of a lane's memory
 
