@@ -12,6 +12,7 @@ import click
 from moesim import __version__
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
+from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
 from moesim.cli.showing import show_command
 from moesim.spec.errors import MoesimError
@@ -37,5 +38,5 @@ def main() -> None:
     """Simulate Mixture-of-Experts models on hardware that may not exist yet."""
 
 
-for command in (run_command, list_command, show_command, import_group):
+for command in (run_command, list_command, show_command, import_group, routing_group):
     main.add_command(command)

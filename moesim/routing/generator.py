@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,10 @@ _DOMAIN_SHARE = 0.2
 
 #: Scores that are computed at once; bounds the memory.
 _BLOCK = 4_000_000
+
+#: Weaker skews are calibrated as this one: flattening is the same factor for all weak ones, and a skew that drowns in
+#: the noise of the simulation would not determine it.
+_SMALLEST_ZIPF = 0.1
 
 Scores = NDArray[np.float32]
 
@@ -181,21 +186,34 @@ def calibrate(experts: int, top_k: int, profile: RoutingProfile) -> Calibration:
     Returns:
         stretch 1, sigma 0 where the profile has no over-dispersion.
     """
+    numbers = (profile.zipf, profile.correlation, profile.segment, profile.repetition, profile.affinity)
+    return _calibrate(experts, top_k, *numbers)
+
+
+@lru_cache(maxsize=16)
+def _calibrate(
+    experts: int, top_k: int, zipf: float, correlation: float, segment: int, repetition: float, affinity: float
+) -> Calibration:
+    if zipf > 0.0:
+        zipf = max(zipf, _SMALLEST_ZIPF)
+    profile = RoutingProfile(
+        name="calibrated", zipf=zipf, correlation=correlation, segment=segment, repetition=repetition, affinity=affinity
+    )
     bench = _Bench(experts, top_k, profile)
-    stretch, hold = 1.0, profile.repetition
-    sigma = 0.0 if profile.correlation == 0.0 else 2.0 * profile.correlation**0.6
+    stretch, hold = 1.0, repetition
+    sigma = 0.0 if correlation == 0.0 else 2.0 * correlation**0.6
     for _ in range(12):
-        skew, correlation, repetition = bench.measure(Calibration(stretch, sigma, hold))
+        skew, found, repeated = bench.measure(Calibration(stretch, sigma, hold))
         off = [0.0]
-        if profile.zipf > 0.0:
+        if zipf > 0.0:
             off.append(abs(skew / bench.target_skew - 1.0))
             stretch *= bench.target_skew / skew
         if sigma > 0.0:
-            off.append(abs(correlation / profile.correlation - 1.0))
-            sigma *= float(np.clip(profile.correlation / max(correlation, 1e-9), 0.25, 4.0)) ** 0.6
+            off.append(abs(found / correlation - 1.0))
+            sigma *= float(np.clip(correlation / max(found, 1e-9), 0.25, 4.0)) ** 0.6
         if hold > 0.0:
-            off.append(abs(repetition - bench.target_repetition))
-            hold = float(np.clip(hold + bench.target_repetition - repetition, 0.0, 0.999))
+            off.append(abs(repeated - bench.target_repetition))
+            hold = float(np.clip(hold + bench.target_repetition - repeated, 0.0, 0.999))
         if max(off) < 0.003:
             break
     return Calibration(stretch, sigma, hold)
@@ -207,7 +225,7 @@ class _Bench:
     def __init__(self, experts: int, top_k: int, profile: RoutingProfile) -> None:
         self._top_k, self._profile = top_k, profile
         rng = np.random.default_rng(0)
-        segments = max(64, 2 * _BLOCK // (experts * profile.segment))
+        segments = max(64, _BLOCK // (experts * profile.segment))
         tokens = (segments, profile.segment)
         layers = 1 if profile.affinity == 0.0 else 2
         self._preference = [rng.standard_normal((segments, 1, experts), dtype=np.float32) for _ in range(layers)]

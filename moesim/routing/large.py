@@ -67,6 +67,8 @@ class LargeCounts:
 
 def _variance_before_projection(variance: FloatArray) -> FloatArray | None:
     """Solve s (1 - s / sum s) = variance for s by fixed-point iteration; None where there is no solution."""
+    if variance.min() <= 0.0:  # an expert that every token chooses
+        return None
     before = variance.copy()
     for _ in range(500):
         share = before / before.sum()
