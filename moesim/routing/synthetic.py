@@ -38,6 +38,8 @@ class CountRouting:
         E count_e = N q_e,    Var count_e = N q_e (1 - q_e) (1 + (m - 1) r)    for N tokens in segments of m,
 
     the moments of a beta-binomial with that correlation. Decode tokens (one per sequence) are independent.
+    Beyond these moments a segment has a lighter tail than documents give it: for r = 0.3 and 128 experts the peak over
+    32 ranks is 9 % lower than the per-token generator's with one segment, and within 3 % from 16 segments on.
 
     Few choices are drawn one by one, exactly. Where every expert's mean exceeds five, counts of the same mean, variance
     and skewness are drawn at once (see `large.LargeCounts`).
