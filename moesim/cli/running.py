@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -26,6 +29,36 @@ def run_command(
     loaded = load_experiment(experiment, overrides)
     target = output if output is not None else Path("results") / loaded.spec.name
     # Only now: the simulator takes longer to import than a mistake to report.
+    from moesim.report import print_summary
     from moesim.run import run
 
-    run(loaded, target, overwrite=overwrite, figures=not no_figures)
+    with request_progress() as progress:
+        results = run(loaded, target, overwrite=overwrite, figures=not no_figures, progress=progress)
+    print_summary(results)
+
+
+@contextmanager
+def request_progress() -> Iterator[Callable[[int, int], None]]:
+    """A progress bar on the terminal's standard error, for runs that take longer than a moment."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn, TimeRemainingColumn
+
+    bar = Progress(
+        *Progress.get_default_columns()[:2],
+        TextColumn("{task.completed:,.0f} of {task.total:,.0f} requests"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    begin = time.monotonic()
+    with bar:
+        task = None
+
+        def report(finished: int, total: int) -> None:
+            nonlocal task
+            if task is None and time.monotonic() - begin > 1.0:
+                task = bar.add_task("simulating", total=total)
+            if task is not None:
+                bar.update(task, completed=finished)
+
+        yield report

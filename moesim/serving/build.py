@@ -17,6 +17,7 @@ from moesim.placement import make_placement
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
 from moesim.routing.synthetic import CountRouting
+from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
@@ -101,17 +102,19 @@ def _pricer(
     index: int,
 ) -> StepPricer:
     communication = Communication(context, layout, fabric)
+    executed = spec.fidelity == "op" or spec.engine.overlap_shared_experts
+    make: type[StepPricer] = executed_pricer(spec.fidelity) if executed else StepPricer
     if routing is None:
-        return StepPricer(context, layout, programs, communication, None, None)
+        return make(context, layout, programs, communication, None, None)
     owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
     costs = ExpertCosts(context, layout, programs, owner)
     exchange = Exchange(communication, programs)
-    key = int(stream.spawn(index + 1)[index].generate_state(1, np.uint64)[0])
-    if spec.plan_reuse and isinstance(routing, CountRouting):
+    key = int(np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0])
+    if spec.plan_reuse and not executed and isinstance(routing, CountRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
     else:
         routed = Sampled(costs, exchange, routing, key)
-    return StepPricer(context, layout, programs, communication, routed, costs)
+    return make(context, layout, programs, communication, routed, costs)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
@@ -135,4 +138,7 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         notes.append(f"routing: {routing.description}")
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
+    if spec.fidelity == "op" or spec.engine.overlap_shared_experts:
+        why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
+        notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return notes

@@ -59,7 +59,7 @@ class Replica:
     ) -> None:
         self.index, self.clock, self.scheduler, self.pricer, self.recorder = index, clock, scheduler, pricer, recorder
         self._on_finish = on_finish
-        self._run_ahead = run_ahead and pricer.layout.pp == 1
+        self._run_ahead = run_ahead and pricer.layout.pp == 1 and not pricer.single_steps
         self._horizon = _SHORTEST
         self._flights: list[_Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)

@@ -45,7 +45,9 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
         partial = False
     except KeyboardInterrupt:
         partial = True
-    return run_record(spec, requests, run.states, run.deployment, int(run.clock.now), partial)
+    # Cancelled timers may lie behind the last event that happened.
+    end = int(run.clock.now) if partial else max((state.finish for state in run.states), default=0)
+    return run_record(spec, requests, run.states, run.deployment, end, partial)
 
 
 class _Run:

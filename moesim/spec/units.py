@@ -21,7 +21,7 @@ _DEFINITIONS = """
     kibi- = 1024 = Ki-; mebi- = 1048576 = Mi-; gibi- = 1073741824 = Gi-; tebi- = 1099511627776 = Ti-
     second = [time] = s; minute = 60 * second = min; hour = 3600 * second = h; day = 86400 * second = d
     byte = [information] = B; bit = byte / 8 = b
-    FLOP = [computation] = FLOP; OP = FLOP
+    FLOP = [computation]; OP = FLOP
     joule = [energy] = J; watt = joule / second = W
     hertz = 1 / second = Hz
     dollar = [money] = USD

@@ -100,12 +100,14 @@ def block_sizes(batch: Batch) -> Sizes:
 
 
 class StepPricer:
-    """Prices the batches of one replica.
+    """Prices the batches of one replica. `single_steps`: it cannot price a block of several.
 
     Args:
         programs: one per pipeline stage.
         routed, experts: price the MoE parts; None for dense models.
     """
+
+    single_steps = False
 
     def __init__(
         self,

@@ -26,7 +26,8 @@ from moesim.spec.serving import EngineSpec
 from moesim.step.layout import ReplicaLayout
 
 Action = Literal[
-    "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "send", "shared"
+    "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "barrier", "send",
+    "shared",
 ]  # fmt: skip
 
 
@@ -85,6 +86,8 @@ def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, engine: E
             at = next(i for i, row in enumerate(rows) if row.name == "sampling")
             rows.insert(at, Row("logits_gather", "gather_logits"))
     else:
+        if layout.dp > 1:  # the ranks of an expert-parallel group leave a stage together
+            rows.append(Row("stage_barrier", "barrier"))
         rows.append(Row("stage_send", "send"))
     moe_layers = tuple(layer for layer in owned if types[layer].feed_forward == "moe")
     shared = tuple(dict.fromkeys(row.operator for row in rows if row.action == "shared" and row.operator is not None))

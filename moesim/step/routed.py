@@ -48,6 +48,7 @@ class RoutedLoad:
     expert_tokens: FloatArray  # [L, experts]
     rank_copies: FloatArray  # [L, E]
     layer_duration: IntArray  # [L, E] picoseconds
+    layer_memory: FloatArray  # [L, E] seconds that the kernels' bytes take at full bandwidth
     uses: float = 0.0
 
 
@@ -131,13 +132,13 @@ class ExpertCosts:
         ranks = self.layout.expert_ranks
         copies = rank_loads(counts[:, None], self.owner, ranks)[:, 0].astype(np.float64)
         touched = rank_loads((counts > 0)[:, None].astype(np.int64), self.owner, ranks)[:, 0].astype(np.float64)
-        seconds, bounds = np.zeros_like(copies), np.zeros((3, *copies.shape))
+        seconds, memory, bounds = np.zeros_like(copies), np.zeros_like(copies), np.zeros((3, *copies.shape))
         for at, devices in zip(self.stage_layers, self.devices, strict=True):
             for name in dict.fromkeys(device.spec.name for device in devices):
                 mine = [e for e, device in enumerate(devices) if device.spec.name == name]
                 calls = self.calls(copies[at, mine], touched[at, mine])
                 cost = self.context.kernels.cost(calls, devices[mine[0]])
-                seconds[at, mine] = cost.seconds
+                seconds[at, mine], memory[at, mine] = cost.seconds, cost.memory
                 compute_bound = cost.compute > cost.memory
                 bounds[0][at, mine] = cost.overhead
                 bounds[1][at, mine] = np.where(compute_bound, cost.compute, 0)
@@ -155,6 +156,7 @@ class ExpertCosts:
             expert_tokens=counts,
             rank_copies=copies,
             layer_duration=duration,
+            layer_memory=memory,
         )
 
 
@@ -307,4 +309,5 @@ def _mean_load(draws: list[RoutedLoad]) -> RoutedLoad:
         for name in ("duration", "slowest", "bound", "copies", "touched", "expert_tokens")
     }
     # Averaging would level the ranks, so the imbalance is that of one draw.
-    return RoutedLoad(**mean, rank_copies=draws[0].rank_copies, layer_duration=draws[0].layer_duration)
+    return RoutedLoad(**mean, rank_copies=draws[0].rank_copies, layer_duration=draws[0].layer_duration,
+        layer_memory=draws[0].layer_memory)

@@ -1,0 +1,48 @@
+"""Run an experiment and keep what it leaves: the results folder with tables, summary, figures and timeline."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from moesim.results import Results
+from moesim.serving.simulate import Progress
+from moesim.spec.loading import LoadedExperiment
+
+
+def run(
+    experiment: LoadedExperiment,
+    output: Path,
+    *,
+    overwrite: bool = False,
+    figures: bool = True,
+    progress: Progress | None = None,
+) -> Results:
+    """Simulate and write the results folder, whole or not at all.
+
+    Args:
+        figures: also draw the figures and write the timeline.
+        progress: called with (finished, all) requests now and then.
+
+    Raises:
+        MoesimError: the experiment cannot run, or its results cannot be written; nothing is left behind.
+    """
+    from moesim.results import from_record, manifest, prepare, write
+    from moesim.serving.simulate import simulate
+
+    spec = experiment.spec
+    prepare(output, overwrite=overwrite)
+    begin = time.perf_counter()
+    record = simulate(spec, progress)
+    simulated = time.perf_counter() - begin
+    about = manifest(seed=spec.seed, partial=record.partial, timing={"simulation": simulated})
+    results = from_record(record, experiment.document, about, spec.slo)
+    extras = []
+    if figures:
+        from moesim.report import draw, write_timeline
+
+        extras = [
+            lambda folder: draw(results, folder / "figures"),
+            lambda folder: write_timeline(record, folder / "timeline.json.gz", spec.name),
+        ]
+    return write(output, results, overwrite=overwrite, extras=extras)

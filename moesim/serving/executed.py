@@ -1,0 +1,46 @@
+"""Steps executed node by node instead of priced: for `fidelity: op`, and where kernels share a device's memory."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from moesim.engine.fidelity import Fidelity, schedule
+from moesim.step.batch import Batch
+from moesim.step.compile import compile_step
+from moesim.step.graph import Schedule, StepGraph
+from moesim.step.pricing import Block, StepPricer
+from moesim.step.routed import Sampled
+
+
+class ExecutedPricer(StepPricer):
+    """Compiles every step to its graph and executes that; steps come one at a time.
+
+    Stages leave together, so that a stage takes what lies between the ends of its own and its predecessor's last rows.
+    """
+
+    fidelity: Fidelity = "plan"
+    single_steps = True
+
+    def price(self, batch: Batch) -> Block:
+        block = super().price(batch)
+        graph, executed = execute_step(self, block, self.fidelity)
+        lanes = self.layout.stage_lanes
+        ends = [int(executed.finish[:, p * lanes : (p + 1) * lanes].max()) for p in range(self.layout.pp)]
+        return replace(block, stages=np.diff(ends, prepend=0)[:, None])
+
+
+def execute_step(pricer: StepPricer, block: Block, fidelity: Fidelity) -> tuple[StepGraph, Schedule]:
+    """Compile and execute a block's first step; its routing is the one drawn for that step."""
+    counts = pricer.routed.counts(block.batch, 0) if isinstance(pricer.routed, Sampled) else None
+    graph = compile_step(pricer, block, counts)
+    return graph, schedule(graph, fidelity)
+
+
+class _OperationPricer(ExecutedPricer):
+    fidelity = "op"
+
+
+def executed_pricer(fidelity: Fidelity) -> type[ExecutedPricer]:
+    return _OperationPricer if fidelity == "op" else ExecutedPricer

@@ -1,0 +1,186 @@
+"""From a priced step to its StepGraph: every operator and collective of every layer, on every lane."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.fabric.transfer import Transfer, collective
+from moesim.placement import rank_loads
+from moesim.step.exchange import Exchange
+from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, FloatArray, IntArray, StepGraph
+from moesim.step.pricing import Block, StepPricer
+from moesim.step.program import Row, StageProgram
+from moesim.step.routed import RoutedLoad
+
+_STREAM = {"operator": COMPUTE, "attention": COMPUTE, "experts": COMPUTE, "barrier": COMPUTE, "shared": SIDE_COMPUTE}
+
+
+@dataclass
+class _Rows:
+    """A graph under construction."""
+
+    lanes: int
+    name: list[str] = field(default_factory=list)
+    kind: list[str] = field(default_factory=list)
+    layer: list[int] = field(default_factory=list)
+    resource: list[int] = field(default_factory=list)
+    duration: list[IntArray] = field(default_factory=list)
+    demand: list[FloatArray] = field(default_factory=list)
+    partition: list[int] = field(default_factory=list)
+    predecessors: list[tuple[int, ...]] = field(default_factory=list)
+    collectives: dict[int, Collective] = field(default_factory=dict)
+    partitions: list[tuple[int, ...]] = field(default_factory=list)
+
+    def label(self, groups: list[list[int]]) -> int:
+        """Index of the partition whose groups these are; other lanes stay alone."""
+        labels = list(range(self.lanes))
+        for group in groups:
+            for lane in group:
+                labels[lane] = self.lanes + group[0]
+        key = tuple(labels)
+        if key not in self.partitions:
+            self.partitions.append(key)
+        return self.partitions.index(key)
+
+    def add(self, row: Row, kind: str, duration: IntArray, demand: FloatArray, partition: int, after: tuple[int, ...]) -> int:
+        self.name.append(row.name)
+        self.kind.append(kind)
+        self.layer.append(row.layer)
+        self.resource.append(_STREAM.get(row.action, NETWORK))
+        self.duration.append(duration)
+        self.demand.append(demand)
+        self.partition.append(partition)
+        self.predecessors.append(after)
+        return len(self.name) - 1
+
+
+def compile_step(pricer: StepPricer, block: Block, counts: IntArray | None) -> StepGraph:
+    """The graph of a block's first step.
+
+    Args:
+        counts: [MoE layers, ranks, experts] tokens per expert; None for a dense model.
+    """
+    compiler = _Compiler(pricer, block, counts)
+    before: tuple[int, ...] = ()
+    for program in pricer.programs:
+        before = compiler.stage(program, before)
+    return compiler.graph()
+
+
+class _Compiler:
+    def __init__(self, pricer: StepPricer, block: Block, counts: IntArray | None) -> None:
+        self.pricer, self.block, self.layout = pricer, block, pricer.layout
+        self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
+        self.lanes = self.layout.pp * self.layout.stage_lanes
+        self.rows = _Rows(self.lanes, partitions=[tuple(range(self.lanes))])
+        self.load: RoutedLoad | None = None
+        self.traffic = np.zeros((0, 0, 0))
+        self.layers: dict[int, int] = {}
+        if counts is not None and pricer.experts is not None:
+            self.load = pricer.experts.load(counts.sum(axis=1).astype(np.float64))
+            self.traffic = rank_loads(counts, pricer.experts.owner, self.layout.expert_ranks).astype(np.float64)
+            moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
+            self.layers = {layer: index for index, layer in enumerate(moe_layers)}
+            self.exchange = Exchange(pricer.communication, pricer.programs)
+        self.bandwidth = np.array(
+            [pricer.context.machine.devices[i].memory.compute_bandwidth for i in self.layout.devices.ravel()]
+        )
+
+    def stage(self, program: StageProgram, before: tuple[int, ...]) -> tuple[int, ...]:
+        """Append a stage's rows; returns the rows that the next stage waits for.
+
+        Shared experts on the second stream start with the dispatch and are awaited with the experts.
+        """
+        chain, fork, side = before, before, ()
+        exchange = {"dispatch", "experts", "shared"}
+        for row in program.rows:
+            if row.action not in exchange:
+                after, side = chain + side, ()
+                index = self._append(program, row, after)
+                chain = fork = (index,)
+            elif row.action == "shared":
+                side = (self._append(program, row, side or fork),)
+            else:
+                chain = (self._append(program, row, chain),)
+        return chain + side
+
+    def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> int:
+        stage, base = program.stage, program.stage * self.layout.stage_lanes
+        mine = np.arange(base, base + self.layout.stage_lanes)
+        if row.action in ("operator", "shared", "attention", "experts"):
+            seconds, memory = self._kernel(stage, row)
+            duration, demand = np.full(self.lanes, ABSENT, dtype=np.int64), np.zeros(self.lanes)
+            duration[mine], demand[mine] = seconds, memory
+            kind = row.operator.kind if row.operator is not None else row.action
+            return self.rows.add(row, kind, duration, demand * self.bandwidth, 0, after)
+        if row.action == "barrier":
+            duration = np.full(self.lanes, ABSENT, dtype=np.int64)
+            duration[mine] = 0
+            return self.rows.add(row, "barrier", duration, np.zeros(self.lanes), self.rows.label([mine.tolist()]), after)
+        groups, transfers = self._collective(stage, row)
+        return self._append_collective(row, [[lane + base for lane in group] for group in groups], transfers, after)
+
+    def _append_collective(self, row: Row, groups: list[list[int]], transfers: list[Transfer], after: tuple[int, ...]) -> int:
+        duration = np.full(self.lanes, ABSENT, dtype=np.int64)
+        for group, transfer in zip(groups, transfers, strict=True):
+            duration[group] = int(transfer.picoseconds)
+        index = self.rows.add(row, "collective", duration, np.zeros(self.lanes), self.rows.label(groups), after)
+        self.rows.collectives[index] = collective(groups, transfers)
+        return index
+
+    def _by_lane(self, per_rank: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.repeat(per_rank, self.layout.tp)
+
+    def _kernel(self, stage: int, row: Row) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+        """[lanes of the stage] picoseconds, and seconds of its bytes at full bandwidth."""
+        costs = self.pricer.stages[stage]
+        if row.action == "attention" and row.attention is not None:
+            return self._by_lane(self.block.attention[stage][row.attention][0]), np.zeros(self.layout.stage_lanes)
+        if row.action == "experts" and self.load is not None:
+            of_lane = np.arange(self.layout.stage_lanes) // self.layout.expert_tp
+            layer = self.layers[row.layer]
+            return self.load.layer_duration[layer][of_lane], self.load.layer_memory[layer][of_lane]
+        assert row.operator is not None
+        sizes = self.sequences if row.operator.per_sequence else self.tokens
+        entries = [costs.tables[kind][row.operator] for kind in costs.rank_class]
+        seconds = np.array([entry.duration[size] for entry, size in zip(entries, sizes, strict=True)])
+        memory = np.array([entry.cost.memory[size] for entry, size in zip(entries, sizes, strict=True)])
+        return self._by_lane(seconds), self._by_lane(memory) * (row.action == "shared")
+
+    def _collective(self, stage: int, row: Row) -> tuple[list[list[int]], list[Transfer]]:
+        """Stage-wide lanes of each communicator and its transfer."""
+        communication, layout = self.pricer.communication, self.layout
+        if row.action in ("dispatch", "combine"):
+            dispatch, combine = self.exchange.transfers(stage, self.tokens, self.traffic[self.layers[row.layer]])
+            return communication.exchange_groups(), dispatch if row.action == "dispatch" else combine
+        if row.action == "send":
+            size = int(self.tokens.max())
+            pairs = [[lane, lane + layout.stage_lanes] for lane in range(layout.stage_lanes)]
+            return pairs, [transfer.at(size) for transfer in communication.stage_send(stage)]
+        table = {"reduce": communication.reduce, "gather": communication.gather, "gather_logits": communication.logits}
+        sizes = self.sequences if row.action == "gather_logits" else self.tokens
+        lanes = np.arange(layout.stage_lanes).reshape(layout.dp, layout.tp)
+        transfers = [table[row.action](stage, rank).at(int(sizes[rank])) for rank in range(layout.dp)]
+        return lanes.tolist(), transfers
+
+    def graph(self) -> StepGraph:
+        rows = self.rows
+        shares = any(resource == SIDE_COMPUTE for resource in rows.resource)
+        partition = np.array(rows.partition)
+        return StepGraph(
+            name=tuple(rows.name),
+            kind=tuple(rows.kind),
+            layer=np.array(rows.layer),
+            resource=np.array(rows.resource),
+            duration=np.array(rows.duration),
+            partition=partition,
+            partitions=np.array(rows.partitions),
+            joint=partition > 0,
+            predecessors=tuple(rows.predecessors),
+            collectives=rows.collectives,
+            demand=np.array(rows.demand) if shares else None,
+            capacity=self.bandwidth if shares else None,
+        )
