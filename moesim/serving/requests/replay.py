@@ -146,12 +146,12 @@ def _blocks(
 def _prefix_blocks(columns: Columns, key: str, length: str, block_size: int) -> list[tuple[int, ...]]:
     """Hashes of the full blocks of named prefixes: a number for each (prefix, block), in order of appearance."""
     numbers: dict[tuple[str, int], int] = {}
-    empty = [value is None or value == "" for value in columns.values[key]]
-    lengths = ["1" if gone else text for gone, text in zip(empty, columns.values[length], strict=True)]
-    counts = values.tokens(Columns(columns.file, columns.row_kind, columns.rows, {length: lengths}), length)
+    nothing = [value is None or value == "" for value in columns.values[key]]
+    lengths = [0 if none else text for none, text in zip(nothing, columns.values[length], strict=True)]
+    counts = values.tokens(replace(columns, values={length: lengths}), length, least=0)
     return [
-        () if gone else tuple(numbers.setdefault((str(name), b), len(numbers)) for b in range(count // block_size))
-        for gone, name, count in zip(empty, columns.values[key], counts.tolist(), strict=True)
+        tuple(numbers.setdefault((str(name), block), len(numbers)) for block in range(count // block_size))
+        for name, count in zip(columns.values[key], counts.tolist(), strict=True)
     ]
 
 

@@ -50,19 +50,18 @@ def _number(value: Any) -> float:
         return np.nan
 
 
-def tokens(columns: Columns, name: str) -> IntArray:
-    """The column as token counts, each at least 1.
+def tokens(columns: Columns, name: str, least: int = 1) -> IntArray:
+    """The column as token counts, each `least` or more.
 
     Raises:
-        MoesimError: a value is no whole number, below 1, or beyond belief.
+        MoesimError: a value is no whole number, too small, or beyond belief.
     """
     numbers = _numbers(columns, name)
-    good = (numbers >= 1) & (numbers < _MOST_TOKENS) & (numbers == np.rint(numbers))
+    good = (numbers >= least) & (numbers < _MOST_TOKENS) & (numbers == np.rint(numbers))
     if not good.all():
         index = int(np.argmin(good))
-        raise columns.error(
-            index, f"{name} is {_shown(columns.values[name][index])}, expected a whole number of tokens, 1 or more"
-        )
+        value = _shown(columns.values[name][index])
+        raise columns.error(index, f"{name} is {value}, expected a whole number of tokens, {least} or more")
     return numbers.astype(np.int64)
 
 
