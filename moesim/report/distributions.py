@@ -79,7 +79,7 @@ def _draw(axes: Axes, curves: list[Curve], limit: float | None, share: float | N
         note(axes, "none measured")
         return
     low, high, logarithmic = _range(curves, limit)
-    factor, unit = time_unit(high)
+    factor, unit = time_unit(float(curves[0].marks[0]) if logarithmic else high)
     axes.set_xscale("log" if logarithmic else "linear")
     for curve in curves:
         x, y = _steps(curve)
@@ -88,7 +88,7 @@ def _draw(axes: Axes, curves: list[Curve], limit: float | None, share: float | N
     axes.set(xlim=(low * factor, high * factor), ylim=(0, 1.005), xlabel=unit)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 0.9, 0.99], ["0", "25 %", "50 %", "75 %", "90 %", "99 %"])
     if logarithmic:
-        _plain_log_ticks(axes)
+        _plain_log_ticks(axes, decades=float(np.log10(high / low)))
     if limit is not None:
         _slo(axes, limit, share, (low, high), factor)
     _percentile_table(axes, curves)
@@ -97,15 +97,19 @@ def _draw(axes: Axes, curves: list[Curve], limit: float | None, share: float | N
 def _range(curves: list[Curve], limit: float | None) -> tuple[float, float, bool]:
     """What the panel shows: the body of the samples, the p99 marks, and the SLO unless it is far away; logarithmic
     where the sample spans more than a factor of thirty."""
-    low = min(float(curve.values[0]) for curve in curves)
-    points = np.array([weighted_percentiles(curve.values, curve.counts, (10, 99, 99.7)) for curve in curves])
-    tenth, p99, high = float(points[:, 0].min()), float(points[:, 1].max()), float(points[:, 2].max())
+    points = np.array([weighted_percentiles(curve.values, curve.counts, (0.3, 10, 42, 99, 99.7)) for curve in curves])
+    low, tenth = points[:, :2].min(axis=0).tolist()
+    body, p99, high = points[:, 2:].max(axis=0).tolist()
     if limit is not None and low - 0.5 * (high - low) <= limit <= high + 0.5 * (high - low):
         low, high = min(low, limit), max(high, limit)
+    free = _table_left(len(curves))  # where the curves have to be above the table
     if tenth > 0 and p99 / tenth > 30:
-        return max(low, tenth / 3) / 1.2, high * 1.25, True
-    margin = 0.06 * (high - low) or 0.1 * high or 1e-3
-    return max(0.0, low - margin), high + margin, False
+        low = max(low, tenth / 3) / 1.2
+        return low, max(high * 1.25, low * (body / low) ** (1 / free)), True
+    # Equal values differ by rounding only: show them in the middle, not their noise.
+    margin = 0.06 * (high - low) if high - low > 0.02 * high else 0.1 * high or 1e-3
+    low = max(0.0, low - margin)
+    return low, max(high + margin, low + (body - low) / free), False
 
 
 def _steps(curve: Curve) -> tuple[Array, Array]:
@@ -119,10 +123,11 @@ def _steps(curve: Curve) -> tuple[Array, Array]:
     return np.append(curve.values[0], curve.values[keep]), np.append(0.0, share[keep])
 
 
-def _plain_log_ticks(axes: Axes) -> None:
+def _plain_log_ticks(axes: Axes, decades: float) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axes.xaxis.set_major_locator(LogLocator(base=10, numticks=6))
+    steps = (1.0, 2.0, 5.0) if decades < 2.2 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=steps, numticks=9))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
 
@@ -142,21 +147,29 @@ def _slo(axes: Axes, limit: float, share: float | None, view: tuple[float, float
     axes.text(at, 1.015, text, ha=side, **options)
 
 
+#: The percentile table, in parts of the panel: right edge, a line, a column of values, the column of names.
+TABLE_RIGHT, TABLE_LINE, TABLE_COLUMN, TABLE_NAMES = 0.985, 0.085, 0.25, 0.105
+
+
+def _table_left(curves: int) -> float:
+    return TABLE_RIGHT - curves * TABLE_COLUMN - TABLE_NAMES - 0.02
+
+
 def _percentile_table(axes: Axes, curves: list[Curve]) -> None:
     """The marked values, in the corner that a distribution function leaves free."""
     from matplotlib.patches import Rectangle
 
-    right, line, column = 0.985, 0.085, 0.27
-    labels = right - len(curves) * column
-    size = (1.0 - labels + 0.12, line * (len(MARKED) + 1) + 0.045)
-    axes.add_patch(Rectangle((labels - 0.12, 0.006), *size, transform=axes.transAxes, color="white", zorder=3))
+    left, line = _table_left(len(curves)), TABLE_LINE
+    size = (1.0 - left, line * (len(MARKED) + 1) + 0.045)
+    axes.add_patch(Rectangle((left, 0.006), *size, transform=axes.transAxes, color="white", zorder=3))
     for index, curve in enumerate(reversed(curves)):
         rows = [curve.label, *(short_time(float(mark)) for mark in curve.marks)]
         for row, text in enumerate(reversed(rows)):
             weight = "bold" if row == len(MARKED) else "normal"
-            _entry(axes, right - index * column, 0.035 + line * row, text, color=curve.colour, fontweight=weight)
+            x = TABLE_RIGHT - index * TABLE_COLUMN
+            _entry(axes, x, 0.035 + line * row, text, color=curve.colour, fontweight=weight)
     for row, percentile in enumerate(reversed(MARKED)):
-        _entry(axes, labels, 0.035 + line * row, f"p{percentile}", color=GREY)
+        _entry(axes, left + TABLE_NAMES, 0.035 + line * row, f"p{percentile}", color=GREY)
 
 
 def _entry(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:

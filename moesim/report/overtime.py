@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.report.series import rate, time_edges
-from moesim.report.style import COLOURS, GREEN, GREY, HEADER, canvas, key, note, panel, whole_numbers
+from moesim.report.style import COLOURS, DPI, GREEN, GREY, HEADER, canvas, key, note, panel, whole_numbers
 from moesim.report.text import count as counted
 from moesim.report.text import percent
 from moesim.results.tables import replica_count
@@ -104,7 +104,7 @@ def utilisation(results: Results) -> Figure:
     body = max(1.7, 0.3 * len(devices)) if bars else 1.9
     height = body + HEADER + 1.05
     figure = canvas(10.2, height, "Utilisation", f"{results.name} · {_replicas(results)}")
-    labels = [str(name) for name in devices["name"]]
+    labels = _device_labels([str(name) for name in devices["name"]])
     margin = 0.3 + 0.075 * max(map(len, labels), default=0) if bars else 1.05
     left = panel(figure, margin, 0.5, (5.0 if bars else 4.3) - margin, body)
     left.set_title("Time of the devices", pad=17)
@@ -121,6 +121,12 @@ def utilisation(results: Results) -> Figure:
     return figure
 
 
+def _device_labels(names: list[str]) -> list[str]:
+    """Without the node where there is only one."""
+    nodes = {name.rpartition("/")[0] for name in names}
+    return [name.rpartition("/")[2] for name in names] if len(nodes) == 1 else names
+
+
 def _shares(devices: pd.DataFrame) -> dict[str, Array]:
     """Shares of the run per device. Where computing and communicating overlap they are scaled to fill it."""
     compute, network = _columns(devices, "compute_utilisation", "network_utilisation")
@@ -133,11 +139,12 @@ _DOING = {"compute": "computing", "network": "communicating", "idle": "idle or w
 
 def _bars(axes: Axes, labels: list[str], shares: dict[str, Array]) -> None:
     at, position = np.zeros(len(labels)), np.arange(len(labels))
+    room = 0.36 * DPI / axes.bbox.width  # what a number needs
     for name, share in shares.items():
         axes.barh(position, share, left=at, height=0.72, color=COLOURS[name], label=_DOING[name])
         ink = GREY if name == "idle" else "white"
         for y, part in enumerate(share.tolist()):
-            if part > 0.07:
+            if part > room:
                 axes.text(at[y] + part / 2, y, percent(part, 0), ha="center", va="center", color=ink, fontsize=8)
         at = at + share
     axes.set(yticks=position, yticklabels=labels, xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6))

@@ -68,6 +68,19 @@ def test_slo_is_drawn_with_the_share_that_meets_it(trial):
     assert any(np.allclose(line.get_xdata(), 50) for line in axes.lines)
 
 
+def test_percentiles_are_written_where_no_curve_runs(trial, synthetic, as_results):
+    for results in (trial, as_results(synthetic.record(1, layers=0)), as_results(synthetic.record(50, rate=200))):
+        with styled():
+            figure = FIGURES["latency"](results)
+        for axes in figure.axes:
+            table = axes.patches[0].get_window_extent()
+            for line in axes.lines:
+                if len(line.get_xdata()) > 3:  # a curve, not its marks or the SLO
+                    points = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+                    inside = (points[:, 0] > table.x0) & (points[:, 1] < table.y1) & (points[:, 1] > table.y0)
+                    assert not inside.any()
+
+
 def test_throughput_panels_integrate_to_the_tokens(trial):
     with styled():
         axes = _axes(FIGURES["throughput"](trial))["Tokens processed per second"]
