@@ -41,10 +41,12 @@ def short_quantity(value: float | None, unit: str) -> str:
 
 
 def percent(share: float | None, decimals: int = 1) -> str:
-    """'7.3 %', '100 %': a decimal only where it says something, a dash where there is no value."""
+    """'7.3 %', '100 %' (of all, not of nearly all): a decimal only where it says something, a dash for no value."""
     if share is None or not math.isfinite(share):
         return "–"
     text = f"{100 * share:.{decimals}f}"
+    if share < 1 and float(text) == 100:
+        return "> 99.9 %" if decimals else "> 99 %"
     return f"{text.removesuffix('.0')} %"
 
 

@@ -50,7 +50,7 @@ def run_record(
         operators=_operator_columns(ledgers),
         expert_tokens=_expert_tokens(deployment),
         moe_layers=_moe_layers(deployment),
-        totals=_totals(spec, deployment),
+        totals=_totals(spec, requests, deployment),
         end=seconds,
         partial=partial,
         timeline=[],
@@ -139,7 +139,7 @@ def _expert_tokens(deployment: Deployment) -> FloatArray:
     return sum((t.expert_tokens for t in totals[1:]), totals[0].expert_tokens) if totals else np.zeros((0, 0))
 
 
-def _totals(spec: ExperimentSpec, deployment: Deployment) -> Totals:
+def _totals(spec: ExperimentSpec, requests: Requests, deployment: Deployment) -> Totals:
     machine, model, dtype = deployment.machine, spec.model, spec.storage
     compute = base_dtype(dtype)
     totals = Totals(
@@ -147,6 +147,8 @@ def _totals(spec: ExperimentSpec, deployment: Deployment) -> Totals:
         step_count=sum(r.pricer.accounts.steps for r in deployment.replicas),
         prefix_hit_tokens=sum(c.hit_tokens for r in deployment.replicas for c in r.scheduler.caches),
         preemptions=sum(r.scheduler.preemptions for r in deployment.replicas),
+        dropped=requests.dropped,
+        clipped=requests.clipped,
         price=_price(spec, machine),
         chassis_power=spec.machine.chassis_power * spec.machine.nodes
         + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),

@@ -30,5 +30,6 @@ def test_other_numbers():
     assert significant(0.0123) == "0.0123"
     assert percent(1.0) == "100 %"
     assert percent(0.0731) == "7.3 %"
+    assert percent(0.9998) == "> 99.9 %"
     assert percent(None) == "–"
     assert (count(1, "step"), count(4412, "step")) == ("1 step", "4,412 steps")
