@@ -35,8 +35,8 @@ class RunRecord:
     iterations: replica, step, start, end, prefill_tokens, decode_tokens (over all DP ranks, dummy tokens excluded),
         sequences (scheduled), waiting, kv_used (share of the KV blocks), prefill_sequences, output_tokens (emitted).
     itl: duration (seconds), count: inter-token latencies as a weighted sample.
-    devices: device, name, descriptor, replica, dp_rank, stage, compute_busy, network_busy (seconds), flops, memory_bytes,
-        sent_bytes, energy_compute, energy_memory, energy_link, energy_idle (joules), weight_bytes, kv_bytes,
+    devices: device, name, descriptor, replica, dp_rank, stage, compute_busy, network_busy (seconds), flops,
+        memory_bytes, sent_bytes, energy_compute, energy_memory, energy_link, energy_idle (joules), weight_bytes, kv_bytes,
         capacity_bytes, peak_flops (at the compute dtype), peak_bandwidth.
     operators: name, kind, seconds (critical path), compute_seconds, memory_seconds, network_seconds, overhead_seconds
         (what bounds each, on the critical path).
@@ -61,7 +61,7 @@ class RunRecord:
 @dataclass
 class Totals:
     """Sums over a run. `dense_*` count every expert, as a dense model would; `sparse_*` only those a step touched
-    (MoE-CAP, arXiv 2412.07067: S-MFU and S-MBU). Bytes are weights plus KV cache read, model-wide and per forward step."""
+    (MoE-CAP, arXiv 2412.07067: S-MFU and S-MBU). Bytes are weights plus KV cache read, model-wide and per step."""
 
     busy: float = 0.0  # seconds in which a replica executes a step, summed over replicas
     step_count: int = 0

@@ -10,7 +10,8 @@ from moesim.step.graph import IntArray
 
 #: Columns that are counted in steps' own units; times are added apart.
 COUNTS = (
-    "replica", "prefill_tokens", "decode_tokens", "sequences", "prefill_sequences", "waiting", "kv_tokens", "output_tokens",
+    "replica", "prefill_tokens", "decode_tokens", "sequences", "prefill_sequences", "waiting", "kv_tokens",
+    "output_tokens",
 )  # fmt: skip
 
 

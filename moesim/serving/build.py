@@ -17,6 +17,7 @@ from moesim.placement import make_placement
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
 from moesim.routing.synthetic import CountRouting
+from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.replica import Replica
@@ -43,6 +44,7 @@ class Deployment:
     replicas: list[Replica]
     memory: list[ReplicaMemory]
     recorder: StepRecorder
+    keeper: DetailKeeper
     routing: RoutingSource | None
     notes: list[str]
 
@@ -64,7 +66,7 @@ def deploy(
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     fabric = SwitchFabric(machine)
     routing = _routing(spec, streams["routing"])
-    recorder = StepRecorder()
+    recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
     for index, layout in enumerate(layouts):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
@@ -76,10 +78,13 @@ def deploy(
         ]
         scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens)
         replicas.append(
-            Replica(index, clock, scheduler, pricer, recorder, run_ahead=spec.run_ahead, on_finish=on_finish)
+            Replica(
+                index, clock, scheduler, pricer, recorder,
+                run_ahead=spec.run_ahead, keep=keeper.offer, on_finish=on_finish,
+            )  # fmt: skip
         )
         memories.append(memory)
-    return Deployment(machine, context, replicas, memories, recorder, routing, _notes(spec, machine, routing))
+    return Deployment(machine, context, replicas, memories, recorder, keeper, routing, _notes(spec, machine, routing))
 
 
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
@@ -109,7 +114,9 @@ def _pricer(
     owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
     costs = ExpertCosts(context, layout, programs, owner)
     exchange = Exchange(communication, programs)
-    key = int(np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0])
+    key = int(
+        np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
+    )
     if spec.plan_reuse and not executed and isinstance(routing, CountRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
     else:

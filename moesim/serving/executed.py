@@ -11,7 +11,6 @@ from moesim.step.batch import Batch
 from moesim.step.compile import compile_step
 from moesim.step.graph import Schedule, StepGraph
 from moesim.step.pricing import Block, StepPricer
-from moesim.step.routed import Sampled
 
 
 class ExecutedPricer(StepPricer):
@@ -25,7 +24,7 @@ class ExecutedPricer(StepPricer):
 
     def price(self, batch: Batch) -> Block:
         block = super().price(batch)
-        graph, executed = execute_step(self, block, self.fidelity)
+        _graph, executed = execute_step(self, block, self.fidelity)
         lanes = self.layout.stage_lanes
         ends = [int(executed.finish[:, p * lanes : (p + 1) * lanes].max()) for p in range(self.layout.pp)]
         return replace(block, stages=np.diff(ends, prepend=0)[:, None])
@@ -33,7 +32,7 @@ class ExecutedPricer(StepPricer):
 
 def execute_step(pricer: StepPricer, block: Block, fidelity: Fidelity) -> tuple[StepGraph, Schedule]:
     """Compile and execute a block's first step; its routing is the one drawn for that step."""
-    counts = pricer.routed.counts(block.batch, 0) if isinstance(pricer.routed, Sampled) else None
+    counts = pricer.routed.counts(block.batch, 0) if pricer.routed is not None else None
     graph = compile_step(pricer, block, counts)
     return graph, schedule(graph, fidelity)
 

@@ -8,6 +8,7 @@ from moesim.engine.record import Column, RunRecord, Totals
 from moesim.fabric.transfer import PICOSECONDS
 from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
+from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
@@ -21,7 +22,8 @@ from moesim.step.routed import RoutedTotals
 from moesim.step.sharding import base_dtype
 
 _LANE_COLUMNS = (
-    "compute_busy", "network_busy", "flops", "memory_bytes", "sent_bytes", "energy_compute", "energy_memory", "energy_link",
+    "compute_busy", "network_busy", "flops", "memory_bytes", "sent_bytes", "energy_compute", "energy_memory",
+    "energy_link",
 )  # fmt: skip
 
 
@@ -53,7 +55,7 @@ def run_record(
         totals=_totals(spec, requests, deployment),
         end=seconds,
         partial=partial,
-        timeline=[],
+        timeline=timeline_steps(deployment.keeper, deployment.replicas),
         notes=[*deployment.notes, *requests.notes],
     )
 
@@ -167,7 +169,7 @@ def _totals(spec: ExperimentSpec, requests: Requests, deployment: Deployment) ->
 
 
 def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict[str, float], kv_bytes: float) -> None:
-    """MoE-CAP's work of one replica: FLOPs of real tokens, and bytes of weights and KV cache, each weight once a step."""
+    """MoE-CAP's work of a replica: FLOPs of real tokens, bytes of weights and KV cache, each weight once a step."""
     accounts = replica.pricer.accounts
     sizes = np.arange(accounts.context.token_limit + 1)
     tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies

@@ -1,7 +1,7 @@
 """One replica at work: it asks its scheduler for a batch, prices it, and applies it when its time has come.
 
-Decode steps that nothing can change are priced as a block and applied together. An arrival that could change the next step
-cuts the block at the end of the step in progress, so that the tables do not show whether blocks were used.
+Decode steps that nothing can change are priced as a block and applied together. An arrival that could change the next
+step cuts the block at the end of the step in progress, so that the tables do not show whether blocks were used.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Replica:
 
     Args:
         run_ahead: price several decode steps at once.
+        keep: called with (replica, start in picoseconds, batch) of every executed block.
         on_finish: called with each request that has its last token.
     """
 
@@ -55,10 +56,11 @@ class Replica:
         recorder: StepRecorder,
         *,
         run_ahead: bool,
+        keep: Callable[[int, int, Batch], None],
         on_finish: Callable[[RequestState], None],
     ) -> None:
         self.index, self.clock, self.scheduler, self.pricer, self.recorder = index, clock, scheduler, pricer, recorder
-        self._on_finish = on_finish
+        self._on_finish, self._keep = on_finish, keep
         self._run_ahead = run_ahead and pricer.layout.pp == 1 and not pricer.single_steps
         self._horizon = _SHORTEST
         self._flights: list[_Flight] = []
@@ -143,6 +145,7 @@ class Replica:
         self._steps -= flight.block.batch.steps - executed
         self._adapt(flight)
         self.pricer.accounts.record(flight.block, executed)
+        self._keep(self.index, flight.start, flight.block.batch)
         self._advance(flight, self._complete_prompts(flight))
         self._launch()
 

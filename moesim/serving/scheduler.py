@@ -1,9 +1,9 @@
 """Continuous batching: which tokens of which sequences a DP rank computes next.
 
-Orca (Yu et al., OSDI 2022) with chunked prefill (Sarathi-Serve, OSDI 2024), in the order of vLLM's V1 engine: decoding
-sequences first, then prompts that have begun, then waiting requests first come first served, until the token budget, the
-number of sequences or the KV blocks are used up. A sequence that cannot grow preempts the one admitted last, which loses
-its cache and is computed again from the head of the queue.
+Orca (Yu et al., OSDI 2022) with chunked prefill (Sarathi-Serve, OSDI 2024), in the order of vLLM's V1 engine:
+decoding sequences first, then prompts that have begun, then waiting requests first come first served, until the token
+budget, the number of sequences or the KV blocks are used up. A sequence that cannot grow preempts the one admitted
+last, which loses its cache and is computed again from the head of the queue.
 """
 
 from __future__ import annotations
@@ -98,10 +98,8 @@ class ContinuousBatching:
 
     def _batch(self, decodes: IntArray, chunks: tuple[Chunk, ...], steps: int) -> Batch:
         running = self.running
-        return Batch(
-            self.ranks, running.rank[decodes], running.request[decodes], running.computed[decodes], running.left[decodes],
-            chunks, steps,
-        )  # fmt: skip
+        columns = (running.rank, running.request, running.computed, running.left)
+        return Batch(self.ranks, *(column[decodes] for column in columns), chunks, steps)
 
     def _mixed(self, now: int) -> Batch | None:
         """One step with decodes, prompts that have begun, and admissions."""
@@ -121,8 +119,8 @@ class ContinuousBatching:
         return self._batch(decodes, tuple(chunks), 1)
 
     def _make_room(self, now: int) -> set[int]:
-        """Give every decoding sequence the block its next token needs, preempting where there is none; returns the ranks
-        that lost a sequence."""
+        """Give every decoding sequence the block its next token needs, preempting where there is none; returns the
+        ranks that lost a sequence."""
         hit: set[int] = set()
         size = self.engine.block_size
         while True:

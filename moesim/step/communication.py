@@ -40,8 +40,8 @@ class Communication:
         return [int(d) for d in self.layout.devices[stage].ravel()]
 
     def exchange_groups(self) -> list[list[int]]:
-        """Stage-wide lane indices of each communicator of dispatch and combine: DP ranks of equal tensor-parallel index,
-        the tensor-parallel group where there is one DP rank, or all lanes for an all-to-all."""
+        """Stage-wide lane indices of each communicator of dispatch and combine: DP ranks of equal tensor-parallel
+        index, the tensor-parallel group where there is one DP rank, or all lanes for an all-to-all."""
         lanes = np.arange(self.layout.stage_lanes).reshape(self.layout.dp, self.layout.tp)
         if self.layout.dp == 1 or self.all_to_all:
             return [lanes.ravel().tolist()]

@@ -45,7 +45,9 @@ class _Rows:
             self.partitions.append(key)
         return self.partitions.index(key)
 
-    def add(self, row: Row, kind: str, duration: IntArray, demand: FloatArray, partition: int, after: tuple[int, ...]) -> int:
+    def add(
+        self, row: Row, kind: str, duration: IntArray, demand: FloatArray, partition: int, after: tuple[int, ...]
+    ) -> int:
         self.name.append(row.name)
         self.kind.append(kind)
         self.layer.append(row.layer)
@@ -94,7 +96,8 @@ class _Compiler:
 
         Shared experts on the second stream start with the dispatch and are awaited with the experts.
         """
-        chain, fork, side = before, before, ()
+        chain, fork = before, before
+        side: tuple[int, ...] = ()
         exchange = {"dispatch", "experts", "shared"}
         for row in program.rows:
             if row.action not in exchange:
@@ -119,11 +122,15 @@ class _Compiler:
         if row.action == "barrier":
             duration = np.full(self.lanes, ABSENT, dtype=np.int64)
             duration[mine] = 0
-            return self.rows.add(row, "barrier", duration, np.zeros(self.lanes), self.rows.label([mine.tolist()]), after)
+            return self.rows.add(
+                row, "barrier", duration, np.zeros(self.lanes), self.rows.label([mine.tolist()]), after
+            )
         groups, transfers = self._collective(stage, row)
         return self._append_collective(row, [[lane + base for lane in group] for group in groups], transfers, after)
 
-    def _append_collective(self, row: Row, groups: list[list[int]], transfers: list[Transfer], after: tuple[int, ...]) -> int:
+    def _append_collective(
+        self, row: Row, groups: list[list[int]], transfers: list[Transfer], after: tuple[int, ...]
+    ) -> int:
         duration = np.full(self.lanes, ABSENT, dtype=np.int64)
         for group, transfer in zip(groups, transfers, strict=True):
             duration[group] = int(transfer.picoseconds)

@@ -92,14 +92,17 @@ def check_degrees(parallelism: ParallelismSpec, model: ModelSpec) -> None:
         )
     if moe is not None and moe.experts % ep:
         raise MoesimError(
-            f"ep {ep} does not divide the {moe.experts} experts of {model.name}", fix=f"use an ep that divides {moe.experts}"
+            f"ep {ep} does not divide the {moe.experts} experts of {model.name}",
+            fix=f"use an ep that divides {moe.experts}",
         )
     if moe is not None and moe.width % (parallelism.stage_devices // ep if ep > 1 else tp):
         raise MoesimError(
             f"the experts' width {moe.width} cannot be split over tp x dp / ep ranks", fix="raise ep or lower tp"
         )
     if model.dense_width is not None and model.dense_width % tp:
-        raise MoesimError(f"tp {tp} does not divide the dense width {model.dense_width} of {model.name}", fix="lower tp")
+        raise MoesimError(
+            f"tp {tp} does not divide the dense width {model.dense_width} of {model.name}", fix="lower tp"
+        )
     if parallelism.pp > model.layers:
         raise MoesimError(f"pp {parallelism.pp} exceeds the {model.layers} layers of {model.name}", fix="lower pp")
 

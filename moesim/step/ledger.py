@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -86,8 +85,12 @@ def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
             use.energy_memory[ranks] += (weights @ entry.cost.memory_joules)[:, None]
             slowest = critical[ranks].sum(axis=0) * times
             by_arithmetic = entry.cost.compute > entry.cost.memory
-            ledger.charge(operator.name, operator.kind, COMPUTE, float(slowest @ np.where(by_arithmetic, entry.cost.compute, 0)))
-            ledger.charge(operator.name, operator.kind, MEMORY, float(slowest @ np.where(by_arithmetic, 0, entry.cost.memory)))
+            ledger.charge(
+                operator.name, operator.kind, COMPUTE, float(slowest @ np.where(by_arithmetic, entry.cost.compute, 0))
+            )
+            ledger.charge(
+                operator.name, operator.kind, MEMORY, float(slowest @ np.where(by_arithmetic, 0, entry.cost.memory))
+            )
             ledger.charge(operator.name, operator.kind, OVERHEAD, float(slowest @ entry.cost.overhead))
 
 
@@ -129,7 +132,11 @@ def _settle_transfers(
             _add_transfer(use, rank, transfer, account.sequences[rank])
             seconds = float(account.critical_sequences[rank] @ transfer.picoseconds) / PICOSECONDS
             ledger.charge("gather_logits", "collective", NETWORK, seconds)
-    for name, picoseconds in (("dispatch", account.dispatch), ("combine", account.combine), ("stage_send", account.send)):
+    for name, picoseconds in (
+        ("dispatch", account.dispatch),
+        ("combine", account.combine),
+        ("stage_send", account.send),
+    ):
         if picoseconds:
             ledger.charge(name, "collective", NETWORK, picoseconds / PICOSECONDS)
             use.network_busy += picoseconds / PICOSECONDS
@@ -142,9 +149,11 @@ def _add_transfer(use: LaneUse, rank: int, transfer: Transfer, counts: FloatArra
     use.energy_link[rank] += counts @ transfer.joules
 
 
-def _settle_exchange(accounts: Accounts, account: StageAccount, p: int, communication: Communication, use: LaneUse) -> None:
-    """Bytes of dispatch and combine. Gathered exchanges follow from the sizes; an all-to-all sends every copy that is not
-    for its own lane, in expectation all but one in `stage lanes`, spread evenly over the lanes."""
+def _settle_exchange(
+    accounts: Accounts, account: StageAccount, p: int, communication: Communication, use: LaneUse
+) -> None:
+    """Bytes of dispatch and combine. Gathered exchanges follow from the sizes; an all-to-all sends every copy that is
+    not for its own lane, in expectation all but one in `stage lanes`, spread evenly over the lanes."""
     layout, layers = accounts.layout, len(account.costs.program.moe_layers)
     if layers == 0 or layout.stage_lanes == 1:
         return
@@ -156,7 +165,10 @@ def _settle_exchange(accounts: Accounts, account: StageAccount, p: int, communic
         use.energy_link += sent * communication.fabric.ports(communication.stage_devices(p)).up_energy
         return
     for group, dispatch, combine in zip(
-        communication.exchange_groups(), communication.dispatch(p) if layout.dp > 1 else [None], communication.combine(p), strict=False
+        communication.exchange_groups(),
+        communication.dispatch(p) if layout.dp > 1 else [None],
+        communication.combine(p),
+        strict=False,
     ):
         for transfer in (dispatch, combine):
             if transfer is not None:
@@ -180,7 +192,7 @@ def _settle_experts(accounts: Accounts, p: int, totals: RoutedTotals, experts: E
 
 
 def _charge_experts(accounts: Accounts, totals: RoutedTotals, ledger: Ledger) -> None:
-    """The slowest ranks' expert time, divided by what bound it; the interpolated total is split in these proportions."""
+    """The slowest ranks' expert time, divided by what bound it; interpolated totals are split in these proportions."""
     seconds = sum(account.experts for account in accounts.stages) / PICOSECONDS
     if totals.bound.sum() > 0:
         overhead, compute, memory = totals.bound / totals.bound.sum() * seconds

@@ -7,6 +7,7 @@ number of layers; the context-length term is exact in every step.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,25 +20,25 @@ from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedPricer
-from moesim.step.stage import AttentionSums, StageCosts
+from moesim.step.stage import AttentionSums, Reach, StageCosts
 from moesim.step.tables import StepContext
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a block's steps compute: [steps, ranks]. A rank without work carries one dummy token, a sequence of its own."""
+    """What a block's steps compute: [steps, ranks]. A rank without work carries one dummy token in a dummy sequence."""
 
     decodes: IntArray  # decoding sequences
     idle: IntArray  # 1 where the rank has no work
     chunked: IntArray  # prompt tokens (blocks of one step)
     tokens: IntArray
     sequences: IntArray
-    keys: IntArray  # keys that full attention sees, over the decoding sequences and dummies
+    keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
 
 
 @dataclass(frozen=True)
 class Block:
-    """A priced batch: `stages[p, k]` is what pipeline stage p of step k takes, `host[k]` what the host adds, picoseconds.
+    """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
     Per stage: `attention[kind]` durations [steps, ranks] of one layer's kernel, `critical` [steps] the rank that is
     slowest in all local parts together. `routed`: prices of the MoE parts with the steps [begin, end) they hold for.
@@ -47,8 +48,8 @@ class Block:
     sizes: Sizes
     stages: IntArray
     host: IntArray
-    sums: dict[str, AttentionSums]
-    attention: list[dict[str, IntArray]]
+    sums: dict[Reach, AttentionSums]
+    attention: list[dict[Reach, IntArray]]
     critical: list[IntArray]
     routed: list[tuple[int, int, RoutedPrice]]
     sends: IntArray  # [P, steps]
@@ -95,7 +96,7 @@ def block_sizes(batch: Batch) -> Sizes:
         idle = idle & (chunked == 0)
     dummies = idle.astype(np.int64)
     singles = decodes + dummies
-    keys = context + decodes * np.arange(1, steps + 1)[:, None] + dummies
+    keys = context + decodes * np.arange(1.0, steps + 1)[:, None] + dummies
     return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys)
 
 
@@ -121,7 +122,9 @@ class StepPricer:
         self.context, self.layout, self.programs, self.routed = context, layout, programs, routed
         self.communication, self.experts = communication, experts
         self._decode = DecodeCoefficients(context)
-        self._kinds = sorted({row.attention for program in programs for row in program.rows if row.attention is not None})
+        self._kinds = sorted(
+            {row.attention for program in programs for row in program.rows if row.attention is not None}
+        )
         self.stages = [StageCosts(context, layout, program, communication) for program in programs]
         self._step_overhead = round(context.engine.step_overhead * PICOSECONDS)
         self._sequence_overhead = round(context.engine.sequence_overhead * PICOSECONDS)
@@ -156,17 +159,17 @@ class StepPricer:
         else:
             edges = list(range(batch.steps + 1))
         prices = []
-        for begin, end in zip(edges, edges[1:], strict=False):
+        for begin, end in itertools.pairwise(edges):
             singles = sizes.decodes[begin] + sizes.idle[begin]
             prices.append((begin, end, self.routed.price(singles, sizes.chunked[0], batch, begin)))
         return prices
 
-    def _attention(self, batch: Batch, sizes: Sizes, kind: str) -> AttentionSums:
+    def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> AttentionSums:
         """Sums over each rank's sequences; dummy tokens see one key."""
         keys = sizes.keys if kind == "full" else self._local_keys(batch) + sizes.idle
         flops, kv, query = self._decode.sums(keys, sizes.decodes + sizes.idle)
         for chunk in batch.chunks:
-            work = attention_work(self.context.model, kind, chunk.tokens, chunk.cached)  # type: ignore[arg-type]
+            work = attention_work(self.context.model, kind, chunk.tokens, chunk.cached)
             flops[:, chunk.rank] += work.flops
             kv[:, chunk.rank] += work.kv_read + work.kv_written
             query[:, chunk.rank] += work.query_elements
@@ -181,4 +184,5 @@ class StepPricer:
         seen = np.where(batch.left > step, seen, 0)
         cell = step * batch.ranks + batch.rank
         total = np.bincount(cell.ravel(), weights=seen.ravel(), minlength=batch.steps * batch.ranks)
-        return total.reshape(batch.steps, batch.ranks)
+        local: FloatArray = total.reshape(batch.steps, batch.ranks).astype(np.float64)
+        return local

@@ -2,8 +2,8 @@
 
 The rows are the same for every step; only their sizes change. Between two points where all lanes of a stage wait for
 each other, the rows form a *part*: `local` parts (attention, dense layers, router) need no other DP rank, `moe` parts
-(dispatch, experts, combine) are the exchange. Since all lanes leave a part together, a step takes the sum over its parts
-of the slowest lane's time, which is what makes it cheap to price.
+(dispatch, experts, combine) are the exchange. Since all lanes leave a part together, a step takes the sum over its
+parts of the slowest lane's time, which is what makes it cheap to price.
 """
 
 from __future__ import annotations
@@ -150,7 +150,9 @@ def _parts(rows: list[Row], alone: bool, last: bool) -> tuple[tuple[Part, int], 
         if row.action == "experts" and not alone:
             found[_part(current)] += 1
             current = []
-        elif row.action in ("operator", "attention", "reduce", "gather") and not (row.operator and row.operator.per_sequence):
+        elif row.action in ("operator", "attention", "reduce", "gather") and not (
+            row.operator and row.operator.per_sequence
+        ):
             current.append(row)
     found[_part(current, last)] += 1
     return tuple(found.items())

@@ -165,6 +165,10 @@ class RoutedPricer(Protocol):
 
     def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice: ...
 
+    def counts(self, batch: Batch, step: int) -> IntArray:
+        """Tokens per (MoE layer, source rank, expert), drawn for the batch's `step`-th step alone."""
+        ...
+
     def record(self, price: RoutedPrice, steps: int) -> None:
         """Count `steps` executed steps of this price."""
         ...
@@ -194,15 +198,19 @@ class Sampled:
         return self._totals
 
     def counts(self, batch: Batch, step: int) -> IntArray:
-        """Tokens per (MoE layer, source rank, expert) of the batch's `step`-th step."""
-        generator = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 0, 0, batch.first_step + step]))
-        return self._routing.counts(token_spans(batch, step), batch.ranks, generator)
+        return draw_counts(self._routing, self._key, batch, step)
 
     def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
         counts = self.counts(batch, step)
         load = self._costs.load(counts.sum(axis=1).astype(np.float64))
         dispatch, combine = self._exchange.of_counts(singles + chunked, counts, self._costs.owner)
         return RoutedPrice(load.slowest.astype(np.int64), dispatch, combine, ((load, 1.0),))
+
+
+def draw_counts(routing: RoutingSource, key: int, batch: Batch, step: int) -> IntArray:
+    """Tokens per (MoE layer, source rank, expert) of a step, from a stream that only the step's number decides."""
+    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
+    return routing.counts(token_spans(batch, step), batch.ranks, generator)
 
 
 def token_spans(batch: Batch, step: int) -> TokenSpans:
@@ -241,6 +249,9 @@ class Tabulated:
         self._draws = max(1, round(96 / max(self.costs.layers, 1)))
 
     reuses = True
+
+    def counts(self, batch: Batch, step: int) -> IntArray:
+        return draw_counts(self.routing, self.key, batch, step)
 
     def record(self, price: RoutedPrice, steps: int) -> None:
         for load, weight in price.loads:

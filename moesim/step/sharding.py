@@ -30,7 +30,7 @@ def weight_dtype(operator: Operator, dtype: DtypeSpec) -> Dtype:
 
 
 def arithmetic_dtype(operator: Operator, dtype: DtypeSpec) -> Dtype:
-    """Products run in the wider dtype of weights and activations: int4 weights with bf16 activations multiply in bf16."""
+    """Products run in the wider dtype of weights and activations: int4 weights, bf16 activations multiply in bf16."""
     if operator.kind in ("gemm", "experts") and operator.tensor not in _UNQUANTISED:
         weights = weight_dtype(operator, dtype)
         return weights if DTYPE_BYTES[weights] > DTYPE_BYTES[dtype.activations] else dtype.activations
@@ -94,7 +94,7 @@ def operator_calls(operator: Operator, rows: ArrayLike, model: ModelSpec, tp: in
 def expert_calls(
     operator: Operator, copies: FloatArray, touched: FloatArray, experts: int, expert_tp: int, dtype: DtypeSpec
 ) -> Calls:
-    """The routed experts of one layer on one rank, for `copies` (token, expert) pairs that touch `touched` distinct experts."""
+    """One layer's routed experts on one rank: `copies` (token, expert) pairs that touch `touched` distinct experts."""
     base = DTYPE_BYTES[base_dtype(dtype)]
     moved = (operator.inputs + operator.outputs) + 2 * operator.intermediate / expert_tp
     weights = operator.weights / experts / expert_tp * DTYPE_BYTES[weight_dtype(operator, dtype)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import attention_calls
 from moesim.step.tables import OperatorTable, StepContext
+
+Reach = Literal["local", "full"]
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,9 @@ class StageCosts:
             times[:, mine] = picoseconds(self.attention_cost(part, kind).seconds)
         return times
 
-    def local(self, tokens: IntArray, sequences: IntArray, attention: dict[str, IntArray]) -> tuple[IntArray, IntArray]:
+    def local(
+        self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
+    ) -> tuple[IntArray, IntArray]:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
 
         Args:

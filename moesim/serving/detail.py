@@ -1,0 +1,57 @@
+"""A few steps in full detail, for the timeline: which ones to keep, and every node of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from moesim.engine.fidelity import schedule
+from moesim.engine.record import TimelineStep
+from moesim.serving.replica import Replica
+from moesim.step.batch import Batch
+from moesim.step.compile import compile_step
+
+#: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
+_MOST_NODES, _MOST_STEPS = 300_000, 3
+
+
+@dataclass(frozen=True)
+class KeptStep:
+    """`batch` is reduced to its first step, which began at `start` (picoseconds)."""
+
+    replica: int
+    start: int
+    batch: Batch
+
+
+class DetailKeeper:
+    """Keeps the 1st, 8th and 64th batch with prompt tokens, and the same of those without."""
+
+    def __init__(self) -> None:
+        self.steps: list[KeptStep] = []
+        self._seen = {True: 0, False: 0}
+
+    def offer(self, replica: int, start: int, batch: Batch) -> None:
+        kind = bool(batch.chunks)
+        self._seen[kind] += 1
+        if self._seen[kind] in (8**power for power in range(_MOST_STEPS)):
+            self.steps.append(KeptStep(replica, start, replace(batch, steps=1)))
+
+
+def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[TimelineStep]:
+    """Compile and schedule the kept steps, as many as the limit of nodes allows. Their routing is drawn for each step,
+    so that a step priced from tabulated routing may differ from its detail by the scatter of one draw."""
+    found: list[TimelineStep] = []
+    nodes = 0
+    for kept in sorted(keeper.steps, key=lambda kept: kept.start):
+        pricer = replicas[kept.replica].pricer
+        counts = pricer.routed.counts(kept.batch, 0) if pricer.routed is not None else None
+        graph = compile_step(pricer, pricer.price(kept.batch), counts)
+        nodes += graph.duration.size
+        if found and nodes > _MOST_NODES:
+            break
+        devices = tuple(int(device) for device in pricer.layout.devices.ravel())
+        label = "mixed" if kept.batch.chunks and len(kept.batch.rank) else "prefill" if kept.batch.chunks else "decode"
+        found.append(
+            TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, schedule(graph), devices)
+        )
+    return found
