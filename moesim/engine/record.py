@@ -36,8 +36,8 @@ class RunRecord:
         sequences (scheduled), waiting, kv_used (share of the KV blocks), prefill_sequences, output_tokens (emitted).
     itl: duration (seconds), count: inter-token latencies as a weighted sample.
     devices: device, name, descriptor, replica, dp_rank, stage, compute_busy, network_busy (seconds), flops,
-        memory_bytes, sent_bytes, energy_compute, energy_memory, energy_link, energy_idle (joules), weight_bytes, kv_bytes,
-        capacity_bytes, peak_flops (at the compute dtype), peak_bandwidth.
+        memory_bytes, sent_bytes, energy_compute, energy_memory, energy_link, energy_idle (joules), weight_bytes,
+        kv_bytes, capacity_bytes, peak_flops (at the compute dtype), peak_bandwidth.
     operators: name, kind, seconds (critical path), compute_seconds, memory_seconds, network_seconds, overhead_seconds
         (what bounds each, on the critical path).
     expert_tokens: [MoE layers, experts] copies routed.

@@ -79,9 +79,15 @@ def deploy(
         scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens)
         replicas.append(
             Replica(
-                index, clock, scheduler, pricer, recorder,
-                run_ahead=spec.run_ahead, keep=keeper.offer, on_finish=on_finish,
-            )  # fmt: skip
+                index,
+                clock,
+                scheduler,
+                pricer,
+                recorder,
+                run_ahead=spec.run_ahead,
+                keep=keeper.offer,
+                on_finish=on_finish,
+            )
         )
         memories.append(memory)
     return Deployment(machine, context, replicas, memories, recorder, keeper, routing, _notes(spec, machine, routing))

@@ -98,8 +98,15 @@ class ContinuousBatching:
 
     def _batch(self, decodes: IntArray, chunks: tuple[Chunk, ...], steps: int) -> Batch:
         running = self.running
-        columns = (running.rank, running.request, running.computed, running.left)
-        return Batch(self.ranks, *(column[decodes] for column in columns), chunks, steps)
+        return Batch(
+            self.ranks,
+            running.rank[decodes],
+            running.request[decodes],
+            running.computed[decodes],
+            running.left[decodes],
+            chunks,
+            steps,
+        )
 
     def _mixed(self, now: int) -> Batch | None:
         """One step with decodes, prompts that have begun, and admissions."""

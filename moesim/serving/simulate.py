@@ -9,6 +9,7 @@ import numpy as np
 from moesim.engine.clock import Clock
 from moesim.engine.record import RunRecord
 from moesim.serving.build import Deployment, deploy
+from moesim.serving.conservation import check_record
 from moesim.serving.outcome import run_record
 from moesim.serving.requests import Requests, make_requests
 from moesim.serving.router import ROUTERS
@@ -47,7 +48,9 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
         partial = True
     # Cancelled timers may lie behind the last event that happened.
     end = int(run.clock.now) if partial else max((state.finish for state in run.states), default=0)
-    return run_record(spec, requests, run.states, run.deployment, end, partial)
+    record = run_record(spec, requests, run.states, run.deployment, end, partial)
+    check_record(record, run.deployment)
+    return record
 
 
 class _Run:
