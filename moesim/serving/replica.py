@@ -66,7 +66,7 @@ class Replica:
         self._flights: list[_Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
         self._starting: Timer | None = None
-        self._steps = 0
+        self._steps = self._worked_until = 0
 
     def accept(self, state: RequestState) -> None:
         """A request arrives now."""
@@ -144,10 +144,16 @@ class Replica:
         executed = flight.steps
         self._steps -= flight.block.batch.steps - executed
         self._adapt(flight)
-        self.pricer.accounts.record(flight.block, executed)
+        self.pricer.accounts.record(flight.block, executed, self._busy(flight))
         self._keep(self.index, flight.start, flight.block.batch)
         self._advance(flight, self._complete_prompts(flight))
         self._launch()
+
+    def _busy(self, flight: _Flight) -> int:
+        """Picoseconds that the block adds to those in which the replica works; batches in a pipeline overlap."""
+        begin, end = max(flight.start, self._worked_until), int(flight.ends[flight.steps - 1])
+        self._worked_until = max(end, self._worked_until)
+        return max(end - begin, 0)
 
     def _adapt(self, flight: _Flight) -> None:
         if flight.block.batch.chunks:

@@ -48,13 +48,13 @@ class Accounts:
         self.host = self.busy = self.steps = self.dummies = 0
         self._rows = np.arange(layout.dp)
 
-    def record(self, block: Block, executed: int) -> None:
-        """Count the first `executed` steps of a block."""
+    def record(self, block: Block, executed: int, busy: int) -> None:
+        """Count the first `executed` steps of a block, which kept the replica `busy` for so many picoseconds more."""
         steps = slice(executed)
         tokens, sequences = block.sizes.tokens[steps], block.sizes.sequences[steps]
         self.steps += executed
         self.host += int(block.host[steps].sum())
-        self.busy += int(block.durations[steps].sum())
+        self.busy += busy
         self.dummies += int(block.sizes.idle[steps].sum())
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
         step = np.arange(executed)
