@@ -102,16 +102,16 @@ def kv_blocks(
         # A stage without attention keeps nothing per token: any number of blocks will do.
         return int(left // block) if block else 2**40
     sizes = {"weights": weights, "activations": activations, "workspace": workspace, "a KV block": block}
-    parts = ", ".join(f"{name} {_gb(size)}" for name, size in sizes.items())
+    parts = ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items())
     raise MoesimError(
-        f"{what} does not fit: {parts} need {_gb(usable - left + block)} per device, and memory_utilization "
-        f"{utilisation:g} of {_gb(capacity)} is {_gb(usable)}",
+        f"{what} does not fit: {parts} need {_gib(usable - left + block)} per device, and memory_utilization "
+        f"{utilisation:g} of {_gib(capacity)} is {_gib(usable)}",
         fix="use more devices (tp, ep or pp), narrower weights (fp8, int4), or devices with more memory",
     )
 
 
-def _gb(size: float) -> str:
-    return f"{size / 1e9:.3g} GB" if size < 1e11 else f"{size / 1e9:.0f} GB"
+def _gib(size: float) -> str:
+    return f"{size / GIB:#.3g} GiB" if size < 100 * GIB else f"{size / GIB:.0f} GiB"
 
 
 def workspace_bytes(device: Device, devices: int) -> float:

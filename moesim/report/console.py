@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from moesim.report.text import percent, short_quantity, short_time, significant
+from moesim.report.text import memory_size, percent, short_quantity, short_time, significant
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -136,8 +136,8 @@ def _experts(experts: Mapping[str, Any]) -> str:
 
 def _memory(memory: Mapping[str, Any], requests: Mapping[str, Any]) -> str:
     text = (
-        f"{short_quantity(memory['weights'], 'B')} weights + {short_quantity(memory['kv'], 'B')} KV cache of "
-        f"{short_quantity(memory['capacity'], 'B')} · KV use {percent(memory['kv_mean'])} mean, "
+        f"{memory_size(memory['weights'])} weights + {memory_size(memory['kv'])} KV cache of "
+        f"{memory_size(memory['capacity'])} · KV use {percent(memory['kv_mean'])} mean, "
         f"{percent(memory['kv_peak'])} peak"
     )
     rate = requests["prefix_hit_rate"]

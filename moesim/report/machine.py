@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -47,7 +48,7 @@ def machine_tree(machine: Machine) -> Tree:
         branch = tree.add(Text(f"{len(names)} x {label}") + Text(f"  {kind}", style="dim"))
         subject = graph.nodes[names[0]]["subject"]
         for tier in subject.tiers if isinstance(subject, Device) else ():
-            branch.add(Text(f"{tier.tier}: {_si(tier.capacity)}B, {_si(tier.bandwidth)}B/s"))
+            branch.add(Text(f"{tier.tier}: {_capacity(tier.capacity)}, {_si(tier.bandwidth)}B/s"))
         for text in _connections(machine, names, here=graph.nodes[names[0]]["node"]):
             branch.add(Text(text, style="cyan"))
     return tree
@@ -86,6 +87,15 @@ def _si(value: float) -> str:
         if value >= power:
             return f"{value / power:.4g} {prefix}"
     return f"{value:.4g} "
+
+
+def _capacity(size: float) -> str:
+    """Bytes as the descriptor has them: binary where that gives a round number ("24 GiB"), else decimal ("141 GB")."""
+    for power, prefix in ((40, "Ti"), (30, "Gi"), (20, "Mi")):
+        count = round(size / 2**power, 1)
+        if count >= 1 and math.isclose(count * 2**power, size, rel_tol=1e-9):
+            return f"{count:g} {prefix}B"
+    return f"{_si(size)}B"
 
 
 def draw_machine(machine: Machine, target: Path) -> Path:

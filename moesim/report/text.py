@@ -27,6 +27,7 @@ def short_time(seconds: float | None) -> str:
 _PREFIXES = (
     (1e18, "E"), (1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (0.0, "µ"),
 )  # fmt: skip
+_BINARY = ((50, "Pi"), (40, "Ti"), (30, "Gi"), (20, "Mi"), (10, "Ki"))
 
 
 def short_quantity(value: float | None, unit: str) -> str:
@@ -38,6 +39,14 @@ def short_quantity(value: float | None, unit: str) -> str:
     size = float(f"{abs(value):.2e}")
     factor, prefix = next((factor, prefix) for factor, prefix in _PREFIXES if size >= factor)
     return f"{significant(value / (factor or 1e-6))} {prefix}{unit}"
+
+
+def memory_size(size: float | None) -> str:
+    """'24.0 GiB': three significant digits with a binary prefix, as drivers report memory; a dash for no value."""
+    if size is None or not math.isfinite(size):
+        return "–"
+    factor, prefix = next(((2.0**power, name) for power, name in _BINARY if size >= 2.0**power), (1.0, ""))
+    return f"{significant(size / factor)} {prefix}B"
 
 
 def percent(share: float | None, decimals: int = 1) -> str:

@@ -11,6 +11,7 @@ from moesim.memory.capacity import activation_bytes, footprint, kv_blocks, works
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.hardware import DeviceSpec
+from moesim.spec.loading import load_descriptor
 from moesim.spec.model import AttentionSpec, ModelSpec, MoeSpec
 from moesim.spec.serving import EngineSpec
 
@@ -45,16 +46,20 @@ def device(capacity: str, kind: str = "gpu") -> Device:
     return make_device(spec, index=0, name="test", node=0)
 
 
+def of_the_library(name: str) -> Device:
+    return make_device(load_descriptor("devices", name), index=0, name="test", node=0)
+
+
 def test_kv_blocks_of_vllm_on_an_rtx_4090() -> None:
     """vLLM 0.19, Llama-3.1-8B in bf16, 24 GiB, utilisation 0.9, 2,048 tokens and 256 sequences: 2,588 blocks of 16."""
-    found = footprint(LLAMA, ENGINE, device("24 GiB"), LLAMA_WEIGHTS, LLAMA_KV, 1, BF16)
+    found = footprint(LLAMA, ENGINE, of_the_library("rtx4090"), LLAMA_WEIGHTS, LLAMA_KV, 1, BF16)
     assert found.blocks == pytest.approx(2588, rel=0.02)
     assert found.kv == found.blocks * 16 * LLAMA_KV
 
 
 def test_kv_cache_that_vllm_logged_on_an_h100() -> None:
     """Llama-3.1-8B on an H100 with 80 GiB: 54.93 GiB for the KV cache."""
-    found = footprint(LLAMA, ENGINE, device("80 GiB"), LLAMA_WEIGHTS, LLAMA_KV, 1, BF16)
+    found = footprint(LLAMA, ENGINE, of_the_library("h100-sxm"), LLAMA_WEIGHTS, LLAMA_KV, 1, BF16)
     assert found.kv / GIB == pytest.approx(54.93, rel=0.01)
 
 
@@ -104,7 +109,7 @@ def test_what_does_not_fit_says_what_is_needed() -> None:
         footprint(LLAMA, ENGINE, device("16 GiB"), LLAMA_WEIGHTS, LLAMA_KV, 1, BF16)
     message = str(error.value)
     assert "\n" not in message
-    for part in ("llama-3.1-8b on test-device does not fit", "weights 16.1 GB", "17.2 GB is 15.5 GB", "more devices"):
+    for part in ("llama-3.1-8b on test-device does not fit", "weights 15.0 GiB", "16.0 GiB is 14.4 GiB", "more devices"):
         assert part in message
 
 

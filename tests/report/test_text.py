@@ -1,6 +1,6 @@
 import pytest
 
-from moesim.report.text import count, percent, short_quantity, short_time, significant
+from moesim.report.text import count, memory_size, percent, short_quantity, short_time, significant
 
 
 @pytest.mark.parametrize(
@@ -23,6 +23,12 @@ def test_short_times(seconds, text):
 )  # fmt: skip
 def test_short_quantities(value, unit, text):
     assert short_quantity(value, unit) == text
+
+
+def test_memory_is_binary():
+    assert memory_size(24 * 2**30) == "24.0 GiB"
+    assert memory_size(1.5 * 2**40) == "1.50 TiB"
+    assert (memory_size(512), memory_size(0), memory_size(None)) == ("512 B", "0 B", "–")
 
 
 def test_other_numbers():
