@@ -116,6 +116,15 @@ def test_loss_free_balancing_is_nearly_even() -> None:
     assert 1.02 < inclusion.max() / inclusion.mean() < 1.1
 
 
+@pytest.mark.parametrize("name", ["deepseek-v3", "deepseek-r1", "kimi-k2", "kimi-k2.5", "glm-4.5", "glm-4.5-air"])
+def test_models_trained_with_a_balancing_bias_route_nearly_evenly(name: str) -> None:
+    model = load_descriptor("models", name)
+    assert model.routing_profile == "loss-free"
+    # The bias is a parameter of the router.
+    assert model.moe is not None
+    assert model.moe.router_bias
+
+
 def test_every_profile_gives_the_source_of_each_number() -> None:
     names = list_descriptors("routing")
     assert {"uniform", "loss-free"} <= {str(name) for name in names}
