@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from moesim.placement.base import Placement, check_owner, local_experts, make_placement, rank_loads, register
+from moesim.placement.base import PLACEMENTS, Placement, check_owner, local_experts, make_placement, rank_loads
 from moesim.placement.static import Contiguous, RoundRobin
 
 __all__ = [
+    "PLACEMENTS",
     "Contiguous",
     "Placement",
     "RoundRobin",
@@ -13,5 +14,4 @@ __all__ = [
     "local_experts",
     "make_placement",
     "rank_loads",
-    "register",
 ]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.registry import Registry
 from moesim.spec.errors import MoesimError
 
 IntArray = NDArray[np.signedinteger[Any]]
@@ -25,40 +25,13 @@ class Placement(Protocol):
         ...
 
 
-PlacementT = TypeVar("PlacementT", bound=Callable[[], Placement])
-
-_REGISTRY: dict[str, Callable[[], Placement]] = {}
-
-#: Where other packages announce their placements: a class without arguments, under its name.
-ENTRY_POINTS = "moesim.placement"
-
-
-def register(name: str) -> Callable[[PlacementT], PlacementT]:
-    """Class decorator: make a placement reachable by `name`."""
-
-    def keep(placement: PlacementT) -> PlacementT:
-        _REGISTRY[name] = placement
-        return placement
-
-    return keep
+#: Placements by name; other packages add theirs under the entry points `moesim.placement`.
+PLACEMENTS: Registry[Placement] = Registry("placement", "placement")
 
 
 def make_placement(name: str) -> Placement:
-    """The placement of that name, of this package or of an installed one.
-
-    Raises:
-        MoesimError: there is none.
-    """
-    if name in _REGISTRY:
-        return _REGISTRY[name]()
-    from importlib.metadata import entry_points
-
-    others = entry_points(group=ENTRY_POINTS)
-    if name in others.names:
-        placement: Placement = others[name].load()()
-        return placement
-    known = ", ".join(sorted({*_REGISTRY, *others.names}))
-    raise MoesimError(f"there is no placement {name!r}", fix=f"choose one of {known}")
+    """The placement of that name. Raises MoesimError where there is none."""
+    return PLACEMENTS.make(name)
 
 
 def check_owner(owner: IntArray, layers: int, experts: int, ranks: int) -> None:

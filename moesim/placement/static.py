@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.placement.base import IntArray, register
+from moesim.placement.base import PLACEMENTS, IntArray
 from moesim.spec.errors import MoesimError
 
 
@@ -13,7 +13,7 @@ def _check_ranks(experts: int, ranks: int) -> None:
         raise MoesimError(f"ep {ranks} exceeds the {experts} experts", fix=f"choose ep of at most {experts}")
 
 
-@register("contiguous")
+@PLACEMENTS.register("contiguous")
 class Contiguous:
     """Consecutive experts share a rank; the first ranks hold one more where the ranks do not divide the experts."""
 
@@ -26,7 +26,7 @@ class Contiguous:
         return np.tile(np.repeat(np.arange(ranks), held), (layers, 1))
 
 
-@register("round-robin")
+@PLACEMENTS.register("round-robin")
 class RoundRobin:
     """Expert e is on rank e modulo ranks."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.registry import Registry
 from moesim.routing.base import RoutingSource, TokenSpans
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 
-__all__ = ["DEFAULT_PROFILE", "CountRouting", "RoutingSource", "TokenSpans", "TraceRouting", "make_routing"]
+__all__ = ["DEFAULT_PROFILE", "SOURCES", "CountRouting", "RoutingSource", "TokenSpans", "TraceRouting", "make_routing"]
 
 #: For a model whose routing nobody published: skew of a model trained with an auxiliary balance loss on real text (Gini
 #: 0.16), and a correlation in the middle of the published ones.
@@ -22,6 +23,11 @@ DEFAULT_PROFILE = RoutingProfile(
 )
 
 
+#: Sources by the name in `routing.source`, called with (spec, profile, layers, experts, top_k, seed); other packages
+#: add theirs under the entry points `moesim.routing`.
+SOURCES: Registry[RoutingSource] = Registry("routing", "routing.source")
+
+
 def make_routing(
     spec: RoutingSpec,
     profile: RoutingProfile | None,
@@ -29,7 +35,7 @@ def make_routing(
     experts: int,
     top_k: int,
     seed: np.random.SeedSequence,
-) -> CountRouting | TraceRouting:
+) -> RoutingSource:
     """The routing that an experiment asks for.
 
     Args:
@@ -39,13 +45,35 @@ def make_routing(
         seed: of the experts' popularity ranks.
 
     Raises:
-        MoesimError: the trace is malformed or belongs to another model.
+        MoesimError: there is no such source, or the trace is malformed or belongs to another model.
     """
-    if spec.source == "trace":
-        assert spec.trace is not None  # the schema requires it
-        return TraceRouting(spec.trace, layers, experts, top_k)
-    if spec.source == "uniform":
-        return CountRouting(layers, experts, top_k, seed=seed, description="uniform")
+    return SOURCES.make(spec.source, spec, profile, layers, experts, top_k, seed)
+
+
+@SOURCES.register("trace")
+def _trace(
+    spec: RoutingSpec, _: RoutingProfile | None, layers: int, experts: int, top_k: int, __: np.random.SeedSequence
+) -> TraceRouting:
+    assert spec.trace is not None  # the schema requires it
+    return TraceRouting(spec.trace, layers, experts, top_k)
+
+
+@SOURCES.register("uniform")
+def _uniform(
+    _: RoutingSpec, __: RoutingProfile | None, layers: int, experts: int, top_k: int, seed: np.random.SeedSequence
+) -> CountRouting:
+    return CountRouting(layers, experts, top_k, seed=seed, description="uniform")
+
+
+@SOURCES.register("profile")
+def _profile(
+    spec: RoutingSpec,
+    profile: RoutingProfile | None,
+    layers: int,
+    experts: int,
+    top_k: int,
+    seed: np.random.SeedSequence,
+) -> CountRouting:
     base = profile or DEFAULT_PROFILE
     zipf = base.zipf if spec.zipf is None else spec.zipf
     correlation = base.correlation if spec.correlation is None else spec.correlation

@@ -1,4 +1,4 @@
-"""What every serving run must conserve, checked on its record; a violation is the simulator's fault, never the user's."""
+"""What every serving run must conserve, checked on its record; a violation is our fault, never the user's."""
 
 from __future__ import annotations
 

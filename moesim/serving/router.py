@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from moesim.registry import Registry
 from moesim.step.graph import IntArray
 
 
@@ -20,6 +21,11 @@ class Router(Protocol):
         ...
 
 
+#: Routers by name; other packages add theirs under the entry points `moesim.router`.
+ROUTERS: Registry[Router] = Registry("router", "router")
+
+
+@ROUTERS.register("round-robin")
 class RoundRobin:
     """Targets in turn, whatever their load."""
 
@@ -34,6 +40,7 @@ class RoundRobin:
         return target
 
 
+@ROUTERS.register("least-loaded")
 class LeastLoaded:
     """The target with the fewest unfinished requests; among equals, the one after the last choice, in turn."""
 
@@ -46,6 +53,3 @@ class LeastLoaded:
         order = (np.arange(len(loads)) - self._last - 1) % len(loads)
         self._last = int(np.lexsort((order, loads))[0])
         return self._last
-
-
-ROUTERS: dict[str, type[RoundRobin] | type[LeastLoaded]] = {"round-robin": RoundRobin, "least-loaded": LeastLoaded}

@@ -69,7 +69,7 @@ class _Run:
         self._arrivals = picoseconds(requests.arrival)
         self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
-        self._router = ROUTERS[spec.router]()
+        self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)
         if len(requests):
             self.clock.call_at(int(self._arrivals[0]), self._arrive)

@@ -88,7 +88,7 @@ class ExperimentSpec(Schema):
     routing: RoutingSpec = RoutingSpec()
     placement: str = "contiguous"
     requests: RequestsSpec
-    router: Literal["round-robin", "least-loaded"] = "least-loaded"
+    router: str = "least-loaded"
     slo: SloSpec = SloSpec()
     seed: int = Field(default=0, ge=0)
     fidelity: Literal["plan", "op"] = "plan"

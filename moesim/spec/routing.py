@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field, model_validator
 
@@ -16,9 +16,9 @@ class RoutingProfile(Descriptor):
     permutation per layer; `correlation` is the intra-class correlation r of the over-dispersion within a segment of
     `segment` consecutive tokens of one sequence.
 
-    Only the per-token generator reads the last two. `repetition` is w in P(first choice of a token is that of the token
-    before) = w + (1 - w) P(by chance); `affinity` is the probability a that a token's first choice is the partner of its
-    first choice one layer before, by chance apart.
+    Only the per-token generator reads the last two. `repetition` is w in P(first choice of a token is that of the
+    token before) = w + (1 - w) P(by chance); `affinity` is the probability a that a token's first choice is the partner
+    of its first choice one layer before, by chance apart.
     """
 
     zipf: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -31,7 +31,7 @@ class RoutingProfile(Descriptor):
 class RoutingSpec(Schema):
     """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file."""
 
-    source: Literal["uniform", "profile", "trace"] = "profile"
+    source: str = "profile"
     profile: str | None = None
     zipf: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = None
     correlation: Annotated[float, Field(ge=0, lt=1)] | None = None

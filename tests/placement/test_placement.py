@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.placement import Contiguous, Placement, RoundRobin, local_experts, make_placement, rank_loads, register
+from moesim.placement import PLACEMENTS, Contiguous, Placement, RoundRobin, local_experts, make_placement, rank_loads
 from moesim.spec.errors import MoesimError
 
 NAMES = ("contiguous", "round-robin")
@@ -92,9 +92,9 @@ def test_other_packages_add_placements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_registered_classes_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("moesim.placement.base._REGISTRY", {})
+    monkeypatch.setattr(PLACEMENTS, "_factories", {})
 
-    @register("last")
+    @PLACEMENTS.register("last")
     class Last:
         def owner(self, layers: int, experts: int, ranks: int) -> np.ndarray:
             return np.full((layers, experts), ranks - 1)
