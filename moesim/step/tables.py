@@ -28,9 +28,10 @@ class StepContext:
 
     @property
     def token_limit(self) -> int:
-        """Most tokens that one DP rank can have in a step: decodes, or a whole prompt where prefill is not chunked."""
-        budget = max(self.engine.token_budget, self.engine.max_sequences)
-        return budget if self.engine.chunked_prefill else max(budget, self.model.context)
+        """Most tokens that one DP rank can have in a step; where prefill is not chunked, decodes and a whole prompt."""
+        decodes = self.engine.max_sequences
+        budget = max(self.engine.token_budget, decodes)
+        return budget if self.engine.chunked_prefill else max(budget, decodes + self.model.context)
 
 
 @dataclass(frozen=True)
