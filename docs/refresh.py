@@ -1,0 +1,72 @@
+"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of accuracy.
+
+    python docs/refresh.py [PAGE ...]
+
+Without MOESIM_DATA the tables of accuracy stay as they are.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import accuracy
+import examples
+
+FIGURE = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
+
+
+def refresh_outputs(page: Path) -> None:
+    """Run a page's examples and put what they print where the page shows it."""
+    content, shift = page.read_text(encoding="utf-8"), 0
+    with tempfile.TemporaryDirectory() as folder:
+        reader = examples.Reader(Path(folder))
+        for block in examples.blocks(page):
+            outputs = reader.run(block)
+            if block.language != "console" or block.mark:
+                continue
+            renewed = ""
+            for command, output in zip(examples.commands(block), outputs, strict=True):
+                renewed += f"$ {command.text}\n"
+                if command.shown:
+                    renewed += "".join(f"{line.rstrip()}\n" for line in output.strip("\n").splitlines())
+            content = content[: block.begin + shift] + renewed + content[block.end + shift :]
+            shift += len(renewed) - len(block.text)
+    page.write_text(content, encoding="utf-8")
+
+
+def refresh_accuracy() -> None:
+    folder = accuracy.data()
+    if folder is None:
+        sys.stderr.write("tables of accuracy left as they are: MOESIM_DATA names no folder with the workloads\n")
+        return
+    summaries = [accuracy.simulated(run, folder) for run in accuracy.RUNS]
+    for name, table in accuracy.TABLES.items():
+        page = examples.ROOT / name
+        page.write_text(accuracy.replaced(page.read_text(encoding="utf-8"), table(summaries)), encoding="utf-8")
+
+
+def refresh_figure() -> None:
+    from moesim.run import run
+    from moesim.spec.loading import load_experiment
+
+    with tempfile.TemporaryDirectory() as folder:
+        results = run(load_experiment("quickstart"), Path(folder) / "results")
+        assert results.path is not None
+        shutil.copyfile(results.path / "figures" / "operators.png", FIGURE)
+
+
+def main(pages: list[str]) -> None:
+    for page in [Path(name).resolve() for name in pages] or examples.PAGES:
+        refresh_outputs(page)
+    if not pages:
+        refresh_accuracy()
+        refresh_figure()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
