@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.routing.base import FloatArray, IntArray, TokenSpans
 from moesim.routing.choices import Chooser
+from moesim.routing.drawn import Drawn
 from moesim.routing.large import LargeCounts
 from moesim.routing.popularity import popularity_ranks, table_and_inclusion
 
@@ -77,30 +78,51 @@ class CountRouting:
         #: Probability that a token chooses the expert, [layers, experts]; each row sums to top_k.
         self.popularity: FloatArray = inclusion[self._rank]
 
+    @property
+    def overdispersion(self) -> float:
+        """By how much the variance of a prefill chunk's counts exceeds that of as many independent tokens."""
+        return 1.0 + (self.segment - 1) * self.correlation
+
     def counts(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Counts [layers, sources, experts]; spans of one token are decode, longer ones prefill chunks."""
+        return self.drawn(spans, sources, rng).counts
+
+    def drawn(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> Drawn:
+        """The choices behind `counts`, for those who need less than all counts."""
         alone = spans.tokens == 1
         singles = np.bincount(spans.source[alone], minlength=sources)
         chunked = np.bincount(spans.source[~alone], weights=spans.tokens[~alone], minlength=sources)
-        return self.sample(singles, chunked.astype(np.int64), rng)
+        return self.choose(singles, chunked.astype(np.int64), rng)
 
     def sample(self, singles: IntArray, chunked: IntArray, rng: np.random.Generator) -> NDArray[np.int64]:
-        """Counts [layers, sources, experts] for given tokens per source.
+        """Counts [layers, sources, experts] for given tokens per source, as of `choose`."""
+        return self.choose(singles, chunked, rng).counts
+
+    def choose(self, singles: IntArray, chunked: IntArray, rng: np.random.Generator) -> Drawn:
+        """Draw the choices of given tokens per source.
 
         Args:
             singles: [sources], tokens that are each the only one of their sequence in this step.
             chunked: [sources], tokens of prefill chunks, cut into segments from the first one on.
         """
         if self.top_k == self.experts:
-            total = (singles + chunked).astype(np.int64)
-            return np.tile(total[None, :, None], (self.layers, 1, self.experts))
+            return self._all_of(np.asarray(singles + chunked, dtype=np.int64))
         draws = self._plan(singles, chunked, rng)
         many_units = self._large.enough(draws.units)
         many_prototypes = self._large.enough(draws.prototypes)
-        counts = self._few(draws, many_units, many_prototypes, rng)
-        if many_units.any() or many_prototypes.any():
-            self._many(counts, draws, many_units, many_prototypes, rng)
-        return counts
+        exact = ~many_prototypes[draws.owner]
+        owner = np.repeat(np.arange(len(draws.units)), np.where(many_units, 0, draws.units))
+        owner = np.concatenate([owner, draws.owner[exact]])
+        picks = self._chooser.draw(self.layers * len(owner), rng).reshape(self.top_k, self.layers, len(owner))
+        summed, sums = self._many(draws, many_units, many_prototypes, rng)
+        return Drawn(len(singles), self._expert, self._rank, picks, owner, draws.weight[exact], summed, sums)
+
+    def _all_of(self, tokens: IntArray) -> Drawn:
+        """Every token chooses every expert."""
+        nothing = np.zeros(0, dtype=np.int64)
+        picks = np.zeros((self.top_k, self.layers, 0), dtype=np.uint16)
+        sums = np.tile(tokens[None, :, None], (self.layers, 1, self.experts))
+        return Drawn(len(tokens), self._expert, self._rank, picks, nothing, nothing, np.arange(len(tokens)), sums)
 
     def _plan(self, singles: IntArray, chunked: IntArray, rng: np.random.Generator) -> _Draws:
         """How many tokens choose afresh and how many repeat each segment's choice; the same in all layers."""
@@ -117,46 +139,17 @@ class CountRouting:
         used = repeating > 0
         return _Draws(singles + fresh, owner[used], repeating[used])
 
-    def _few(
-        self, draws: _Draws, many_units: NDArray[np.bool_], many_prototypes: NDArray[np.bool_], rng: np.random.Generator
-    ) -> NDArray[np.int64]:
-        """Counts of the choices drawn one by one."""
-        sources = len(draws.units)
-        exact = ~many_prototypes[draws.owner]
-        owner = np.repeat(np.arange(sources), np.where(many_units, 0, draws.units))
-        owner = np.concatenate([owner, draws.owner[exact]])
-        cells = self.layers * sources * self.experts
-        shape = (self.layers, sources, self.experts)
-        if not owner.size:
-            return np.zeros(shape, dtype=np.int64)
-        picks = self._chooser.draw(self.layers * len(owner), rng).reshape(self.top_k, self.layers, len(owner))
-        layer = np.arange(self.layers)[:, None]
-        index = self._expert.ravel().take(picks + layer * self.experts)
-        index += (layer * sources + owner) * self.experts
-        if not exact.any():
-            return np.bincount(index.ravel(), minlength=cells).reshape(shape)
-        weight = np.concatenate([np.ones(len(owner) - np.count_nonzero(exact)), draws.weight[exact]])
-        weights = np.broadcast_to(weight, index.shape).ravel()
-        return np.bincount(index.ravel(), weights=weights, minlength=cells).astype(np.int64).reshape(shape)
-
     def _many(
-        self,
-        counts: NDArray[np.int64],
-        draws: _Draws,
-        many_units: NDArray[np.bool_],
-        many_prototypes: NDArray[np.bool_],
-        rng: np.random.Generator,
-    ) -> None:
-        """Add the choices that are too many to draw one by one, in place."""
+        self, draws: _Draws, many_units: NDArray[np.bool_], many_prototypes: NDArray[np.bool_], rng: np.random.Generator
+    ) -> tuple[IntArray, NDArray[np.int64]]:
+        """Counts [layers, m, experts] of the choices that are too many to draw one by one, and whose [m] they are."""
         sources = len(draws.units)
+        if not (many_units.any() or many_prototypes.any()):
+            return np.zeros(0, dtype=np.int64), np.zeros((self.layers, 0, self.experts), dtype=np.int64)
         moments = np.tile(np.where(many_units, draws.units, 0).astype(np.float64), (3, 1))
         weight = np.where(many_prototypes[draws.owner], draws.weight, 0)
         for power in (1, 2, 3):
             moments[power - 1] += np.bincount(draws.owner, weights=weight**power, minlength=sources)
         chosen = np.flatnonzero(moments[0])
         by_rank = self._large.draw(self.layers, moments[:, chosen], rng)
-        by_expert = np.take_along_axis(by_rank, self._rank[:, None, :], axis=2)
-        if len(chosen) == sources:
-            counts += by_expert
-        else:
-            counts[:, chosen] += by_expert
+        return chosen, np.take_along_axis(by_rank, self._rank[:, None, :], axis=2)

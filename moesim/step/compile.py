@@ -82,7 +82,7 @@ class _Compiler:
         self.traffic = np.zeros((0, 0, 0))
         self.layers: dict[int, int] = {}
         if counts is not None and pricer.experts is not None:
-            self.load = pricer.experts.load(counts.sum(axis=1).astype(np.float64))
+            self.load = pricer.experts.load(counts.sum(axis=1))
             self.traffic = rank_loads(counts, pricer.experts.owner, self.layout.expert_ranks).astype(np.float64)
             moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
             self.layers = {layer: index for index, layer in enumerate(moe_layers)}

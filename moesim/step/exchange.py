@@ -3,71 +3,146 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.fabric.collectives import exchange
 from moesim.fabric.transfer import GroupPorts, Transfer
-from moesim.placement import rank_loads
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray
+from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 
-if TYPE_CHECKING:
-    from moesim.step.routed import RoutedLoad
-
 Picoseconds = tuple[IntArray, IntArray]
+
+
+class PortSums(NamedTuple):
+    """Copies of tokens [..., lanes] that each lane sends and receives, by the port they take: towards its own node
+    (`up`) and towards other nodes (`out`). What stays on a lane takes none."""
+
+    up_sent: FloatArray
+    up_received: FloatArray
+    out_sent: FloatArray
+    out_received: FloatArray
+
+
+class StagePorts:
+    """Which lane of a stage stands for which DP rank and expert rank, and in which node.
+
+    A DP rank's tokens are divided over its `tp` lanes; each of an expert's shards receives every copy.
+    """
+
+    def __init__(self, ports: GroupPorts, layout: ReplicaLayout) -> None:
+        self.ports, self.tp = ports, layout.tp
+        lanes = np.arange(layout.stage_lanes)
+        self.rank, self.expert_rank = lanes // layout.tp, lanes // layout.expert_tp
+        nodes, self.node = np.unique(ports.node, return_inverse=True)
+        of_node = (self.node[:, None] == np.arange(len(nodes))).astype(np.float64)  # [lanes, nodes]
+        rank = (self.rank[:, None] == np.arange(layout.dp)).astype(np.float64)
+        expert_rank = (self.expert_rank[:, None] == np.arange(layout.expert_ranks)).astype(np.float64)
+        #: Lanes of every (node, DP rank) and of every (expert rank, node).
+        self.rank_lanes, self.expert_lanes = of_node.T @ rank, expert_rank.T @ of_node
+        #: Lanes of each lane's node.
+        self.company = of_node.sum(axis=0)[self.node]
+
+    def of_traffic(self, traffic: NDArray[np.signedinteger[Any]]) -> PortSums:
+        """Sums of a traffic matrix [L, DP ranks, expert ranks] of copies. They are whole numbers until they are divided
+        by tp, so that the order of summation leaves no trace."""
+        copies = traffic.astype(np.float64)
+        kept = copies[:, self.rank, self.expert_rank]
+        sent = (copies @ self.expert_lanes)[:, self.rank]  # [L, lanes, nodes]
+        received = (self.rank_lanes @ copies)[:, :, self.expert_rank]  # [L, nodes, lanes]
+        lanes = np.arange(len(self.node))
+        near_sent, near_received = sent[:, lanes, self.node], received[:, self.node, lanes]
+        sums = (
+            near_sent - kept,
+            near_received - kept,
+            sent.sum(axis=2) - near_sent,
+            received.sum(axis=1) - near_received,
+        )
+        return PortSums(*(part / self.tp for part in sums))
+
+    def towards(self, share: FloatArray) -> PortSums:
+        """[L, lanes] factors: a lane's copies sent per token of its rank, and received per token of other lanes, where
+        a token has `share` [L, expert ranks] copies for each expert rank. See `expected`."""
+        mine = share[:, self.expert_rank]
+        near = (share @ self.expert_lanes)[:, self.node]
+        return PortSums(near - mine, mine, mine.sum(axis=1, keepdims=True) - near, mine)
+
+    def expected(self, tokens: IntArray, towards: PortSums) -> PortSums:
+        """[L, lanes] sums for so many tokens per DP rank, spread over the expert ranks in fixed shares."""
+        own = tokens[self.rank] / self.tp
+        near = (self.rank_lanes @ tokens)[self.node] / self.tp
+        factors = (own, near - own, own, own.sum() - near)
+        return PortSums(*(factor * part for factor, part in zip(factors, towards, strict=True)))
 
 
 class Exchange:
     """Picoseconds of (dispatch, combine) of all MoE layers of each stage, [P] each.
 
-    Gathering moves every token to every rank, whatever its experts: only the largest rank counts. An all-to-all is bound
-    by its busiest port, from the copies that each lane sends and receives.
+    Gathering moves every token to every rank, whatever its experts: only the largest rank counts. An all-to-all is
+    bound by its busiest port, from the copies that each lane sends and receives.
     """
 
     def __init__(self, communication: Communication, programs: list[StageProgram]) -> None:
         self.communication = communication
         layout = communication.layout
         self._layers = np.array([len(program.moe_layers) for program in programs])
-        self._ports = [communication.fabric.ports(communication.stage_devices(p)) for p in range(layout.pp)]
-        lanes = np.arange(layout.stage_lanes)
-        self._rank_of_lane, self._expert_rank_of_lane = lanes // layout.tp, lanes // layout.expert_tp
+        bounds = np.cumsum([0, *self._layers]).tolist()
+        self.slices = [slice(a, b) for a, b in pairwise(bounds)]
+        self.stages = [
+            StagePorts(communication.fabric.ports(communication.stage_devices(p)), layout) for p in range(layout.pp)
+        ]
 
-    def of_counts(self, tokens: IntArray, counts: IntArray, owner: IntArray) -> Picoseconds:
-        """Args: tokens: [ranks] including dummies. counts: [L, ranks, experts]. owner: [L, experts] expert rank."""
-        if not self.communication.all_to_all:
-            return self._gathered(int(tokens.max()))
-        traffic = rank_loads(counts, owner, self.communication.layout.expert_ranks).astype(np.float64)
-        return self._by_stage([self._from_traffic(p, at, traffic) for p, at in enumerate(self._slices())])
+    @property
+    def all_to_all(self) -> bool:
+        return self.communication.all_to_all
 
-    def of_shares(self, tokens: IntArray, loads: tuple[tuple[RoutedLoad, float], ...]) -> Picoseconds:
-        """As `of_counts`, with every rank's tokens spread over the expert ranks in the proportions of drawn loads."""
-        if not self.communication.all_to_all:
-            return self._gathered(int(tokens.max()))
-        top_k = self.communication.context.model.moe.top_k  # type: ignore[union-attr]
-        shares = sum(load.rank_copies / load.rank_copies.sum(axis=1, keepdims=True) * weight for load, weight in loads)
-        return self._by_stage([self._from_shares(p, tokens * top_k, shares[at]) for p, at in enumerate(self._slices())])
+    def of_largest(self, tokens: int) -> Picoseconds:
+        """Where tokens are gathered: from those of the largest rank, dummies included."""
+        dispatch, combine = self._gathered[:, :, tokens] * self._layers
+        return dispatch, combine
+
+    def of_traffic(self, traffic: IntArray) -> Picoseconds:
+        """Args: traffic: [L, DP ranks, expert ranks] copies."""
+        return self.of_sums([at.of_traffic(traffic[mine]) for at, mine in zip(self.stages, self.slices, strict=True)])
+
+    def of_sums(self, sums: list[PortSums]) -> Picoseconds:
+        """Args: sums: [layers of the stage, lanes] of each stage."""
+        times = [self._both_ways(stage, part) for stage, part in enumerate(sums)]
+        return np.array([d for d, _ in times]), np.array([c for _, c in times])
 
     def transfers(self, stage: int, tokens: IntArray, traffic: FloatArray) -> tuple[list[Transfer], list[Transfer]]:
         """Dispatch and combine of one layer as transfers of a single size, one per communicator (for step graphs).
 
-        Args: traffic: [ranks, expert ranks] copies.
+        Args: traffic: [DP ranks, expert ranks] copies.
         """
-        if not self.communication.all_to_all:
+        if not self.all_to_all:
             size = int(tokens.max())
             dispatch = [t.at(size) for t in self.communication.dispatch(stage)] if len(tokens) > 1 else []
             return dispatch, [t.at(size) for t in self.communication.combine(stage)]
-        sent = self._port_sums(self._ports[stage], self._lane_traffic(traffic[None]))
-        return [self._transfer(stage, sent).at(0)], [self._transfer(stage, sent, back=True).at(0)]
+        sums = self.stages[stage].of_traffic(traffic.astype(np.int64)[None])
+        back = PortSums(sums.up_received, sums.up_sent, sums.out_received, sums.out_sent)
+        dispatch_bytes, token_bytes = self.communication.dispatch_bytes, self.communication.token_bytes
+        return [self._transfer(stage, sums, dispatch_bytes).at(0)], [self._transfer(stage, back, token_bytes).at(0)]
 
-    def _gathered(self, largest: int) -> Picoseconds:
-        dispatch, combine = self._gathered_table[:, :, largest] * self._layers
+    def _both_ways(self, stage: int, sums: PortSums) -> tuple[int, int]:
+        """Picoseconds of all layers of a stage. Only the busier direction of a port counts, whichever way tokens go."""
+        up, out = np.maximum(sums.up_sent, sums.up_received), np.maximum(sums.out_sent, sums.out_received)
+        busiest = PortSums(up, up, out, out)
+        sizes = (self.communication.dispatch_bytes, self.communication.token_bytes)
+        dispatch, combine = (int(self._transfer(stage, busiest, size).picoseconds.sum()) for size in sizes)
         return dispatch, combine
 
+    def _transfer(self, stage: int, sums: PortSums, size: float) -> Transfer:
+        up_sent, up_received, out_sent, out_received = (part * size for part in sums)
+        return exchange(up_sent, up_received, out_sent, out_received, ports=self.stages[stage].ports)
+
     @cached_property
-    def _gathered_table(self) -> IntArray:
+    def _gathered(self) -> IntArray:
         """[2, P, sizes] picoseconds of one layer's dispatch and combine, by the largest rank's tokens."""
         communication, layout = self.communication, self.communication.layout
         table = np.zeros((2, layout.pp, communication.context.token_limit + 1), dtype=np.int64)
@@ -77,48 +152,3 @@ class Exchange:
             if layout.stage_lanes > 1:
                 table[1, p] = np.max([t.picoseconds for t in communication.combine(p)], axis=0)
         return table
-
-    def _slices(self) -> list[slice]:
-        bounds = np.cumsum([0, *self._layers])
-        return [slice(int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
-
-    def _by_stage(self, layers: list[Picoseconds]) -> Picoseconds:
-        return np.array([d.sum() for d, _ in layers]), np.array([c.sum() for _, c in layers])
-
-    def _from_traffic(self, stage: int, layers: slice, traffic: FloatArray) -> Picoseconds:
-        sums = self._port_sums(self._ports[stage], self._lane_traffic(traffic[layers]))
-        return self._transfer(stage, sums).picoseconds, self._transfer(stage, sums, back=True).picoseconds
-
-    def _lane_traffic(self, traffic: FloatArray) -> FloatArray:
-        """[L, ranks, expert ranks] -> copies [L, lanes, lanes]; a rank's tokens are divided over its lanes, an expert's
-        shards each receive every copy."""
-        return traffic[:, self._rank_of_lane][:, :, self._expert_rank_of_lane] / self.communication.layout.tp
-
-    def _port_sums(self, ports: GroupPorts, lanes: FloatArray) -> tuple[FloatArray, ...]:
-        near = ports.node[:, None] == ports.node[None, :]
-        inside = near & ~np.eye(ports.lanes, dtype=bool)
-        up = np.where(inside, lanes, 0)
-        out = np.where(near, 0, lanes)
-        return up.sum(axis=2), up.sum(axis=1), out.sum(axis=2), out.sum(axis=1)
-
-    def _from_shares(self, stage: int, copies: IntArray, shares: FloatArray) -> Picoseconds:
-        """Port sums of traffic copies[rank] x shares[expert rank], without the matrix."""
-        ports, layout = self._ports[stage], self.communication.layout
-        sent = (copies / layout.tp)[self._rank_of_lane]
-        share = shares[:, self._expert_rank_of_lane]
-        here = ports.node[:, None] == np.unique(ports.node)[None, :]
-        node_share, node_sent = (share @ here)[:, here.argmax(axis=1)], (sent @ here)[here.argmax(axis=1)]
-        sums = (
-            sent * (node_share - share),
-            share * (node_sent - sent),
-            sent * (share.sum(axis=1, keepdims=True) - node_share),
-            share * (sent.sum() - node_sent),
-        )
-        return self._transfer(stage, sums).picoseconds, self._transfer(stage, sums, back=True).picoseconds
-
-    def _transfer(self, stage: int, sums: tuple[FloatArray, ...], back: bool = False) -> Transfer:
-        size = self.communication.token_bytes if back else self.communication.dispatch_bytes
-        up_sent, up_received, out_sent, out_received = (part * size for part in sums)
-        if back:
-            up_sent, up_received, out_sent, out_received = up_received, up_sent, out_received, out_sent
-        return exchange(up_sent, up_received, out_sent, out_received, ports=self._ports[stage])

@@ -8,21 +8,27 @@ on the routing is reused this way.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
+from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls
 from moesim.model.operators import Operator
 from moesim.placement import rank_loads
+from moesim.placement.base import check_owner
 from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
+from moesim.step.scatter import ScatteredExchange
 from moesim.step.sharding import expert_calls
 from moesim.step.tables import StepContext
 
@@ -46,7 +52,8 @@ class RoutedLoad:
     copies: FloatArray  # [P, E] (token, expert) pairs
     touched: FloatArray  # [P, E] distinct experts, summed over layers
     expert_tokens: FloatArray  # [L, experts]
-    rank_copies: FloatArray  # [L, E]
+    rank_imbalance: float  # largest rank's tokens over the mean, mean over layers
+    expert_imbalance: float
     layer_duration: IntArray  # [L, E] picoseconds
     layer_memory: FloatArray  # [L, E] seconds that the kernels' bytes take at full bandwidth
     uses: float = 0.0
@@ -67,8 +74,8 @@ class RoutedTotals:
 
     @classmethod
     def zeros(cls, stages: int, ranks: int, layers: int, experts: int) -> RoutedTotals:
-        shapes = ((stages, ranks), (3,), (stages, ranks), (stages, ranks), (layers, experts))
-        return cls(*(np.zeros(shape) for shape in shapes))
+        by_rank = [np.zeros((stages, ranks)) for _ in range(3)]
+        return cls(by_rank[0], np.zeros(3), by_rank[1], by_rank[2], np.zeros((layers, experts)))
 
     def add(self, load: RoutedLoad, steps: float) -> None:
         self.duration += load.duration * (steps / PICOSECONDS)
@@ -76,13 +83,13 @@ class RoutedTotals:
         self.copies += load.copies * steps
         self.touched += load.touched * steps
         self.expert_tokens += load.expert_tokens * steps
-        tokens = float(load.rank_copies.sum()) * steps
+        tokens = float(load.copies.sum()) * steps
         self.weight += tokens
-        self.rank_imbalance += tokens * _imbalance(load.rank_copies)
-        self.expert_imbalance += tokens * _imbalance(load.expert_tokens)
+        self.rank_imbalance += tokens * load.rank_imbalance
+        self.expert_imbalance += tokens * load.expert_imbalance
 
 
-def _imbalance(loads: FloatArray) -> float:
+def _imbalance(loads: NDArray[Any]) -> float:
     """Mean over layers of the largest load over the mean one."""
     return float((loads.max(axis=1) / loads.mean(axis=1)).mean())
 
@@ -104,7 +111,9 @@ class RoutedPrice:
 class ExpertCosts:
     """Expert kernels of every stage and expert rank, from the tokens per expert."""
 
-    def __init__(self, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], owner: IntArray) -> None:
+    def __init__(
+        self, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], owner: IntArray
+    ) -> None:
         self.context, self.layout, self.owner = context, layout, owner
         self.operator: Operator = next(
             row.operator for row in programs[0].rows + programs[-1].rows if row.action == "experts" and row.operator
@@ -115,10 +124,16 @@ class ExpertCosts:
         layers = [layer for program in programs for layer in program.moe_layers]
         #: Slices of the model's MoE layers that each stage holds.
         bounds = np.cumsum([0] + [len(program.moe_layers) for program in programs])
-        self.stage_layers = [slice(int(a), int(b)) for a, b in zip(bounds, bounds[1:], strict=False)]
+        self.stage_layers = [slice(int(a), int(b)) for a, b in pairwise(bounds)]
         self.layers = len(layers)
         lanes = layout.devices.reshape(layout.pp, -1)[:, :: layout.expert_tp]
         self.devices = [[context.machine.devices[i] for i in stage] for stage in lanes]
+        self._kinds = [
+            kind for at, stage in zip(self.stage_layers, self.devices, strict=True) for kind in _kinds(at, stage)
+        ]
+        check_owner(owner, self.layers, self.experts, layout.expert_ranks)
+        #: Where each (layer, expert) lies in a table [layers, expert ranks].
+        self._cell = (np.arange(self.layers)[:, None] * layout.expert_ranks + owner).ravel()
 
     def calls(self, copies: FloatArray, touched: FloatArray) -> Calls:
         """Kernel calls of expert ranks with so many (token, expert) pairs and distinct experts."""
@@ -127,37 +142,54 @@ class ExpertCosts:
     def zeros(self) -> RoutedTotals:
         return RoutedTotals.zeros(self.layout.pp, self.layout.expert_ranks, self.layers, self.experts)
 
-    def load(self, counts: FloatArray) -> RoutedLoad:
+    def load(self, counts: IntArray) -> RoutedLoad:
         """Args: counts: [layers, experts] tokens per expert, over all sources."""
-        ranks = self.layout.expert_ranks
-        copies = rank_loads(counts[:, None], self.owner, ranks)[:, 0].astype(np.float64)
-        touched = rank_loads((counts > 0)[:, None].astype(np.int64), self.owner, ranks)[:, 0].astype(np.float64)
-        seconds, memory, bounds = np.zeros_like(copies), np.zeros_like(copies), np.zeros((3, *copies.shape))
-        for at, devices in zip(self.stage_layers, self.devices, strict=True):
-            for name in dict.fromkeys(device.spec.name for device in devices):
-                mine = [e for e, device in enumerate(devices) if device.spec.name == name]
-                calls = self.calls(copies[at, mine], touched[at, mine])
-                cost = self.context.kernels.cost(calls, devices[mine[0]])
-                seconds[at, mine], memory[at, mine] = cost.seconds, cost.memory
-                compute_bound = cost.compute > cost.memory
-                bounds[0][at, mine] = cost.overhead
-                bounds[1][at, mine] = np.where(compute_bound, cost.compute, 0)
-                bounds[2][at, mine] = np.where(compute_bound, 0, cost.memory)
+        shape = (self.layers, self.layout.expert_ranks)
+        copies, touched = self.by_rank(counts), self.by_rank(counts > 0)
+        seconds, memory, bounds = np.zeros(shape), np.zeros(shape), np.zeros((3, *shape))
+        for at, device in self._kinds:
+            cost = self.context.kernels.cost(self.calls(copies[at], touched[at]), device)
+            seconds[at], memory[at] = cost.seconds, cost.memory
+            compute_bound = cost.compute > cost.memory
+            bounds[0][at] = cost.overhead
+            bounds[1][at] = np.where(compute_bound, cost.compute, 0)
+            bounds[2][at] = np.where(compute_bound, 0, cost.memory)
         duration = picoseconds(seconds)
         slowest = duration.argmax(axis=1)
         rows = np.arange(len(duration))
-        per_stage = [slice(at.start, at.stop) for at in self.stage_layers]
         return RoutedLoad(
-            duration=np.array([duration[at].sum(axis=0) for at in per_stage], dtype=np.float64),
-            slowest=np.array([duration[rows[at], slowest[at]].sum() for at in per_stage], dtype=np.float64),
+            duration=self._by_stage(duration),
+            slowest=self._by_stage(duration[rows, slowest]),
             bound=bounds[:, rows, slowest].sum(axis=1),
-            copies=np.array([copies[at].sum(axis=0) for at in per_stage]),
-            touched=np.array([touched[at].sum(axis=0) for at in per_stage]),
-            expert_tokens=counts,
-            rank_copies=copies,
+            copies=self._by_stage(copies),
+            touched=self._by_stage(touched),
+            expert_tokens=counts.astype(np.float64),
+            rank_imbalance=_imbalance(copies),
+            expert_imbalance=_imbalance(counts),
             layer_duration=duration,
             layer_memory=memory,
         )
+
+    def by_rank(self, values: NDArray[Any]) -> FloatArray:
+        """[L, experts] summed over the experts of each rank, [L, expert ranks]."""
+        shape = (self.layers, self.layout.expert_ranks)
+        sums = np.bincount(self._cell, weights=values.ravel(), minlength=shape[0] * shape[1])
+        return sums.reshape(shape).astype(np.float64, copy=False)
+
+    def _by_stage(self, values: NDArray[Any]) -> FloatArray:
+        """[L, ...] summed over the layers of each stage."""
+        return np.array([values[at].sum(axis=0) for at in self.stage_layers], dtype=np.float64)
+
+
+def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slice | list[int]], Device]]:
+    """Places in a table [layers, expert ranks] that devices of one kind fill, with one of these devices."""
+    names = [device.spec.name for device in devices]
+    if len(set(names)) == 1:
+        return [((layers, slice(None)), devices[0])]
+    return [
+        ((layers, [e for e, other in enumerate(names) if other == name]), devices[names.index(name)])
+        for name in dict.fromkeys(names)
+    ]
 
 
 class RoutedPricer(Protocol):
@@ -201,16 +233,43 @@ class Sampled:
         return draw_counts(self._routing, self._key, batch, step)
 
     def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
-        counts = self.counts(batch, step)
-        load = self._costs.load(counts.sum(axis=1).astype(np.float64))
-        dispatch, combine = self._exchange.of_counts(singles + chunked, counts, self._costs.owner)
+        drawn = self._draw(batch, step)
+        load = self._costs.load(drawn.totals)
+        if self._exchange.all_to_all:
+            traffic = drawn.traffic(self._costs.owner, self._costs.layout.expert_ranks)
+            dispatch, combine = self._exchange.of_traffic(traffic)
+        else:
+            dispatch, combine = self._exchange.of_largest(int((singles + chunked).max()))
         return RoutedPrice(load.slowest.astype(np.int64), dispatch, combine, ((load, 1.0),))
+
+    def _draw(self, batch: Batch, step: int) -> Drawn | Counted:
+        if isinstance(self._routing, CountRouting):
+            return self._routing.drawn(token_spans(batch, step), batch.ranks, step_stream(self._key, batch, step))
+        return Counted(self.counts(batch, step))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Counts [L, DP ranks, experts] of a routing that knows only these, as `Drawn` gives them."""
+
+    counts: IntArray
+
+    @property
+    def totals(self) -> IntArray:
+        return np.asarray(self.counts.sum(axis=1))
+
+    def traffic(self, owner: IntArray, ranks: int) -> IntArray:
+        return rank_loads(self.counts, owner, ranks)
+
+
+def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
+    """Random numbers of the batch's `step`-th step, which only the step's number decides."""
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
 
 
 def draw_counts(routing: RoutingSource, key: int, batch: Batch, step: int) -> IntArray:
-    """Tokens per (MoE layer, source rank, expert) of a step, from a stream that only the step's number decides."""
-    generator = np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
-    return routing.counts(token_spans(batch, step), batch.ranks, generator)
+    """Tokens per (MoE layer, source rank, expert) of a step."""
+    return routing.counts(token_spans(batch, step), batch.ranks, step_stream(key, batch, step))
 
 
 def token_spans(batch: Batch, step: int) -> TokenSpans:
@@ -247,6 +306,9 @@ class Tabulated:
     def __post_init__(self) -> None:
         self._grid = _token_grid(self.limit)
         self._draws = max(1, round(96 / max(self.costs.layers, 1)))
+        self._scattered = (
+            ScatteredExchange(self.exchange, self.routing, self.costs, self.key) if self.exchange.all_to_all else None
+        )
 
     reuses = True
 
@@ -273,7 +335,10 @@ class Tabulated:
             if weight * share > 0
         )
         experts = np.rint(sum(load.slowest * weight for load, weight in loads)).astype(np.int64)
-        dispatch, combine = self.exchange.of_shares(singles + chunked, loads)
+        if self._scattered is None:
+            dispatch, combine = self.exchange.of_largest(int((singles + chunked).max()))
+        else:
+            dispatch, combine = self._scattered.price(singles, chunked)
         return RoutedPrice(experts, dispatch, combine, loads)
 
     def _token_weights(self, total: int) -> tuple[tuple[int, float], ...]:
@@ -290,7 +355,7 @@ class Tabulated:
             stream = np.random.Generator(np.random.Philox(key=self.key, counter=[0, 1, tokens, int(mixture * 16)]))
             chunked = np.array([round(tokens * mixture)])
             draws = [
-                self.costs.load(self.routing.sample(tokens - chunked, chunked, stream).sum(axis=1).astype(np.float64))
+                self.costs.load(self.routing.choose(tokens - chunked, chunked, stream).totals)
                 for _ in range(self._draws)
             ]
             self._points[key] = _mean_load(draws)
@@ -313,12 +378,7 @@ def _token_grid(limit: int) -> list[int]:
 
 
 def _mean_load(draws: list[RoutedLoad]) -> RoutedLoad:
-    if len(draws) == 1:
-        return draws[0]
-    mean = {
-        name: np.mean([getattr(draw, name) for draw in draws], axis=0)
-        for name in ("duration", "slowest", "bound", "copies", "touched", "expert_tokens")
-    }
-    # Averaging would level the ranks, so the imbalance is that of one draw.
-    return RoutedLoad(**mean, rank_copies=draws[0].rank_copies, layer_duration=draws[0].layer_duration,
-        layer_memory=draws[0].layer_memory)
+    """The mean of several draws, also of what their slowest ranks take and of their imbalance, which is not the
+    imbalance of the mean."""
+    names = [each.name for each in fields(RoutedLoad) if each.name != "uses"]
+    return RoutedLoad(**{name: np.mean([getattr(draw, name) for draw in draws], axis=0) for name in names})

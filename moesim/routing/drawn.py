@@ -1,0 +1,101 @@
+"""What the tokens of one step chose, in the form it was drawn in, summed only as far as is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.routing.base import IntArray
+
+Counts = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Choices of one step: those drawn one by one as they are, those drawn at once as counts.
+
+    Attributes:
+        sources: number of source ranks.
+        expert: [layers, experts], the expert of every popularity rank.
+        rank: [layers, experts], the popularity rank of every expert.
+        picks: [top_k, layers, n], popularity ranks of n choices per layer.
+        source: [n], who made them.
+        weight: [repeated], how many tokens made each of the last choices; the ones before were made by one token each.
+        summed: [m], the sources whose other choices are in `sums`.
+        sums: [layers, m, experts], tokens per expert.
+    """
+
+    sources: int
+    expert: IntArray
+    rank: IntArray
+    picks: NDArray[np.unsignedinteger[Any]]
+    source: IntArray
+    weight: IntArray
+    summed: IntArray
+    sums: Counts
+
+    @property
+    def counts(self) -> Counts:
+        """Tokens per expert of every source, [layers, sources, experts]."""
+        layers, experts = self.expert.shape
+        cell = np.arange(layers)[:, None] * (self.sources * experts) + self.expert
+        counts = self._tally(cell, experts, layers * self.sources * experts).reshape(layers, self.sources, experts)
+        if len(self.summed) == self.sources:
+            counts += self.sums
+        elif len(self.summed):
+            counts[:, self.summed] += self.sums
+        return counts
+
+    @property
+    def totals(self) -> Counts:
+        """Tokens per expert of all sources together, [layers, experts]."""
+        by_rank = self._count(self._index, self.expert.size).reshape(self.expert.shape)
+        totals = np.take_along_axis(by_rank, self.rank, axis=1)
+        if len(self.summed):
+            totals += self.sums.sum(axis=1)
+        return totals
+
+    def traffic(self, owner: IntArray, ranks: int) -> Counts:
+        """(Token, expert) pairs from every source to every expert rank, [layers, sources, ranks].
+
+        Args:
+            owner: [layers, experts], the rank of every expert, 0 .. ranks - 1.
+        """
+        layers = len(self.expert)
+        layer = np.arange(layers)[:, None]
+        cell = layer * (self.sources * ranks) + owner[layer, self.expert]
+        traffic = self._tally(cell, ranks, layers * self.sources * ranks).reshape(layers, self.sources, ranks)
+        for i, source in enumerate(self.summed.tolist()):
+            at = layer * ranks + owner
+            sums = np.bincount(at.ravel(), weights=self.sums[:, i].ravel(), minlength=layers * ranks)
+            traffic[:, source] += sums.astype(np.int64).reshape(layers, ranks)
+        return traffic
+
+    @cached_property
+    def _index(self) -> Counts:
+        """[top_k, layers, n], each pick's place in a table [layers, experts] by popularity rank."""
+        layers, experts = self.expert.shape
+        first = np.arange(0, layers * experts, experts, dtype=np.int64)[:, None]
+        index: Counts = np.add(self.picks, first, dtype=np.int64)
+        return index
+
+    def _tally(self, cell: IntArray, stride: int, size: int) -> Counts:
+        """Count picks in the cells `cell` [layers, popularity ranks] + source x `stride`."""
+        index = cell.ravel().take(self._index)
+        index += self.source * stride  # in place: memory that was never touched costs more than the sum
+        return self._count(index, size)
+
+    def _count(self, index: Counts, size: int) -> Counts:
+        """How often each of `size` cells occurs in [top_k, layers, n]."""
+        if not len(self.weight):
+            return np.bincount(index.ravel(), minlength=size)
+        single = index.shape[2] - len(self.weight)
+        counts = np.bincount(index[:, :, :single].ravel(), minlength=size)
+        repeated = index[:, :, single:]
+        weights = np.broadcast_to(self.weight, repeated.shape)
+        counts += np.bincount(repeated.ravel(), weights=weights.ravel(), minlength=size).astype(np.int64)
+        return counts
