@@ -58,10 +58,10 @@ def device(family: str = "ideal", **changes: Any) -> dict[str, Any]:
     return {
         "kind": "npu",
         "family": family,
-        "compute": {"bf16": "1e30 TFLOP/s"},
-        "memory": [{"tier": "hbm", "capacity": "1 GB", "bandwidth": "1e30 TB/s"}],
-        "links": {"wire": "1e30 TB/s"},
-        "power": {"tdp": "0 W"},
+        "compute": {"bf16": "1000000 PFLOP/s"},
+        "memory": [{"tier": "hbm", "capacity": "1 GB", "bandwidth": "1000 PB/s"}],
+        "links": {"wire": "1000 PB/s"},
+        "power": {"tdp": "1 W"},
         **changes,
     }
 
@@ -114,7 +114,7 @@ def with_blocks(tree: dict[str, Any], blocks: int) -> dict[str, Any]:
     roomy = simulate(spec_of(tree))
     (name,) = tree["machine"]["devices"]
     tier = tree["library"]["devices"][name]["memory"][0]
-    kv, weights, capacity = (float(roomy.devices[c].max()) for c in ("kv_bytes", "weight_bytes", "capacity_bytes"))
+    kv, weights, capacity = (float(roomy.devices[c][0]) for c in ("kv_bytes", "weight_bytes", "capacity_bytes"))
     block = block_bytes(spec_of(tree))
     activations = 0.99 * capacity - weights - kv  # and less than one block
     tier["capacity"] = f"{(weights + activations + blocks * block + 1e-3) / 0.99!r} B"

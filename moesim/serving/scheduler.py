@@ -71,6 +71,8 @@ class ContinuousBatching:
             if not free.any():
                 return None
             if steps > 1 or self._growth(1, free) is not None:
+                if steps == 1:  # another batch may enter the pipeline beside this one
+                    self._make_room(now)
                 return self._batch(np.flatnonzero(free), (), steps)
         return self._mixed(now)
 
@@ -129,19 +131,27 @@ class ContinuousBatching:
         """Give every decoding sequence the block its next token needs, preempting where there is none; returns the
         ranks that lost a sequence."""
         hit: set[int] = set()
-        size = self.engine.block_size
-        while True:
-            running = self.running
-            grows = (running.decoding == 1) & (running.busy == 0) & (running.computed % size == 0)
-            for index in np.flatnonzero(grows).tolist():
-                state = running.states[index]
-                if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1):
-                    hit.add(state.rank)
-                    victims = np.flatnonzero((running.rank == state.rank) & (running.busy == 0))
-                    self._preempt(int(victims[-1]), now)
-                    break
-            else:
-                return hit
+        while (rank := self._cramped()) is not None:
+            victims = np.flatnonzero((self.running.rank == rank) & (self.running.busy == 0))
+            self._preempt(int(victims[-1]), now)
+            hit.add(rank)
+        return hit
+
+    def _cramped(self) -> int | None:
+        """Grow the decoding sequences; the first rank where that fails, or where a prompt that has begun cannot go on
+        while sequences admitted after it hold blocks. None where all goes well."""
+        running, size, free = self.running, self.engine.block_size, self.running.busy == 0
+        for index in np.flatnonzero(free & (running.decoding == 1) & (running.computed % size == 0)).tolist():
+            state = running.states[index]
+            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1):
+                return state.rank
+        for index in np.flatnonzero(free & (running.decoding == 0)).tolist():
+            state = running.states[index]
+            cache = self.caches[state.rank]
+            stuck = not cache.free and int(running.computed[index]) == cache.held(state.request) * size
+            if stuck and (free & (running.rank == state.rank))[index + 1 :].any():
+                return state.rank
+        return None
 
     def _preempt(self, index: int, now: int) -> None:
         """Take a sequence's cache away and queue it first; what it generated stays known."""
