@@ -33,7 +33,8 @@ def run(
     spec = experiment.spec
     prepare(output, overwrite=overwrite)
     begin = time.perf_counter()
-    record = simulate(spec, progress)
+    with experiment.placing():
+        record = simulate(spec, progress)
     simulated = time.perf_counter() - begin
     about = manifest(seed=spec.seed, partial=record.partial, timing={"simulation": simulated})
     results = from_record(record, experiment.document, about, spec.slo)

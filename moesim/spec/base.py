@@ -18,7 +18,7 @@ DTYPE_BYTES: dict[str, float] = {
 class Schema(BaseModel):
     """A closed, immutable record: an unknown key is an error, a value never changes after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Descriptor(Schema):

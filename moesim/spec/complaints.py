@@ -62,7 +62,8 @@ def _complaint(schema: type[BaseModel], tree: Marked, error: ValidationError) ->
     if first["type"] == "missing":
         outer, _ = tree.nearest(location[:-1])
         inside = f" in {dotted(location[:-1])}" if location[:-1] else ""
-        return MoesimError(f"the key {location[-1]!r} is missing{inside}", where=outer.place)
+        what = f"the key {location[-1]!r} is missing{inside}"
+        return MoesimError(what, where=outer.origin, fix=f"add {location[-1]}: ...")
     node, _ = tree.nearest(location)
     what, fix = _what(first, location)
     return MoesimError(what, where=_named_place(node, what), fix=fix)
@@ -94,9 +95,7 @@ def _what(detail: ErrorDetails, location: Location) -> tuple[str, str | None]:
     """What is wrong, and what would fix it where that is known."""
     kind, given, context = detail["type"], detail["input"], detail.get("ctx", {})
     subject = f"{dotted(location)}: " if location else ""
-    shown = (
-        f"{given!r}" if not isinstance(given, (Mapping, list)) else "a list" if isinstance(given, list) else "a mapping"
-    )
+    shown = "a mapping" if isinstance(given, Mapping) else "a list" if isinstance(given, list) else _short(repr(given))
     if kind == "value_error":
         return f"{subject}{context.get('error', detail['msg'])}", None
     if kind == "literal_error":
@@ -107,10 +106,15 @@ def _what(detail: ErrorDetails, location: Location) -> tuple[str, str | None]:
         return f"{subject}expected {_EXPECTED[kind]}, got {'nothing' if given is None else shown}", remedy
     if kind in _BOUND:
         bound, words = _BOUND[kind]
-        return f"{subject}{shown} must be {words} {context[bound]:g}", None
+        limit = f"{context[bound]:,}" if isinstance(context[bound], int) else f"{context[bound]:g}"
+        return f"{subject}{shown} must be {words} {limit}", None
     if kind == "too_short":
         return f"{subject}needs at least {context['min_length']} entry", None
     return f"{subject}{detail['msg'][:1].lower()}{detail['msg'][1:]}, got {shown}", None
+
+
+def _short(text: str, most: int = 60) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _named_place(node: Marked, what: str) -> Where | None:
@@ -120,7 +124,7 @@ def _named_place(node: Marked, what: str) -> Where | None:
     """
     named = [node.items[word].key for word in re.findall(r"\w+", what) if word in node.items]
     overridden = [place for place in named if place is not None and place.file.startswith(OVERRIDE)]
-    return next(iter(overridden or named), node.place)
+    return next(iter(overridden or named), node.origin)
 
 
 def schema_at(schema: type[BaseModel], location: Location) -> type[BaseModel] | None:

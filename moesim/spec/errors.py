@@ -22,12 +22,21 @@ class MoesimError(Exception):
     Args:
         what: what is wrong, with the offending value.
         where: the file and line that said it.
+        key: where only the value is known that is at fault, its place in the experiment: "parallelism.tp", or a tuple
+            where a key holds a dot. Whoever knows the experiment's file puts `where` in (`Loaded.placing`).
         fix: what would put it right, in a few words.
     """
 
-    def __init__(self, what: str, *, where: Where | None = None, fix: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Where | None = None,
+        key: str | tuple[str | int, ...] | None = None,
+        fix: str | None = None,
+    ) -> None:
         super().__init__(what)
-        self.what, self.where, self.fix = what, where, fix
+        self.what, self.where, self.key, self.fix = what, where, key, fix
 
     def __str__(self) -> str:
         place = f"{self.where}: " if self.where else ""

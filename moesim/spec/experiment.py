@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Dtype, Schema
-from moesim.spec.hardware import DeviceSpec, FabricSpec, SystemSpec
+from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
 
-Degree = Annotated[int, Field(gt=0)]
+Degree = Annotated[int, Field(gt=0, le=MOST_PARTS)]
+
+
+def _folder_name(value: str) -> str:
+    """An experiment's name is that of its results folder."""
+    if not value.strip() or value.strip(".") == "" or "/" in value or "\\" in value or not value.isprintable():
+        raise ValueError(f"{value!r} cannot be the name of a results folder; use letters, digits, - and _")
+    return value
 
 
 class ParallelismSpec(Schema):
@@ -43,7 +50,9 @@ class ParallelismSpec(Schema):
     @model_validator(mode="after")
     def _experts_fit(self) -> ParallelismSpec:
         if self.stage_devices % self.ep:
-            raise ValueError(f"ep {self.ep} does not divide tp x dp = {self.stage_devices}")
+            raise ValueError(
+                f"ep {self.ep} does not divide tp x dp = {self.stage_devices}; use one that does, or raise dp"
+            )
         return self
 
 
@@ -77,7 +86,7 @@ class Library(Schema):
 class ExperimentSpec(Schema):
     """All that a run depends on. The loader replaces names (`model: qwen3-30b-a3b`) by the descriptors themselves."""
 
-    name: str = "experiment"
+    name: Annotated[str, Field(max_length=100), AfterValidator(_folder_name)] = "experiment"
     description: str = ""
     model: ModelSpec
     machine: SystemSpec

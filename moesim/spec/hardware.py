@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from moesim.spec.base import Descriptor, Schema
+from moesim.spec.base import Descriptor, Dtype, Schema
 from moesim.spec.units import (
     Bytes,
     BytesPerSecond,
@@ -15,6 +16,7 @@ from moesim.spec.units import (
     Hertz,
     JoulesPerByte,
     JoulesPerFlop,
+    PositiveWatts,
     Seconds,
     Watts,
     parse,
@@ -26,19 +28,24 @@ DeviceKind = Literal["gpu", "npu", "tpu", "pim", "cpu", "dataflow", "wafer", "ch
 PCIE_LANE = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 
 
+#: What no port and no machine exceeds, so that a slip of the pen does not run for hours.
+FASTEST_PORT, MOST_PARTS = 1e18, 100_000
+
+Count = Annotated[int, Field(gt=0, le=MOST_PARTS)]
+
+
 def _port(value: object) -> object:
     """`gen5 x16` is a PCIe port; anything else is a bandwidth per direction."""
     if isinstance(value, str) and value.startswith("gen"):
-        try:
-            generation, lanes = value.removeprefix("gen").split(" x")
-            return PCIE_LANE[int(generation)] * int(lanes)
-        except (ValueError, KeyError):
-            raise ValueError(f"{value!r} is no PCIe port, write it like 'gen5 x16'") from None
+        form = re.fullmatch(r"gen(\d) x([1-9]\d{0,2})", value)  # a CPU's lanes together may be hundreds
+        if form is None or int(form[1]) not in PCIE_LANE:
+            raise ValueError(f"{value!r} is no PCIe port; write it like 'gen5 x16'")
+        return PCIE_LANE[int(form[1])] * int(form[2])
     if isinstance(value, str):
         rate = parse(value, "byte/second")
-        if rate > 0:
+        if 0 < rate <= FASTEST_PORT:
             return rate
-    raise ValueError(f"{value!r} is no bandwidth per direction, write it like '450 GB/s' or 'gen5 x16'")
+    raise ValueError(f"{value!r} is no bandwidth per direction; write it like '450 GB/s' or 'gen5 x16'")
 
 
 PortBandwidth = Annotated[float, BeforeValidator(_port)]
@@ -55,7 +62,7 @@ class Compute(Schema):
     int8: FlopPerSecond | None = None
     fp4: FlopPerSecond | None = None
     int4: FlopPerSecond | None = None
-    units: int | None = Field(default=None, gt=0, description="SMs, CUs, cores, tiles")
+    units: int | None = Field(default=None, gt=0, le=10_000_000, description="SMs, CUs, cores, tiles")
     clock: Hertz | None = None
 
 
@@ -71,8 +78,14 @@ class MemoryTier(Schema):
 
 
 class Power(Schema):
-    tdp: Watts | None = None
+    tdp: PositiveWatts | None = None
     idle: Watts | None = None
+
+    @model_validator(mode="after")
+    def _idle_below_tdp(self) -> Power:
+        if self.tdp is not None and self.idle is not None and self.idle > self.tdp:
+            raise ValueError(f"idle {self.idle:g} W exceeds the tdp of {self.tdp:g} W; lower it")
+        return self
 
 
 class DeviceSpec(Descriptor):
@@ -85,9 +98,9 @@ class DeviceSpec(Descriptor):
     memory: tuple[MemoryTier, ...] = ()
     links: dict[str, PortBandwidth] = {}
     #: How many copy engines move data beside the compute streams.
-    copy_engines: int = Field(default=2, ge=0)
+    copy_engines: int = Field(default=2, ge=0, le=1000)
     power: Power = Power()
-    energy: dict[str, JoulesPerFlop] = {}
+    energy: dict[Dtype, JoulesPerFlop] = {}
     price: DollarsPerSecond | None = None
     #: Numbers that no simulation reads yet but that belong to the datasheet (I/O operations per second, area, ...).
     notes: dict[str, str] = {}
@@ -95,7 +108,10 @@ class DeviceSpec(Descriptor):
     @model_validator(mode="after")
     def _something_to_hold(self) -> DeviceSpec:
         if not self.memory:
-            raise ValueError("a device needs at least one memory tier")
+            raise ValueError("a device needs at least one memory tier; add memory: [{tier: hbm, ...}]")
+        twice = [tier.tier for tier in self.memory if sum(tier.tier == other.tier for other in self.memory) > 1]
+        if twice:
+            raise ValueError(f"the memory tier {twice[0]} appears twice; add up their capacities and bandwidths")
         return self
 
 
@@ -118,10 +134,10 @@ class FabricSpec(Descriptor):
 class NodeSpec(Schema):
     """What one chassis holds. Names refer to descriptors of the library."""
 
-    devices: dict[str, Annotated[int, Field(gt=0)]] = Field(min_length=1)
+    devices: dict[str, Count] = Field(min_length=1)
     fabric: str | None = None
-    host: dict[str, Annotated[int, Field(gt=0)]] = {}
-    storage: dict[str, Annotated[int, Field(gt=0)]] = {}
+    host: dict[str, Count] = {}
+    storage: dict[str, Count] = {}
     #: Bandwidth of the scale-out port per device and direction.
     nic: BytesPerSecond | None = None
 
@@ -130,8 +146,15 @@ class SystemSpec(NodeSpec, Descriptor):
     """A machine: identical nodes, each as in NodeSpec, joined by `scale_out` where there are several."""
 
     name: str = "machine"
-    nodes: int = Field(default=1, gt=0)
+    nodes: Count = 1
     scale_out: str | None = None
     #: Fans, boards and whatever else draws power, per node.
     chassis_power: Watts = 0.0
     price: DollarsPerSecond | None = Field(default=None, description="of a whole node; otherwise the devices' prices")
+
+    @model_validator(mode="after")
+    def _of_this_world(self) -> SystemSpec:
+        parts = self.nodes * sum(sum(group.values()) for group in (self.devices, self.host, self.storage))
+        if parts > MOST_PARTS:
+            raise ValueError(f"nodes and devices make {parts} parts; a machine has at most {MOST_PARTS}")
+        return self

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Generic, Literal, overload
 
@@ -58,6 +59,22 @@ class Loaded(Generic[SpecT]):
         if depth:
             return node.place
         return Where(display(self.source)) if self.source is not None else None
+
+    @contextmanager
+    def placing(self, prefix: Location = ()) -> Iterator[None]:
+        """Gives the errors raised within about a key of this document the place that said it.
+
+        Args:
+            prefix: what this document is called in their keys: ("machine",) for a system by itself.
+        """
+        try:
+            yield
+        except MoesimError as error:
+            if error.where is None and error.key is not None:
+                steps: Location = tuple(error.key.split(".")) if isinstance(error.key, str) else error.key
+                if steps[: len(prefix)] == prefix:
+                    error.where = self.where(steps[len(prefix) :])
+            raise
 
 
 class LoadedExperiment(Loaded[ExperimentSpec]):

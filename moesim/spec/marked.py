@@ -65,6 +65,12 @@ class Marked:
         """What to cite: the line of a scalar, the line of the key that opens a mapping or list."""
         return self.key if isinstance(self.value, (dict, list)) else self.where
 
+    @property
+    def origin(self) -> Where | None:
+        """As `place`, but of what was read from another file than its key (`model: NAME`) the place in that file."""
+        elsewhere = self.where is not None and self.key is not None and self.where.file != self.key.file
+        return self.where if elsewhere else self.place
+
     def with_value(self, value: dict[str, Marked] | list[Marked] | Scalar) -> Marked:
         return replace(self, value=value)
 

@@ -8,8 +8,11 @@ from pydantic import Field, model_validator
 
 from moesim.spec.base import Descriptor, Dtype, Schema
 
-Positive = Annotated[int, Field(gt=0)]
-Natural = Annotated[int, Field(ge=0)]
+#: Far beyond any model, so that a slip of the pen is a message and does not fill the memory.
+Positive = Annotated[int, Field(gt=0, le=10_000_000)]
+Natural = Annotated[int, Field(ge=0, le=10_000_000)]
+Layers = Annotated[int, Field(gt=0, le=1000)]
+Experts = Annotated[int, Field(gt=0, le=4096)]
 
 
 class AttentionSpec(Schema):
@@ -40,13 +43,25 @@ class AttentionSpec(Schema):
     @model_validator(mode="after")
     def _consistent(self) -> AttentionSpec:
         if self.heads % self.kv_heads:
-            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}")
-        if self.kv_rank is not None and None in (self.nope_dim, self.rope_dim, self.value_dim):
-            raise ValueError("MLA (kv_rank) needs nope_dim, rope_dim and value_dim")
+            raise ValueError(f"kv_heads {self.kv_heads} does not divide heads {self.heads}; use one that does")
+        dims = {name: getattr(self, name) for name in ("nope_dim", "rope_dim", "value_dim")}
+        missing = [name for name, value in dims.items() if value is None]
+        if self.kv_rank is not None and missing:
+            raise ValueError(f"MLA (kv_rank) lacks {' and '.join(missing)}; give them")
+        latent = [name for name, value in {"query_rank": self.query_rank, **dims}.items() if value is not None]
+        if self.kv_rank is None and latent:
+            raise ValueError(f"{latent[0]} has no effect without kv_rank (MLA); give kv_rank or remove it")
+        return self
+
+    @model_validator(mode="after")
+    def _local(self) -> AttentionSpec:
         if not self.pattern:
-            raise ValueError("pattern is empty, name at least one layer: full or local")
+            raise ValueError("pattern is empty; name at least one layer, full or local")
         if "local" in self.pattern and (self.window is None) == (self.chunk is None):
-            raise ValueError("local layers in pattern need either a window or a chunk")
+            raise ValueError("local layers in pattern need either a window or a chunk; give one of them")
+        if "local" not in self.pattern and (self.window or self.chunk):
+            name = "window" if self.window else "chunk"
+            raise ValueError(f"{name} has no effect without local layers; add pattern: [local], or remove it")
         return self
 
 
@@ -57,8 +72,8 @@ class MoeSpec(Schema):
     Llama-4 Maverick: layers 1, 3, 5, ... with every = 2). `dense_layers` names further dense ones, counted from 0.
     """
 
-    experts: Positive
-    top_k: Positive
+    experts: Experts
+    top_k: Experts
     width: Positive
     shared_width: Natural = 0
     shared_gate: bool = False
@@ -73,11 +88,16 @@ class MoeSpec(Schema):
     @model_validator(mode="after")
     def _consistent(self) -> MoeSpec:
         if self.top_k > self.experts:
-            raise ValueError(f"top_k {self.top_k} exceeds the {self.experts} experts")
+            raise ValueError(f"top_k {self.top_k} exceeds the {self.experts} experts; lower it")
         if self.experts % self.groups:
-            raise ValueError(f"groups {self.groups} does not divide experts {self.experts}")
+            raise ValueError(f"groups {self.groups} does not divide experts {self.experts}; use one that does")
         if self.top_groups > self.groups:
-            raise ValueError(f"top_groups {self.top_groups} exceeds the {self.groups} groups")
+            raise ValueError(f"top_groups {self.top_groups} exceeds the {self.groups} groups; lower it")
+        reach = self.experts // self.groups * self.top_groups
+        if self.top_k > reach:
+            raise ValueError(
+                f"top_groups {self.top_groups} holds {reach} experts, fewer than top_k {self.top_k}; raise it"
+            )
         return self
 
     def holds(self, layer: int) -> bool:
@@ -89,18 +109,19 @@ class MoeSpec(Schema):
 class Published(Schema):
     """Parameter counts as published, and why ours deviate where they do."""
 
-    total: float | None = None
-    active: float | None = None
+    total: Annotated[float, Field(gt=0)] | None = None
+    active: Annotated[float, Field(gt=0)] | None = None
     deviation: str = ""
 
 
 class ModelSpec(Descriptor):
     """One architecture. `dense_width` is the intermediate width of dense layers (None where every layer is MoE)."""
 
-    layers: Positive
+    layers: Layers
     hidden: Positive
     vocabulary: Positive
-    context: Positive
+    #: Longest sequence, input and output together.
+    context: Annotated[int, Field(ge=2, le=1_000_000_000)]
     attention: AttentionSpec
     dense_width: Positive | None = None
     moe: MoeSpec | None = None
@@ -124,7 +145,10 @@ class ModelSpec(Descriptor):
     def _feed_forward(self) -> ModelSpec:
         moe_layers = sum(self.moe.holds(layer) for layer in range(self.layers)) if self.moe else 0
         if self.moe and not moe_layers:
-            raise ValueError(f"moe leaves all {self.layers} layers dense, check first_layer, every and dense_layers")
+            raise ValueError(f"moe leaves all {self.layers} layers dense; check first_layer, every and dense_layers")
         if moe_layers < self.layers and self.dense_width is None:
-            raise ValueError("dense layers need dense_width")
+            raise ValueError("dense layers need dense_width; give it")
+        beyond = [layer for layer in (self.moe.dense_layers if self.moe else ()) if layer >= self.layers]
+        if beyond:
+            raise ValueError(f"dense_layers names layer {beyond[0]} of {self.layers}, which count from 0; remove it")
         return self

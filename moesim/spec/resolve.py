@@ -45,13 +45,15 @@ def read_tree(kind: Kind, path: Path, chain: tuple[Path, ...] = ()) -> Marked:
 
 
 def inline(kind: Kind, node: Marked) -> Marked:
-    """The mapping that `node` stands for: a name, a path, or a mapping that may extend one of these.
+    """The mapping that `node` stands for: a name, a path, or a mapping that may extend one of these. Its key is still
+    the one that refers to it.
 
     Raises:
         MoesimError: what it refers to does not exist.
     """
     if node.text is not None:
-        return read_tree(kind, find(kind, node.text, folder=node.folder, where=node.where))
+        found = read_tree(kind, find(kind, node.text, folder=node.folder, where=node.where))
+        return replace(found, key=node.key)
     return _extended(kind, node, ())
 
 

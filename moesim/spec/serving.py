@@ -7,7 +7,12 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Descriptor, Schema
-from moesim.spec.units import Rate, Seconds
+from moesim.spec.units import Duration, Rate, Seconds
+
+#: Far beyond any system, so that a slip of the pen is a message and does not fill the memory.
+MOST_TOKENS, MOST_REQUESTS = 10_000_000, 10_000_000
+
+Tokens = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 
 
 class EngineSpec(Descriptor):
@@ -17,9 +22,9 @@ class EngineSpec(Descriptor):
     reduce-scatters the outputs, "alltoall" dispatches each token to its experts and combines the outputs.
     """
 
-    token_budget: int = Field(default=2048, gt=0, description="tokens per step and DP rank")
-    max_sequences: int = Field(default=256, gt=0, description="running sequences per DP rank")
-    block_size: int = Field(default=16, gt=0, description="tokens per KV block")
+    token_budget: int = Field(default=2048, gt=0, le=2**20, description="tokens per step and DP rank")
+    max_sequences: int = Field(default=256, gt=0, le=2**17, description="running sequences per DP rank")
+    block_size: int = Field(default=16, gt=0, le=2**16, description="tokens per KV block")
     memory_utilization: float = Field(default=0.9, gt=0, le=1)
     chunked_prefill: bool = True
     prefix_caching: bool = True
@@ -33,6 +38,7 @@ class EngineSpec(Descriptor):
 
 Arrival = Literal["poisson", "gamma", "deterministic", "burst"]
 TooLong = Literal["error", "drop", "clip"]
+Variation = Annotated[float, Field(ge=0.001, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -42,33 +48,35 @@ class LengthSpec(Schema):
     `quantiles` interpolates between (share, tokens) pairs from share 0 to 1, linearly in the tokens' logarithm."""
 
     distribution: Literal["lognormal", "normal", "uniform", "constant", "exponential", "quantiles"] = "lognormal"
-    mean: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    deviation: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    minimum: int = Field(default=1, gt=0)
-    maximum: int | None = Field(default=None, gt=0)
-    quantiles: tuple[tuple[Share, Annotated[int, Field(gt=0)]], ...] = ()
+    mean: float | None = Field(default=None, ge=1, le=MOST_TOKENS)
+    deviation: float = Field(default=0.0, ge=0, le=MOST_TOKENS)
+    minimum: Tokens = 1
+    maximum: Tokens | None = None
+    quantiles: tuple[tuple[Share, Tokens], ...] = ()
 
     @model_validator(mode="after")
     def _ordered(self) -> LengthSpec:
         if self.maximum is not None and self.maximum < self.minimum:
-            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}")
+            raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}; exchange them")
         if self.mean is not None and self.distribution == "uniform" and self.deviation >= self.mean:
-            raise ValueError(f"uniform lengths of mean {self.mean} and deviation {self.deviation} reach zero")
+            raise ValueError(
+                f"uniform lengths of mean {self.mean:g} and deviation {self.deviation:g} reach zero; lower the deviation"
+            )
         return self
 
     @model_validator(mode="after")
     def _parameters(self) -> LengthSpec:
         if (self.distribution == "quantiles") != bool(self.quantiles):
-            raise ValueError("quantiles are given with distribution: quantiles, and only there")
+            raise ValueError("quantiles and distribution: quantiles belong together; give both or neither")
         if (self.mean is None) != bool(self.quantiles):
-            raise ValueError("give a mean" if self.mean is None else "quantiles need no mean")
+            raise ValueError("there is no mean; give one" if self.mean is None else "quantiles need no mean; remove it")
         if self.deviation and self.distribution in ("constant", "exponential", "quantiles"):
-            raise ValueError(f"{self.distribution} lengths have no deviation to choose")
+            raise ValueError(f"{self.distribution} lengths have no deviation to choose; remove it")
         if self.quantiles:
             shares, tokens = zip(*self.quantiles, strict=True)
             rising = list(shares) == sorted(set(shares)) and list(tokens) == sorted(tokens)
             if not rising or shares[0] != 0 or shares[-1] != 1:
-                raise ValueError("quantiles ascend from share 0 to share 1")
+                raise ValueError("quantiles do not ascend from share 0 to share 1; write them like [[0, 10], [1, 900]]")
         return self
 
 
@@ -76,8 +84,8 @@ class PrefixSpec(Schema):
     """A shared prefix: one of `groups` texts of `tokens` tokens, with `probability`, in front of the request's own
     input (whose length it adds to)."""
 
-    groups: int = Field(gt=0)
-    tokens: int = Field(gt=0)
+    groups: int = Field(gt=0, le=10**9)
+    tokens: Tokens
     probability: float = Field(default=1.0, ge=0, le=1)
 
 
@@ -93,7 +101,7 @@ class MixSpec(Descriptor):
     output: LengthSpec
     arrival: Literal["poisson", "gamma", "deterministic"] = "poisson"
     #: Coefficient of variation of the gaps, for gamma arrivals.
-    variation: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    variation: Variation = 1.0
     prefix: Annotated[tuple[PrefixSpec, ...], BeforeValidator(_listed)] = ()
 
 
@@ -106,22 +114,21 @@ class RequestsSpec(Schema):
     mix: str | None = None
     trace: str | None = None
     rate: Rate | None = None
-    count: Annotated[int, Field(gt=0)] | None = None
-    duration: Seconds | None = None
+    count: Annotated[int, Field(gt=0, le=MOST_REQUESTS)] | None = None
+    duration: Duration | None = None
     #: In place of the mix's own; `burst` has every request at time 0, and no rate.
     arrival: Arrival | None = None
-    variation: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    variation: Variation | None = None
     #: What happens to a request that exceeds the model's context.
     too_long: TooLong = "error"
 
     @model_validator(mode="after")
     def _one_source(self) -> RequestsSpec:
         if (self.mix is None) == (self.trace is None):
-            raise ValueError("give either a mix (with rate and count) or a trace")
+            both = "both a mix and a trace are given" if self.mix else "neither a mix nor a trace is given"
+            raise ValueError(f"{both}; give a mix (with rate and count) or a trace")
         if self.trace is not None and (self.rate, self.arrival, self.variation) != (None, None, None):
-            raise ValueError("a trace has its own arrivals, leave rate, arrival and variation out")
-        if self.duration == 0:
-            raise ValueError("a duration of zero holds no request")
+            raise ValueError("a trace has its own arrivals; leave rate, arrival and variation out")
         return self
 
     @model_validator(mode="after")
@@ -130,17 +137,21 @@ class RequestsSpec(Schema):
             return self
         if self.arrival == "burst":
             if self.rate is not None or self.count is None or self.duration is not None:
-                raise ValueError("burst arrivals need a count, and neither rate nor duration")
+                raise ValueError("burst arrivals have a count, and neither rate nor duration; give count alone")
         elif self.rate is None:
-            raise ValueError("a mix needs a rate, for example 10/s")
+            raise ValueError("a mix has no rate of its own; give one like rate: 10/s")
         elif (self.count is None) == (self.duration is None):
-            raise ValueError("a mix needs either a count or a duration")
+            both = "both a count and a duration are" if self.count else "neither a count nor a duration is"
+            raise ValueError(f"{both} given with the mix; give one of them")
+        elif self.duration is not None and self.rate * self.duration > MOST_REQUESTS:
+            expected = f"rate times duration make {self.rate * self.duration:.3g} requests"
+            raise ValueError(f"{expected}, at most {MOST_REQUESTS} can be simulated; shorten the duration")
         return self
 
 
 class SloSpec(Schema):
     """Service level objective; goodput counts the requests that meet every part given."""
 
-    ttft: Seconds | None = None
-    tpot: Seconds | None = None
-    e2e: Seconds | None = None
+    ttft: Duration | None = None
+    tpot: Duration | None = None
+    e2e: Duration | None = None

@@ -1,11 +1,11 @@
 """Units are parsed once, here; inside moesim every number is SI (seconds, bytes, FLOP, joules, watts, dollars).
 
 `GB` is 1e9 bytes and `GiB` 2**30. A quantity must carry its unit: a bare number is an error, because "80" is a guess.
+What no machine or run can have (a latency of hours, an exabyte of memory) is an error too: a wrong prefix, most likely.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,7 +59,8 @@ def parse(text: str, unit: str) -> float:
         quantity: Any = _registry().Quantity(text.replace("$", "dollar"))
         value = float(quantity.to(unit).magnitude)
     except pint.UndefinedUnitError as error:
-        raise ValueError(f"unknown unit in {text!r}: {error}") from None
+        names = [error.unit_names] if isinstance(error.unit_names, str) else error.unit_names
+        raise ValueError(f"unknown unit {', '.join(names)} in {text!r}") from None
     except pint.DimensionalityError:
         raise ValueError(f"{text!r} is not a quantity in {unit}") from None
     except Exception:
@@ -67,7 +68,10 @@ def parse(text: str, unit: str) -> float:
     return value
 
 
-def _validator(unit: str, example: str, *, zero: bool) -> BeforeValidator:
+def _validator(unit: str, example: str, most: str, *, zero: bool = False) -> BeforeValidator:
+    """From text to SI. Allows `zero` or not, and at most `most`, beyond which lies a slip of the pen."""
+    limit = f"{'zero or more' if zero else 'more than zero'} and at most {most}"
+
     def convert(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(f"expected a quantity like {example!r}, got {value!r}")
@@ -75,21 +79,28 @@ def _validator(unit: str, example: str, *, zero: bool) -> BeforeValidator:
             if value == 0 and zero:
                 return 0.0
             raise ValueError(f"{value!r} has no unit, write it like {example!r}")
-        number = parse(value, unit)
-        if not math.isfinite(number) or number < 0 or (number == 0 and not zero):
-            raise ValueError(f"{value!r} must be {'zero or more' if zero else 'more than zero'} and finite")
+        try:
+            number = parse(value, unit)
+        except ValueError as error:
+            raise ValueError(f"{error}; write it like {example!r}") from None
+        if not 0 <= number <= parse(most, unit) or (number == 0 and not zero):
+            raise ValueError(f"{value!r} must be {limit}")
         return number
 
     return BeforeValidator(convert)
 
 
-Bytes = Annotated[float, _validator("byte", "80 GB", zero=False)]
-BytesPerSecond = Annotated[float, _validator("byte/second", "3.35 TB/s", zero=False)]
-FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", zero=False)]
-Seconds = Annotated[float, _validator("second", "2 us", zero=True)]
-Hertz = Annotated[float, _validator("1/second", "1.98 GHz", zero=False)]
-Rate = Annotated[float, _validator("1/second", "10/s", zero=False)]
-Watts = Annotated[float, _validator("watt", "700 W", zero=True)]
-JoulesPerByte = Annotated[float, _validator("joule/byte", "3.6 pJ/bit", zero=True)]
-JoulesPerFlop = Annotated[float, _validator("joule/FLOP", "0.6 pJ/FLOP", zero=True)]
-DollarsPerSecond = Annotated[float, _validator("dollar/second", "4.63 $/h", zero=True)]
+Bytes = Annotated[float, _validator("byte", "80 GB", "1000 PB")]
+BytesPerSecond = Annotated[float, _validator("byte/second", "3.35 TB/s", "1000 PB/s")]
+FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", "1e6 PFLOP/s")]
+#: Latencies and overheads.
+Seconds = Annotated[float, _validator("second", "2 us", "60 s", zero=True)]
+#: Simulated time is an integer number of picoseconds, which 64 bits hold for 106 days.
+Duration = Annotated[float, _validator("second", "10 min", "90 day")]
+Hertz = Annotated[float, _validator("1/second", "1.98 GHz", "1000 GHz")]
+Rate = Annotated[float, _validator("1/second", "10/s", "1e9/s")]
+Watts = Annotated[float, _validator("watt", "700 W", "1000 MW", zero=True)]
+PositiveWatts = Annotated[float, _validator("watt", "700 W", "1000 MW")]
+JoulesPerByte = Annotated[float, _validator("joule/byte", "3.6 pJ/bit", "1 J/B", zero=True)]
+JoulesPerFlop = Annotated[float, _validator("joule/FLOP", "0.6 pJ/FLOP", "1 J/FLOP", zero=True)]
+DollarsPerSecond = Annotated[float, _validator("dollar/second", "4.63 $/h", "1e6 $/h", zero=True)]

@@ -9,7 +9,7 @@ import numpy as np
 from moesim.hardware.machine import Device, Machine
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ParallelismSpec
-from moesim.spec.model import ModelSpec
+from moesim.spec.model import ModelSpec, MoeSpec
 from moesim.step.graph import IntArray
 
 
@@ -61,6 +61,7 @@ def replica_layouts(parallelism: ParallelismSpec, model: ModelSpec, machine: Mac
     if parallelism.devices > len(machine.devices):
         raise MoesimError(
             f"the parallelism takes {parallelism.devices} devices, the machine has {len(machine.devices)}",
+            key="parallelism",
             fix="lower tp, dp, pp or replicas, or add devices",
         )
     ranks = np.arange(parallelism.devices).reshape(parallelism.replicas, parallelism.pp, parallelism.dp, parallelism.tp)
@@ -76,35 +77,59 @@ def replica_layouts(parallelism: ParallelismSpec, model: ModelSpec, machine: Mac
 
 def check_degrees(parallelism: ParallelismSpec, model: ModelSpec) -> None:
     """Raises MoesimError where a degree of parallelism does not divide what it splits."""
-    tp, ep, attention, moe = parallelism.tp, parallelism.ep, model.attention, model.moe
-    if attention.heads % tp:
-        raise MoesimError(
-            f"tp {tp} does not divide the {attention.heads} attention heads of {model.name}",
-            fix=f"use a tp that divides {attention.heads}",
-        )
-    if attention.kv_rank is None and max(tp, attention.kv_heads) % min(tp, attention.kv_heads):
-        raise MoesimError(f"tp {tp} and the {attention.kv_heads} KV heads of {model.name} do not divide each other")
-    if moe is None and ep > 1:
-        raise MoesimError(f"{model.name} is dense and has no experts for ep {ep}", fix="set parallelism.ep to 1")
-    if moe is not None and ep > moe.experts:
-        raise MoesimError(
-            f"ep {ep} exceeds the {moe.experts} experts of {model.name}", fix=f"use an ep of at most {moe.experts}"
-        )
-    if moe is not None and moe.experts % ep:
-        raise MoesimError(
-            f"ep {ep} does not divide the {moe.experts} experts of {model.name}",
-            fix=f"use an ep that divides {moe.experts}",
-        )
-    if moe is not None and moe.width % (parallelism.stage_devices // ep if ep > 1 else tp):
-        raise MoesimError(
-            f"the experts' width {moe.width} cannot be split over tp x dp / ep ranks", fix="raise ep or lower tp"
-        )
-    if model.dense_width is not None and model.dense_width % tp:
-        raise MoesimError(
-            f"tp {tp} does not divide the dense width {model.dense_width} of {model.name}", fix="lower tp"
-        )
-    if parallelism.pp > model.layers:
-        raise MoesimError(f"pp {parallelism.pp} exceeds the {model.layers} layers of {model.name}", fix="lower pp")
+    tp, pp, attention = parallelism.tp, parallelism.pp, model.attention
+    heads, kv_heads = attention.heads, attention.kv_heads
+    _require(
+        heads % tp == 0, "tp", f"tp {tp} does not divide the {heads} attention heads of {model.name}",
+        f"use a tp that divides {heads}",
+    )  # fmt: skip
+    _require(
+        attention.kv_rank is not None or max(tp, kv_heads) % min(tp, kv_heads) == 0, "tp",
+        f"tp {tp} and the {kv_heads} KV heads of {model.name} do not divide each other",
+        f"use a tp that divides {kv_heads} or is a multiple of it",
+    )  # fmt: skip
+    for width, what in ((model.dense_width, "dense"), (model.residual_width, "residual")):
+        _require(
+            width is None or width % tp == 0, "tp", f"tp {tp} does not divide the {what} width {width} of {model.name}",
+            f"use a tp that divides {width}",
+        )  # fmt: skip
+    _require(
+        pp <= model.layers, "pp", f"pp {pp} exceeds the {model.layers} layers of {model.name}",
+        f"use a pp of at most {model.layers}",
+    )  # fmt: skip
+    if model.moe is None:
+        what = f"{model.name} is dense and has no experts for ep {parallelism.ep}"
+        _require(parallelism.ep == 1, "ep", what, "leave ep out, or set it to 1")
+    else:
+        _check_experts(parallelism, model.moe, model.name)
+
+
+def _check_experts(parallelism: ParallelismSpec, moe: MoeSpec, name: str) -> None:
+    tp, ep = parallelism.tp, parallelism.ep
+    _require(
+        ep <= moe.experts, "ep", f"ep {ep} exceeds the {moe.experts} experts of {name}",
+        f"use an ep of at most {moe.experts}",
+    )  # fmt: skip
+    _require(
+        moe.experts % ep == 0, "ep", f"ep {ep} does not divide the {moe.experts} experts of {name}",
+        f"use an ep that divides {moe.experts}",
+    )  # fmt: skip
+    _require(
+        moe.shared_width % tp == 0, "tp", f"tp {tp} does not divide the width {moe.shared_width} of the shared experts "
+        f"of {name}", f"use a tp that divides {moe.shared_width}",
+    )  # fmt: skip
+    shards = parallelism.stage_devices // ep if ep > 1 else tp
+    _require(
+        moe.width % shards == 0, "ep" if ep > 1 else "tp",
+        f"{shards} devices share an expert of {name}, which does not divide its width {moe.width}",
+        "raise ep or lower tp",
+    )  # fmt: skip
+
+
+def _require(holds: bool, degree: str, what: str, fix: str) -> None:
+    """Raises MoesimError about a degree of parallelism unless `holds`."""
+    if not holds:
+        raise MoesimError(what, key=f"parallelism.{degree}", fix=fix)
 
 
 def _check_one_kind(layout: ReplicaLayout, machine: Machine) -> None:
@@ -113,6 +138,7 @@ def _check_one_kind(layout: ReplicaLayout, machine: Machine) -> None:
         if len(kinds) > 1:
             raise MoesimError(
                 f"a tensor-parallel group mixes {' and '.join(sorted(kinds))}, whose shards would wait for each other",
+                key="machine.devices",
                 fix="order machine.devices so that each tp group is of one kind; dp, pp and replicas may differ",
             )
 

@@ -40,10 +40,10 @@ def complaint(write: Write, name: str, text: str, old: str, new: str) -> str:
         ("mix: chat", "mix: caht", 5, "there is no request mix 'caht'; did you mean 'chat'?"),
         ("seed: 1", "routing: {profile: skew}", 7, "there is no routing profile 'skew'; did you mean 'skewed'?"),
         ("engine: simple\n", "", 1, "the key 'engine' is missing"),
-        ("rate: 10/s, ", "", 5, "requests: a mix needs a rate, for example 10/s"),
+        ("rate: 10/s, ", "", 5, "requests: a mix has no rate of its own; give one like rate: 10/s"),
         ("rate: 10/s", "rate: 10", 5, "requests.rate: 10 has no unit, write it like '10/s'"),
-        ("rate: 10/s", "rate: 10 GB", 5, "requests.rate: '10 GB' is not a quantity in 1/second"),
-        ("rate: 10/s", "rate: 0/s", 5, "requests.rate: '0/s' must be more than zero and finite"),
+        ("rate: 10/s", "rate: 10 GB", 5, "requests.rate: '10 GB' is not a quantity in 1/second; write it like '10/s'"),
+        ("rate: 10/s", "rate: 0/s", 5, "requests.rate: '0/s' must be more than zero and at most 1e9/s"),
         ("rate: 10/s", "rate: .nan", 5, "requests.rate: nan has no unit, write it like '10/s'"),
         ("count: 300", "count: 0", 5, "requests.count: 0 must be more than 0"),
         ("count: 300", "count: 2.5", 5, "requests.count: expected a whole number, got 2.5"),
@@ -51,8 +51,8 @@ def complaint(write: Write, name: str, text: str, old: str, new: str) -> str:
         ("dp: 2", "dp: yes", 3, "parallelism.dp: expected a number, got true"),
         ("dp: 2", "dp: ", 3, "parallelism.dp: expected a whole number, got nothing"),
         ("dp: 2", "dp: 3", 3, "parallelism: ep 2 does not divide tp x dp = 3"),
-        ("ttft: 1 s", "ttft: 1 parsec", 6, "slo.ttft: unknown unit in '1 parsec'"),
-        ("ttft: 1 s", "ttft: -1 s", 6, "slo.ttft: '-1 s' must be zero or more and finite"),
+        ("ttft: 1 s", "ttft: 1 parsec", 6, "slo.ttft: unknown unit parsec in '1 parsec'; write it like '10 min'"),
+        ("ttft: 1 s", "ttft: -1 s", 6, "slo.ttft: '-1 s' must be more than zero and at most 90 day"),
         ("slo: {ttft: 1 s}", "slo: fast", 6, "slo: expected a mapping, got 'fast'"),
         ("{fast-gpu: 2}", "[fast-gpu]", 2, "machine.devices: expected a mapping, got a list"),
         ("{fast-gpu: 2}", "{}", 2, "machine.devices: needs at least 1 entry"),
@@ -89,7 +89,7 @@ def test_a_mistake_in_an_experiment(library: Path, write: Write, old: str, new: 
             "capacity: 80 GB",
             "capacity: 80 GBs",
             6,
-            "library.devices.fast-gpu.memory.0.capacity: unknown unit in '80 GBs'",
+            "library.devices.fast-gpu.memory.0.capacity: unknown unit GBs in '80 GBs'; write it like '80 GB'",
         ),
         (
             "bandwidth: 3.35 TB/s",
@@ -113,7 +113,9 @@ def test_a_mistake_in_a_device_is_cited_there(
 def test_a_rule_about_several_keys_cites_the_overridden_one(library: Path) -> None:
     with pytest.raises(MoesimError) as caught:
         load_experiment("base", ["model.attention.heads=6"])
-    assert str(caught.value) == ("--set model.attention.heads=6: model.attention: kv_heads 4 does not divide heads 6")
+    assert str(caught.value) == (
+        "--set model.attention.heads=6: model.attention: kv_heads 4 does not divide heads 6; use one that does"
+    )
 
 
 @pytest.mark.parametrize(
