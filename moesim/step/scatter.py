@@ -76,13 +76,13 @@ def _difference(drawn: PortSums, expected: PortSums, scale: float) -> PortSums:
 def _scattered(at: StagePorts, expected: PortSums, deviations: PortSums, independent: FloatArray) -> PortSums:
     """Expected copies plus deviations scaled to `independent` tokens: a sender's own, or the mean of a receiver's
     senders, which are the ranks in its node or in the others."""
-    own = np.sqrt(independent[at.rank])
-    near_sum = (at.rank_lanes @ independent)[at.node]
-    far_lanes = np.maximum(len(at.node) - at.company, 1)
-    near, far = np.sqrt(near_sum / at.company), np.sqrt((independent[at.rank].sum() - near_sum) / far_lanes)
+    own = independent[at.rank]
+    near = (at.rank_lanes @ independent)[at.node]
+    far = np.maximum(own.sum() - near, 0.0)
+    tokens = (own, near / at.company, own, far / np.maximum(len(own) - at.company, 1))
     return PortSums(
         *(
-            np.maximum(mean + deviation * scale, 0.0)
-            for mean, deviation, scale in zip(expected, deviations, (own, near, own, far), strict=True)
+            np.maximum(mean + deviation * np.sqrt(count), 0.0)
+            for mean, deviation, count in zip(expected, deviations, tokens, strict=True)
         )
     )
