@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from moesim.spec.base import Descriptor, Schema
 
-
 #: Natural language is at 1, routers of trained models below it; at 5 the first expert has 96 % of the choices.
 Zipf = Annotated[float, Field(ge=0, le=5)]
 Correlation = Annotated[float, Field(ge=0, lt=1)]

@@ -60,7 +60,7 @@ class LengthSpec(Schema):
             raise ValueError(f"maximum {self.maximum} is below minimum {self.minimum}; exchange them")
         if self.mean is not None and self.distribution == "uniform" and self.deviation >= self.mean:
             raise ValueError(
-                f"uniform lengths of mean {self.mean:g} and deviation {self.deviation:g} reach zero; lower the deviation"
+                f"uniform lengths of mean {self.mean:g} and deviation {self.deviation:g} reach zero; lower deviation"
             )
         return self
 
