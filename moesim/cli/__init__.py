@@ -15,6 +15,7 @@ from moesim.cli.listing import list_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
 from moesim.cli.showing import show_command
+from moesim.cli.validating import validate_command
 from moesim.spec.errors import MoesimError
 
 
@@ -38,5 +39,5 @@ def main() -> None:
     """Simulate Mixture-of-Experts models on hardware that may not exist yet."""
 
 
-for command in (run_command, list_command, show_command, import_group, routing_group):
+for command in (run_command, list_command, show_command, import_group, routing_group, validate_command):
     main.add_command(command)

@@ -30,6 +30,9 @@ _FOLDER: dict[Kind, str] = {
 
 _SUFFIXES = (".yaml", ".yml")
 
+#: Folders among the experiments that hold something else: cases of validation, and what was recorded of them.
+_NO_EXPERIMENTS = ("validation/suites/", "validation/recorded/")
+
 
 def is_path(reference: str) -> bool:
     """A reference that ends in .yaml is a file; any other is a name of the library."""
@@ -62,7 +65,9 @@ def list_descriptors(kind: Kind) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in _folders(kind):
         for path in folder.rglob("*.yaml"):
-            found.setdefault(path.relative_to(folder).with_suffix("").as_posix(), path)
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if not (kind == "experiments" and name.startswith(_NO_EXPERIMENTS)):
+                found.setdefault(name, path)
     return dict(sorted(found.items()))
 
 

@@ -1,0 +1,91 @@
+"""What `moesim validate` does: read suites, compute, compare with what was recorded, record."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from moesim import __version__
+from moesim.spec.errors import MoesimError
+from moesim.validate.cases import Setting
+from moesim.validate.judge import Outcome, judge
+from moesim.validate.page import page_path, section, write_page
+from moesim.validate.recorded import Shelf, Table, as_table
+from moesim.validate.suites import folder, load_suite, suite_names
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcomes of a suite."""
+
+    name: str
+    outcomes: list[Outcome]
+
+
+def validate_suites(
+    names: Sequence[str], data: Path | None = None, progress: Callable[[str], None] | None = None
+) -> list[Report]:  # fmt: skip
+    """The outcomes of suites (names or YAML files), from measured data where its folder is given.
+
+    Raises:
+        MoesimError: a suite does not exist or is not valid, the folder is none, or a case cannot be computed.
+    """
+    if data is not None and not data.is_dir():
+        raise MoesimError(f"there is no folder {data}", fix="--data or MOESIM_DATA names the folder of measured data")
+    shelf, reports = Shelf(folder() / "recorded"), []
+    for name in names:
+        suite, cases = load_suite(name)
+        table = shelf.read(suite.name)
+        outcomes = judge(cases, Setting(data), table.values, table.date, progress)
+        reports.append(Report(suite.name, outcomes))
+    return reports
+
+
+def record(reports: Sequence[Report], data: Path | None) -> list[Path]:
+    """Keep the outcomes as the recorded tables, and renew the page of the documentation from all of these.
+
+    Raises:
+        MoesimError: an outcome is itself a recorded one, or a file cannot be written.
+    """
+    shelf, page = Shelf(folder() / "recorded"), page_path()
+    today = datetime.date.today().isoformat()
+    tables = []
+    for report in reports:
+        old = next((each.case.name for each in report.outcomes if each.recorded), None)
+        if old is not None:
+            raise MoesimError(f"case {old!r} was not computed now", fix="give --data, the folder it reads")
+        needed = {name for each in report.outcomes for name in each.case.data}
+        files = {name: Setting(data).file(name) for name in needed}
+        tables.append(as_table(report.name, report.outcomes, files, today, __version__))
+    paths = [shelf.write(table) for table in tables]
+    renew_page(shelf, page)
+    return [*paths, page]
+
+
+def renew_page(shelf: Shelf, page: Path) -> None:
+    """Write the page from the recorded tables of the library's suites."""
+    sections = []
+    for name in suite_names():
+        table = shelf.read(name)
+        if table.values:
+            sections.append(_section(name, table))
+    write_page(page, sections)
+
+
+def _section(name: str, table: Table) -> str:
+    """A suite as it was recorded, whether it needed data or not."""
+    suite, cases = load_suite(name)
+    outcomes = []
+    for ready in cases:
+        entry = table.values.get(ready.case.name)
+        if entry is not None:
+            reference = entry.reference if ready.value is None else ready.value
+            outcomes.append(
+                Outcome(
+                    ready.case, ready.kind.unit, entry.simulated, reference, entry.error, entry.rows, entry.detail,
+                    table.date if ready.case.data else "",
+                )
+            )  # fmt: skip
+    return section(suite.name, suite.description, outcomes, table)

@@ -1,0 +1,72 @@
+"""The page of the documentation that holds the recorded outcomes: written, never edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from moesim.spec.errors import MoesimError
+from moesim.validate.judge import Outcome, tally
+from moesim.validate.recorded import Table
+from moesim.validate.suites import folder
+from moesim.validate.wording import HEADINGS, row, summary
+
+BEGIN, END = "<!-- validation: written by `moesim validate --record` -->\n", "<!-- end of validation -->"
+
+_HEAD = """\
+# Accuracy
+
+What the simulator says beside what is known from outside: measurements, published results, closed forms and other
+programs. `moesim validate` prints these tables, recomputes what it can, and exits with 1 where a prediction misses its
+tolerance. Only predictions count; what was fitted is marked.
+
+"""
+
+
+def page_path() -> Path:
+    """The page in the checkout.
+
+    Raises:
+        MoesimError: moesim was installed without its documentation.
+    """
+    path = folder().parents[1] / "docs" / "reference" / "accuracy.md"
+    if not path.parent.is_dir():
+        raise MoesimError("there is no documentation beside this installation", fix="record in a checkout")
+    return path
+
+
+def section(name: str, description: str, outcomes: Sequence[Outcome], table: Table) -> str:
+    """A suite as Markdown: what it is, the table, its sum, where each answer is from."""
+    lines = [f"## {name}", "", description, "", summary(name, tally(outcomes)).partition(": ")[2] + ".", ""]
+    lines += ["| " + " | ".join(HEADINGS) + " |", "| --- | --: | --: | --: | --: | --- | --- |"]
+    lines += ["| " + " | ".join(_escaped(cell) for cell in row(each)) + " |" for each in outcomes]
+    lines += ["", "Sources:", ""]
+    sources: dict[str, list[str]] = {}
+    for each in outcomes:
+        sources.setdefault(each.case.source, []).append(each.case.name)
+    lines += [f"- {source}: {'; '.join(names)}" for source, names in sources.items()]
+    if table.data:
+        files = ", ".join(f"`{name}` ({digits})" for name, digits in table.data.items())
+        lines += ["", f"Recorded on {table.date} with moesim {table.version} from {files}."]
+    return "\n".join(lines) + "\n"
+
+
+def write_page(path: Path, sections: Sequence[str]) -> None:
+    """Renew the part between the marks; the rest of the page stays.
+
+    Raises:
+        MoesimError: the file cannot be written.
+    """
+    try:
+        page = path.read_text(encoding="utf-8") if path.is_file() else _HEAD + BEGIN + END + "\n"
+        if BEGIN not in page or END not in page:
+            page = page.rstrip("\n") + "\n\n" + BEGIN + END + "\n"
+        before, _, rest = page.partition(BEGIN)
+        _, _, after = rest.partition(END)
+        path.write_text(before + BEGIN + "\n" + "\n".join(sections) + "\n" + END + after, encoding="utf-8")
+    except OSError as error:
+        raise MoesimError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|")
