@@ -42,9 +42,12 @@ _FORM = "write it like --set parallelism.tp=2"
 def merge(upper: Marked, lower: Marked, above: Location = ()) -> Marked:
     """`upper` over `lower`: mappings key by key, anything else replaced; a null in `upper` takes a key away.
 
-    A machine's parts (devices, host, storage) are replaced whole: other devices do not join those of the base.
+    A machine's parts (devices, host, storage) are replaced whole: other devices do not join those of the base. So is
+    what `upper` derives from a base of its own (`extends`): nothing of `lower` comes between the two.
     """
     if not (isinstance(upper.value, dict) and isinstance(lower.value, dict)) or above in _PARTS:
+        return upper
+    if "extends" in upper.value:
         return upper
     merged = dict(lower.value)
     for key, item in upper.value.items():

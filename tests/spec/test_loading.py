@@ -136,6 +136,13 @@ def test_a_descriptor_may_be_written_in_place(library: Path, write: Write) -> No
     assert loaded.where("library.devices.mine.power.tdp") == Where("e.yaml", 6)
 
 
+def test_a_section_that_extends_something_else_keeps_nothing_of_the_base_below(library: Path, write: Write) -> None:
+    write("experiments/parent.yaml", "extends: base\nengine: {extends: simple, block_size: 64}\n")
+    write("child.yaml", "extends: experiments/parent.yaml\nengine: {extends: simple, token_budget: 4096}\n")
+    engine = load_experiment("child.yaml").spec.engine
+    assert (engine.token_budget, engine.block_size) == (4096, 16)
+
+
 def test_extends_keeps_the_place_of_each_value(library: Path, write: Write) -> None:
     write("child.yaml", "extends: base\n\nseed: 7\nparallelism:\n  tp: 2\n  ep: 4\n")
     loaded = load_experiment("child.yaml")
