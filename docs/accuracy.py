@@ -1,7 +1,7 @@
 """Measured serving runs beside simulated ones: the tables of README.md and docs/reference/accuracy.md.
 
-The measured values are published summaries, typed in. The workloads behind them are not part of this repository: they are
-read from the folder that MOESIM_DATA names.
+The measured values are published summaries, typed in. The workloads behind them are not part of this repository: they
+are read from the folder that MOESIM_DATA names.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Run:
     tokens_per_second: float
 
 
-#: vLLM 0.19.0 on RTX PRO 6000, as published with LLMServingSim (github.com/casys-kaist/LLMServingSim, bench/examples, MIT;
-#: llmservingsim.ai/docs/validation).
+#: vLLM 0.19.0 on RTX PRO 6000, as published with LLMServingSim (github.com/casys-kaist/LLMServingSim, bench/examples,
+#: MIT licence; llmservingsim.ai/docs/validation).
 RUNS = (
     Run(
         "Llama-3.1-8B on one RTX PRO 6000",

@@ -38,7 +38,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 
 _BLOCK = re.compile(
-    r"(?:^<!-- (?P<mark>[a-z ]+): (?P<argument>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^<!-- (?P<mark>[a-z ]+): (?P<argument>[^\n]*?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 #: Columns of the console that the examples are printed for.
 WIDTH = 100
@@ -46,7 +47,7 @@ WIDTH = 100
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block of a page: its language and text, the mark above it, and the characters [begin, end) of its text."""
+    """A fenced block of a page: its language, its text at the characters [begin, end), and the mark above it."""
 
     page: Path
     line: int
@@ -156,7 +157,7 @@ class Reader:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
         kind = path.parent.name
-        if block.language != "yaml":
+        if block.language != "yaml" or kind == "calibrations":
             return
         if kind in KINDS and kind != "experiments":
             load_descriptor(kind, path)
