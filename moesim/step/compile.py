@@ -152,9 +152,10 @@ class _Compiler:
             return self.load.layer_duration[layer][of_lane], self.load.layer_memory[layer][of_lane]
         assert row.operator is not None
         sizes = self.sequences if row.operator.per_sequence else self.tokens
-        entries = [costs.tables[kind][row.operator] for kind in costs.rank_class]
-        seconds = np.array([entry.duration[size] for entry, size in zip(entries, sizes, strict=True)])
-        memory = np.array([entry.cost.memory[size] for entry, size in zip(entries, sizes, strict=True)])
+        entries = [table[row.operator] for table in costs.tables]
+        of_rank = costs.rank_class, np.arange(self.layout.dp)
+        seconds = np.array([entry.duration[sizes] for entry in entries])[of_rank]
+        memory = np.array([entry.cost.memory[sizes] for entry in entries])[of_rank]
         return self._by_lane(seconds), self._by_lane(memory) * (row.action == "shared")
 
     def _collective(self, stage: int, row: Row) -> tuple[list[list[int]], list[Transfer]]:

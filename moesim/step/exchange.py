@@ -36,7 +36,7 @@ class StagePorts:
     """
 
     def __init__(self, ports: GroupPorts, layout: ReplicaLayout) -> None:
-        self.ports, self.tp = ports, layout.tp
+        self.ports, self.tp, self.expert_tp = ports, layout.tp, layout.expert_tp
         lanes = np.arange(layout.stage_lanes)
         self.rank, self.expert_rank = lanes // layout.tp, lanes // layout.expert_tp
         nodes, self.node = np.unique(ports.node, return_inverse=True)
@@ -53,15 +53,14 @@ class StagePorts:
         by tp, so that the order of summation leaves no trace."""
         copies = traffic.astype(np.float64)
         kept = copies[:, self.rank, self.expert_rank]
-        sent = (copies @ self.expert_lanes)[:, self.rank]  # [L, lanes, nodes]
-        received = (self.rank_lanes @ copies)[:, :, self.expert_rank]  # [L, nodes, lanes]
-        lanes = np.arange(len(self.node))
-        near_sent, near_received = sent[:, lanes, self.node], received[:, self.node, lanes]
+        near_sent = (copies @ self.expert_lanes)[:, self.rank, self.node]
+        near_received = (self.rank_lanes @ copies)[:, self.node, self.expert_rank]
+        sent, received = copies.sum(axis=2) * self.expert_tp, copies.sum(axis=1) * self.tp
         sums = (
             near_sent - kept,
             near_received - kept,
-            sent.sum(axis=2) - near_sent,
-            received.sum(axis=1) - near_received,
+            sent[:, self.rank] - near_sent,
+            received[:, self.expert_rank] - near_received,
         )
         return PortSums(*(part / self.tp for part in sums))
 
