@@ -14,7 +14,7 @@ import click
 )  # fmt: skip
 @click.option(
     "--data", type=click.Path(path_type=Path), envvar="MOESIM_DATA", metavar="DIR",
-    help="The folder of measured data, which is not part of moesim (or MOESIM_DATA). Without it, recorded answers show.",
+    help="The folder of measured data, which is not part of moesim (or MOESIM_DATA). Without it, recorded answers.",
 )  # fmt: skip
 @click.option("--record", is_flag=True, help="Keep the outcomes: recorded tables and docs/reference/accuracy.md.")
 @click.option("--sources", is_flag=True, help="Also print where each known answer is from.")

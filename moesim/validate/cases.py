@@ -32,6 +32,9 @@ def _share(value: object) -> object:
     return value
 
 
+Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
 class Case(Schema):
     """One question with a known answer.
 
@@ -49,7 +52,7 @@ class Case(Schema):
     data: tuple[str, ...] = ()
     value: Annotated[str | float | None, Field(union_mode="left_to_right")] = None
     compare: Comparison = "equal"
-    tolerance: Annotated[float | None, BeforeValidator(_share), Field(ge=0, allow_inf_nan=False)]
+    tolerance: Annotated[Share | None, BeforeValidator(_share)]
     status: Literal["predicted", "fitted"] = "predicted"
     note: str = ""
 
@@ -59,10 +62,12 @@ class Suite(Schema):
 
     name: str
     description: str = ""
-    cases: tuple[Case, ...] = Field(min_length=1)
+    cases: tuple[Case, ...]
 
     @model_validator(mode="after")
     def _distinct(self) -> Suite:
+        if not self.cases:
+            raise ValueError("cases is empty, give at least one")
         names = [each.name for each in self.cases]
         twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
         if twice is not None:
