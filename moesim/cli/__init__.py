@@ -12,6 +12,7 @@ import click
 from moesim import __version__
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
+from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
 from moesim.cli.showing import show_command
@@ -26,11 +27,14 @@ class Door(click.Group):
         try:
             return super().invoke(ctx)
         except MoesimError as error:
-            click.echo("error: " + " ".join(str(error).split("\n")), err=True)
-            ctx.exit(2)
+            click.echo("error: " + " ".join(str(error).splitlines()), err=True)
+            ctx.exit(MISTAKE)
+        except MemoryError:
+            click.echo("error: out of memory; ask for fewer requests, devices or tokens", err=True)
+            ctx.exit(MISTAKE)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
-            ctx.exit(130)
+            ctx.exit(INTERRUPTED)
 
 
 @click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

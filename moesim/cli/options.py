@@ -7,6 +7,9 @@ from typing import Any, TypeVar
 
 import click
 
+#: Exit codes: the user's mistake, Ctrl-C (128 + SIGINT, as shells have it).
+MISTAKE, INTERRUPTED = 2, 130
+
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from moesim.cli.options import set_option
+from moesim.cli.options import INTERRUPTED, set_option
 
 
 @click.command("run")
@@ -23,7 +23,11 @@ from moesim.cli.options import set_option
 def run_command(
     experiment: str, overrides: tuple[str, ...], output: Path | None, overwrite: bool, no_figures: bool
 ) -> None:
-    """Run EXPERIMENT (a YAML file, or the name of one in the library) and write a results folder."""
+    """Run EXPERIMENT (a YAML file, or the name of one in the library) and write a results folder.
+
+    Ctrl-C ends the simulation early and still writes its results, marked partial (exit code 130); once more abandons
+    them.
+    """
     from moesim.spec.loading import load_experiment
 
     loaded = load_experiment(experiment, overrides)
@@ -35,6 +39,8 @@ def run_command(
     with request_progress() as progress:
         results = run(loaded, target, overwrite=overwrite, figures=not no_figures, progress=progress)
     print_summary(results)
+    if results.summary["partial"]:
+        click.get_current_context().exit(INTERRUPTED)
 
 
 @contextmanager

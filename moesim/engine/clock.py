@@ -13,8 +13,12 @@ from simpy.core import BoundClass
 from moesim.engine.invariants import InvariantError
 from moesim.fabric.transfer import PICOSECONDS
 
-#: Order within one instant: timeouts and callbacks as they were scheduled, then the `last` ones.
-NORMAL, LAST = 1, 2
+#: Order within one instant: a stop, then timeouts and callbacks as they were scheduled, then the `last` ones.
+FIRST, NORMAL, LAST = -1, 1, 2
+
+
+class StoppedError(Exception):
+    """The run was asked to stop, and did so between two events."""
 
 
 def whole_picoseconds(delay: Any, what: object) -> int:
@@ -62,6 +66,10 @@ class Timer(simpy.Event):
             callback()
 
 
+def _stop() -> None:
+    raise StoppedError
+
+
 class Clock(simpy.Environment):
     """`now` is an int of picoseconds. `run()` without an end also runs past cancelled timers."""
 
@@ -82,6 +90,11 @@ class Clock(simpy.Environment):
     @property
     def seconds(self) -> float:
         return self._now / PICOSECONDS
+
+    def stop(self) -> None:
+        """Have `run` raise StoppedError before the next event, while the state is whole. May be called at any time,
+        from a signal's handler too: the calendar's heap is changed by single calls that no handler divides."""
+        Timer(self, int(self._now), _stop, FIRST)
 
     def call_at(
         self, time: int, callback: Callable[[], None], *, last: bool = False, what: object = "a callback"

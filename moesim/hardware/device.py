@@ -103,7 +103,9 @@ class Device:
         if dtype not in self.peaks:
             has = f", it has {', '.join(self.peaks)}" if self.peaks else ""
             raise MoesimError(
-                f"{self.spec.name} cannot compute in {dtype}", fix=f"give compute.{dtype} in its descriptor{has}"
+                f"{self.spec.name} cannot compute in {dtype}",
+                key=("library", "devices", self.spec.name),
+                fix=f"give compute.{dtype} in its descriptor{has}",
             )
         return self.peaks[dtype]
 
@@ -158,6 +160,7 @@ def _energy(spec: DeviceSpec, family: FamilyDefaults, dtype: Dtype) -> float:
         return family.energy[dtype]
     raise MoesimError(
         f"neither {spec.name} nor its family {family.name} knows the energy of a FLOP in {dtype}",
+        key=("library", "devices", spec.name),
         fix=f"give energy.{dtype} in the descriptor, like 0.6 pJ/FLOP",
     )
 
@@ -169,6 +172,7 @@ def _tiers(spec: DeviceSpec, family: FamilyDefaults) -> tuple[MemoryTier, ...]:
         if energy is None:
             raise MoesimError(
                 f"neither {spec.name} nor its family {family.name} knows the energy of {given.tier}",
+                key=("library", "devices", spec.name),
                 fix="give the tier an energy, like 3.6 pJ/bit",
             )
         write = given.bandwidth if given.write_bandwidth is None else given.write_bandwidth

@@ -162,7 +162,7 @@ def _separator(name: str) -> str:
 
 def _spec(name: str, library: Library) -> DeviceSpec:
     if name not in library.devices:
-        raise MoesimError(f"there is no device {name!r} in the library", fix="add its descriptor")
+        raise MoesimError(f"there is no device {name!r} in the library", key="machine", fix="add its descriptor")
     return library.devices[name]
 
 
@@ -170,7 +170,7 @@ def _fabric(name: str | None, library: Library) -> FabricSpec | None:
     if name is None:
         return None
     if name not in library.fabrics:
-        raise MoesimError(f"there is no fabric {name!r} in the library", fix="add its descriptor")
+        raise MoesimError(f"there is no fabric {name!r} in the library", key="machine", fix="add its descriptor")
     return library.fabrics[name]
 
 
@@ -183,6 +183,7 @@ def _check_reach(
         fix = f"give the devices a common port; {lonely.name} has {', '.join(lonely.links) or 'none'}"
         raise MoesimError(
             f"no link reaches {lonely.name}: a node holds {per_node} devices and no fabric joins them",
+            key="machine.devices",
             fix=f"add a fabric on a port that all have ({', '.join(common)})" if common else fix,
         )
     for name in system.devices:
@@ -193,6 +194,7 @@ def _check_reach(
     if out is None:
         raise MoesimError(
             f"no link joins the {system.nodes} nodes, so that node1/{next(iter(system.devices))} is out of reach",
+            key="machine.nodes",
             fix="add scale_out (such as ib-ndr400) and nic (such as 50 GB/s)",
         )
     for name in system.devices:
@@ -211,8 +213,9 @@ def _no_port(
 ) -> MoesimError:
     has = f"only {', '.join(spec.links)}" if spec.links else "no ports"
     what = f"no link reaches {name}: the {scope} fabric {fabric.name} plugs into port {fabric.link!r}, it has {has}"
+    fix = f"give the device a link {fabric.link!r}, or leave it out"
     if scope == "scale_out":
-        return MoesimError(what, fix=f"add nic (such as 50 GB/s), or a link {fabric.link!r} to the device")
-    if common:
-        return MoesimError(what, fix=f"choose a fabric on a port that all devices have ({', '.join(common)})")
-    return MoesimError(what, fix=f"give the device a link {fabric.link!r}, or leave it out")
+        fix = f"add nic (such as 50 GB/s), or a link {fabric.link!r} to the device"
+    elif common:
+        fix = f"choose a fabric on a port that all devices have ({', '.join(common)})"
+    return MoesimError(what, key="machine.scale_out" if scope == "scale_out" else "machine.fabric", fix=fix)

@@ -112,6 +112,7 @@ class Wiring:
         if bridge is None:
             raise MoesimError(
                 f"no link reaches {storage[0].name}: the node has neither a host nor a host-bridge fabric",
+                key="machine.storage",
                 fix="add a host (such as xeon-8480-plus: 2)",
             )
         for drive in storage:

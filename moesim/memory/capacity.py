@@ -106,6 +106,7 @@ def kv_blocks(
     raise MoesimError(
         f"{what} does not fit: {parts} need {_gib(usable - left + block)} per device, and memory_utilization "
         f"{utilisation:g} of {_gib(capacity)} is {_gib(usable)}",
+        key="model",
         fix="use more devices (tp, ep or pp), narrower weights (fp8, int4), or devices with more memory",
     )
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from moesim.engine.record import RunRecord
@@ -93,7 +97,15 @@ def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     Raises:
         MoesimError: the folder exists (without `overwrite`), is no results folder (with it), or cannot be created.
     """
-    target = Path(path).resolve()
+    try:
+        target = Path(path).resolve()
+        _check_target(target, path, overwrite=overwrite)
+    except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
+        raise _unwritable(path, error) from None
+    return target
+
+
+def _check_target(target: Path, path: str | os.PathLike[str], *, overwrite: bool) -> None:
     if target.exists() and not target.is_dir():
         raise MoesimError(f"results path {path} is a file", fix="choose another --output")
     if target.exists() and any(target.iterdir()):
@@ -103,10 +115,14 @@ def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
             raise MoesimError(
                 f"folder {path} holds no results (no {MANIFEST}) and is not overwritten", fix="choose another --output"
             )
-    existing = next(parent for parent in target.parents if parent.exists())
+    existing = next((parent for parent in target.parents if parent.exists()), target)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise MoesimError(f"results folder {path} cannot be created in {existing}", fix="choose another --output")
-    return target
+
+
+def _unwritable(path: str | os.PathLike[str], error: OSError | ValueError) -> MoesimError:
+    reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return MoesimError(f"cannot write results folder {path}: {reason}", fix="choose another --output")
 
 
 def write(
@@ -122,21 +138,53 @@ def write(
     Returns: the results as loaded from the folder.
 
     Raises:
-        MoesimError: as `prepare`.
+        MoesimError: as `prepare`, or it cannot be written (the disk is full). Nothing is left behind.
     """
     target = prepare(path, overwrite=overwrite)
+    missing = [parent for parent in target.parents if not parent.exists()]
+    try:
+        _write_whole(target, results, extras)
+    except BaseException as error:
+        for parent in missing:
+            with suppress(OSError):
+                parent.rmdir()
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
+    return load(target)
+
+
+def _write_whole(target: Path, results: Results, extras: Iterable[Callable[[Path], object]]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    draft = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
     try:
         draft.chmod(0o777 & ~_umask())
         _write_contents(draft, results)
         for extra in extras:
             extra(draft)
-        _replace(draft, target)
+        with _undivided():
+            _replace(draft, target)
     except BaseException:  # an interrupt too must leave nothing behind
-        shutil.rmtree(draft, ignore_errors=True)
+        with _undivided():
+            shutil.rmtree(draft, ignore_errors=True)
         raise
-    return load(target)
+
+
+@contextmanager
+def _undivided() -> Iterator[None]:
+    """Holds Ctrl-C back until the block is through."""
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    held: list[tuple[int, FrameType | None]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: held.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if held:
+            before(*held[0])
 
 
 def _umask() -> int:

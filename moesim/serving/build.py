@@ -24,7 +24,6 @@ from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
-from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.step.communication import Communication
 from moesim.step.exchange import Exchange
@@ -135,10 +134,11 @@ def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentS
     need = requests.input_tokens + requests.output_tokens
     if len(need) and int(need.max()) > memory.blocks * spec.engine.block_size:
         worst = int(need.argmax())
-        raise MoesimError(
-            f"request {worst} needs KV cache for {need[worst]} tokens, a DP rank has room for "
-            f"{memory.blocks * spec.engine.block_size}",
-            fix="use more or larger devices, a higher tp, a smaller KV dtype, or requests.too_long: drop",
+        room = memory.blocks * spec.engine.block_size
+        raise requests.error(
+            worst,
+            f"{need[worst]} tokens need KV cache, a DP rank has room for {room}",
+            "use more or larger devices, a higher tp, narrower weights or KV dtype, or shorter requests",
         )
 
 

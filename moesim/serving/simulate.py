@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
-from moesim.engine.clock import Clock
+from moesim.engine.clock import Clock, StoppedError
 from moesim.engine.record import RunRecord
 from moesim.serving.build import Deployment, deploy
 from moesim.serving.conservation import check_record
@@ -30,10 +33,12 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
         progress: called with (finished, all) requests now and then.
 
     Returns:
-        The record; marked partial where the run was interrupted (Ctrl-C).
+        The record; marked partial where the run was interrupted (Ctrl-C). It then ends between two events, with every
+        executed step counted in full; a second Ctrl-C abandons it.
 
     Raises:
         MoesimError: the experiment cannot run.
+        KeyboardInterrupt: the run was interrupted before its first event, or abandoned.
     """
     children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
     streams = dict(zip(_STREAMS, children, strict=True))
@@ -41,16 +46,37 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
         spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
     )
     run = _Run(spec, requests, streams, progress)
+    partial = False
     try:
-        run.clock.run()
-        partial = False
-    except KeyboardInterrupt:
-        partial = True
+        with _stopping(run.clock):
+            run.clock.run()
+    except StoppedError:
+        partial = run.finished < len(requests)
     # Cancelled timers may lie behind the last event that happened.
     end = int(run.clock.now) if partial else max((state.finish for state in run.states), default=0)
     record = run_record(spec, requests, run.states, run.deployment, end, partial)
     check_record(record, run.deployment)
     return record
+
+
+@contextmanager
+def _stopping(clock: Clock) -> Iterator[None]:
+    """Makes the first Ctrl-C stop the clock; the second one finds the handler that was there before."""
+    before = signal.getsignal(signal.SIGINT)
+    # Signals reach the main thread alone; who ignores them (a job in the background) goes on doing so.
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        clock.stop()
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Run:
@@ -65,7 +91,7 @@ class _Run:
     ) -> None:
         self.clock = Clock()
         self.states: list[RequestState] = []
-        self._requests, self._progress, self._finished = requests, progress, 0
+        self._requests, self._progress, self.finished = requests, progress, 0
         self._arrivals = picoseconds(requests.arrival)
         self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
@@ -97,6 +123,6 @@ class _Run:
             self.clock.call_at(int(self._arrivals[index + 1]), self._arrive)
 
     def _on_finish(self, state: RequestState) -> None:
-        self._finished += 1
-        if self._progress is not None and self._finished % 100 == 0:
-            self._progress(self._finished, len(self._requests))
+        self.finished += 1
+        if self._progress is not None and self.finished % 100 == 0:
+            self._progress(self.finished, len(self._requests))

@@ -90,5 +90,6 @@ def family_defaults(family: str, *, device: str) -> FamilyDefaults:
     families = load_families()
     if family not in families:
         fix = did_you_mean(family, families) or f"the families are {', '.join(families)}"
-        raise MoesimError(f"there is no family {family!r}, of device {device}", fix=fix)
+        key = ("library", "devices", device, "family")
+        raise MoesimError(f"there is no family {family!r}, of device {device}", key=key, fix=fix)
     return families[family]

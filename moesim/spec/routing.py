@@ -46,6 +46,6 @@ class RoutingSpec(Schema):
         if (self.source == "trace") != (self.trace is not None):
             raise ValueError("source: trace and trace: FILE belong together; give both or neither")
         given = [name for name in ("profile", "zipf", "correlation") if getattr(self, name) is not None]
-        if self.source != "profile" and given:
+        if self.source in ("uniform", "trace") and given:
             raise ValueError(f"{given[0]} has no effect with source: {self.source}; remove one of them")
         return self

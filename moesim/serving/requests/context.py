@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from moesim.serving.requests.table import Requests
-from moesim.spec.errors import MoesimError, Where
+from moesim.spec.errors import MoesimError
 from moesim.spec.serving import TooLong
 
 
@@ -36,8 +36,8 @@ def fit_context(requests: Requests, context: int, policy: TooLong) -> Requests:
         return _clip(requests, context, rows)
     if too_long.all():
         raise MoesimError(
-            f"all {len(requests)} requests exceed the model's context of {context}",
-            where=Where(requests.source),
+            f"{requests.source}: all {len(requests)} requests exceed the model's context of {context}",
+            key="requests",
             fix="set requests.too_long to clip, or take a model with more context",
         )
     return replace(requests.select(np.flatnonzero(~too_long)), dropped_rows=rows)

@@ -18,7 +18,7 @@ from moesim.spec.library import did_you_mean
 from moesim.spec.serving import MixSpec, RequestsSpec
 
 #: Simulated time is an integer number of picoseconds, which 64 bits hold for 106 days.
-LONGEST = 100 * 86400.0
+LONGEST = 90 * 86400.0
 
 
 def make_requests(
@@ -43,11 +43,12 @@ def make_requests(
         name = str(spec.mix)
         if name not in mixes:
             known = f"the mixes are {', '.join(sorted(mixes))}"
-            raise MoesimError(f"there is no request mix {name!r}", fix=did_you_mean(name, mixes) or known)
+            fix = did_you_mean(name, mixes) or known
+            raise MoesimError(f"there is no request mix {name!r}", key="requests.mix", fix=fix)
         requests = draw(spec, mixes[name], block_size, seed)
     last = float(requests.arrival[-1])
     if last > LONGEST:
-        what = f"arrives at {last:g} s; a run holds 100 days"
+        what = f"arrives at {last:g} s; a run holds 90 days"
         raise requests.error(len(requests) - 1, what, "count arrivals from the start of the run")
     return _only_shared(fit_context(requests, context, spec.too_long))
 

@@ -36,7 +36,8 @@ def draw(spec: RequestsSpec, mix: MixSpec, block_size: int, seed: np.random.Seed
     arrival = _arrivals(spec, process, variation, _stream(seed, _ARRIVALS))
     count = len(arrival)
     if not count:
-        raise MoesimError(f"no request of mix {mix.name!r} arrives in {spec.duration} s", fix="extend the duration")
+        what = f"no request of mix {mix.name!r} arrives in {spec.duration:g} s"
+        raise MoesimError(what, key="requests.duration", fix="extend the duration")
     inputs = draw_lengths(mix.input, count, _stream(seed, _INPUTS))
     prefix_tokens, blocks = _prefixes(mix.prefix, count, block_size, seed)
     return Requests(

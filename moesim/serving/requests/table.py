@@ -21,7 +21,9 @@ def bad_row(source: str, row: int, row_kind: RowKind, what: str, fix: str | None
     """An error about one row of a trace or mix, at its place."""
     if row_kind == "line":
         return MoesimError(what, where=Where(source, row), fix=fix)
-    return MoesimError(f"{row_kind} {row}: {what}", where=Where(source), fix=fix)
+    if row_kind == "row":
+        return MoesimError(f"row {row}: {what}", where=Where(source), fix=fix)
+    return MoesimError(f"{source}: request {row}: {what}", key="requests", fix=fix)
 
 
 @dataclass(frozen=True)

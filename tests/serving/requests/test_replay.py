@@ -187,7 +187,7 @@ BAD_CSV = [
     (OURS.replace("200", "1e30"), r"trace.csv:3: input_tokens is '1e30', expected a whole number"),
     (OURS.replace("1.25", "-1"), r"trace.csv:3: arrival_s is '-1', expected 0 or more"),
     (OURS.replace("1.25", "NaN"), r"trace.csv:3: arrival_s is 'NaN', expected a number"),
-    (OURS.replace("1.25", "1700000000"), r"trace.csv:3: arrives at 1.7e\+09 s; a run holds 100 days"),
+    (OURS.replace("1.25", "1700000000"), r"trace.csv:3: arrives at 1.7e\+09 s; a run holds 90 days"),
     (OURS.replace("1.25,200,20", "1.25,200"), r"trace.csv:3: 2 fields, but the header names 3"),
     (OURS.replace("1.25,200,20", "1.25,200,20,5"), r"trace.csv:3: 4 fields, but the header names 3"),
     (OURS.replace("arrival_s", "output_tokens"), r"trace.csv:1: two columns are named 'output_tokens'"),
