@@ -42,8 +42,7 @@ def print_outcomes(
             for line in filter(None, about):
                 first.append(f"\n    {line}", style="dim")
             table.add_row(first, *cells[1:-1], verdict)
-    screen.print(table, end="")
-    screen.print()
+    screen.print(table)
     for name, found in outcomes:
         screen.print(summary(name, tally(found)))
     dates = sorted({each.recorded for _, found in outcomes for each in found if each.recorded})
