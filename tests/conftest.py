@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ def ruler_families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def on_ruler(ruler_families: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Any]]:
+def on_ruler(ruler_families: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """`on_ruler(rows, blocks=None, **changes)`: the record of an experiment on the ruler that replays `rows`."""
     monkeypatch.setenv("MOESIM_PATH", str(ruler_families))
     count = 0
@@ -31,4 +31,4 @@ def on_ruler(ruler_families: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         tree = ruler.document(ruler.write_trace(tmp_path / f"trace{count}.csv", rows), **changes)
         return ruler.run(tree if blocks is None else ruler.with_blocks(tree, blocks))
 
-    yield play
+    return play

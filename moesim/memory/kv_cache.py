@@ -19,7 +19,7 @@ Blocks are counted, never represented one by one: a request without hashes costs
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 
 
@@ -75,7 +75,7 @@ class PagedKVCache:
         self.capacity, self.block_size, self.prefix_caching = blocks, block_size, prefix_caching
         self.lookups = self.lookup_tokens = self.hit_tokens = self.evictions = 0
         self._unused = blocks
-        self._evictable = 0
+        self._evictable = self._held = 0
         self._queue: OrderedDict[_Span, None] = OrderedDict()
         self._cached: dict[int, _Span] = {}
         self._preempted: dict[int, _Span] = {}
@@ -89,6 +89,22 @@ class PagedKVCache:
     @property
     def used(self) -> int:
         return self.capacity - self._unused - self._evictable
+
+    @property
+    def duplicates(self) -> int:
+        """Shared blocks, counted once for every further holder: what the holdings add up to beyond `used`."""
+        return self._held - self.used
+
+    def duplicates_after(self, leaving: Sequence[int]) -> list[int]:
+        """`duplicates` as they would be after each of the requests `leaving` is released in turn; changes nothing."""
+        left, released, counts = self.duplicates, Counter[_Span](), []
+        for request in leaving:
+            holding = self._holdings[request]
+            released.update(holding.spans)
+            freed = sum(span.blocks for span in holding.spans if released[span] == span.references)
+            left -= holding.blocks - holding.private - freed
+            counts.append(left)
+        return counts
 
     def lookup(
         self, hashes: Sequence[int], block_tokens: int, tokens: int | None = None, request: int | None = None
@@ -138,6 +154,7 @@ class PagedKVCache:
         if shared < holding.hashed:
             self._publish(holding)
         self._holdings[request] = holding
+        self._held += holding.blocks
         hit = (shared + own) * self.block_size
         self.lookups += 1
         self.lookup_tokens += tokens
@@ -158,6 +175,7 @@ class PagedKVCache:
             self._take(new)
             holding.blocks += new
             holding.private += new
+            self._held += new
         holding.tokens = tokens
         if holding.published < holding.hashed:
             self._publish(holding)
@@ -176,6 +194,7 @@ class PagedKVCache:
             KeyError: the request holds no blocks.
         """
         holding = self._holdings.pop(request)
+        self._held -= holding.blocks
         if not self.prefix_caching:
             self._unused += holding.blocks
             return
@@ -207,6 +226,7 @@ class PagedKVCache:
         assert all(span.references == count for span, count in references.items())
         assert all(not span.references and span.blocks > 0 for span in self._queue)
         assert self._evictable == sum(span.blocks for span in self._queue)
+        assert self._held == sum(holding.blocks for holding in self._holdings.values())
         assert self._unused >= 0
         assert self.free + self.used == self.capacity
         assert all(span in references or span in self._queue for span in self._cached.values())

@@ -24,7 +24,7 @@ from moesim.step.pricing import Block, StepPricer
 _LONGEST, _SHORTEST = 256, 8
 
 
-@dataclass
+@dataclass(eq=False)
 class _Flight:
     """A block being executed: `ends[k]` is when its k-th step ends."""
 
@@ -61,7 +61,9 @@ class Replica:
     ) -> None:
         self.index, self.clock, self.scheduler, self.pricer, self.recorder = index, clock, scheduler, pricer, recorder
         self._on_finish, self._keep = on_finish, keep
-        self._run_ahead = run_ahead and pricer.layout.pp == 1 and not pricer.single_steps
+        # Where every step draws its own routing, a step that is priced but not executed costs too much.
+        reuses = pricer.routed is None or pricer.routed.reuses
+        self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps
         self._horizon = _SHORTEST
         self._flights: list[_Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
@@ -221,12 +223,26 @@ class Replica:
             self.recorder.add_gaps(ends - starts, active)
 
     def _held_tokens(self, batch: Batch, active: IntArray, steps: int) -> IntArray:
-        """Tokens that the batch's sequences hold in the KV cache at the end of each step."""
+        """Tokens in the KV cache at the end of each step: those of the batch's sequences, which have grown by now, and
+        of the others that run; a block that several share counts once."""
         context = batch.context[np.argsort(batch.left, kind="stable")]
         remaining = np.concatenate([np.cumsum(context[::-1])[::-1], [0]])
         chunked = sum(chunk.cached + chunk.tokens for chunk in batch.chunks)
-        held: IntArray = remaining[len(context) - active] + active * (np.arange(steps) + 1) + chunked
+        grown = int(batch.context.sum() + np.minimum(batch.left, steps).sum()) + chunked
+        others = int(self.scheduler.running.computed.sum()) - grown
+        held: IntArray = remaining[len(context) - active] + active * (np.arange(steps) + 1) + chunked + others
+        for rank, cache in enumerate(self.scheduler.caches):
+            if cache.duplicates:
+                held -= self._duplicates(batch, rank, steps) * cache.block_size
         return held
+
+    def _duplicates(self, batch: Batch, rank: int, steps: int) -> IntArray:
+        """Blocks that sequences of a rank share, counted once for every further holder, at the end of each step."""
+        cache, leaving = self.scheduler.caches[rank], np.flatnonzero((batch.rank == rank) & (batch.left < steps))
+        leaving = leaving[np.argsort(batch.left[leaving], kind="stable")]
+        counts = np.array([cache.duplicates, *cache.duplicates_after(batch.request[leaving].tolist())])
+        found: IntArray = counts[np.searchsorted(batch.left[leaving], np.arange(steps), side="right")]
+        return found
 
     def _record_gaps(self, rows: IntArray, end: int) -> None:
         """Inter-token latencies in a pipeline, where a sequence's steps do not follow each other without a pause."""

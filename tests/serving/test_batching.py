@@ -32,7 +32,9 @@ def test_decodes_then_begun_prompts_then_the_queue(on_ruler):
 def test_a_prompt_in_chunks_of_the_budget(on_ruler):
     """100 tokens under a budget of 64: 64, then 36 with room for 10 of the next request."""
     record = on_ruler([(0, 100, 3), (0.5, 10, 2)])
-    assert steps(record, "prefill_tokens", "decode_tokens") == [(0, 1, 64, 0), (1, 2, 46, 0), (2, 3, 0, 2), (3, 4, 0, 1)]
+    assert steps(record, "prefill_tokens", "decode_tokens") == [
+        (0, 1, 64, 0), (1, 2, 46, 0), (2, 3, 0, 2), (3, 4, 0, 1),
+    ]  # fmt: skip
     assert times(record, "first_token") == [2, 2]
     assert times(record, "finish") == [4, 3]
 

@@ -104,3 +104,12 @@ def test_no_token_is_lost_under_pressure(on_ruler, stages, caching):
     )
     assert record.totals.busy <= record.end
     assert record.iterations["kv_used"].max() <= 1
+
+
+def test_a_small_batch_may_end_before_a_large_one(on_ruler):
+    """Stages without work to speak of, 1 s and 0.125 s a sequence on the host. Budget 8, whole prompts: three of one
+    token leave no room for one of six, which follows in a batch of its own at the same instant."""
+    library = {"devices": {"unit": device()}, "fabrics": {"net": FABRIC}}
+    engine = {"token_budget": 8, "chunked_prefill": False, "sequence_overhead": "0.125 s"}
+    record = on_ruler([(0, 1, 1)] * 3 + [(0, 6, 1)], **{**PIPELINE, "library": library}, engine=engine)
+    assert times(record, "finish") == [1.375] * 3 + [1.125]

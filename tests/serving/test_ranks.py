@@ -87,8 +87,8 @@ def test_least_loaded_takes_the_fewest_unfinished(on_ruler, parallelism):
 
 
 def test_least_loaded_sees_who_has_left_in_the_middle_of_a_block(on_ruler):
-    """A and B decode ahead on ranks 0 and 1, A until 3, B until 30. C at 10 finds rank 0 empty, and so do D and E, which
-    come when C is done."""
+    """A and B decode ahead on ranks 0 and 1, A until 3, B until 30. C at 10 finds rank 0 empty, and so do D and E,
+    which come when C is done."""
     record = on_ruler([(0, 4, 3), (0, 4, 30), (10.5, 4, 2), (15, 4, 1), (20, 4, 1)], router="least-loaded", **GROUP)
     assert record.requests["rank"].tolist() == [0, 1, 0, 0, 0]
 
