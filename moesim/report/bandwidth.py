@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,7 +56,7 @@ def bus_bandwidth(
     time.set_title("Time", pad=6)
     rate.set_title("Bus bandwidth", pad=6)
     for curve, colour in zip(curves, _COLOURS, strict=False):
-        marker = {"marker": "o", "markersize": 3.2} if len(curve.size) < 40 else {}
+        marker: dict[str, Any] = {"marker": "o", "markersize": 3.2} if len(curve.size) < 40 else {}
         time.plot(curve.size, curve.seconds, color=colour, label=curve.label, **marker)
         rate.plot(curve.size, curve.bus_bandwidth, color=colour, label=curve.label, **marker)
     if bound is not None:
