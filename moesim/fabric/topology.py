@@ -25,10 +25,9 @@ class Topology:
     latency: [M] seconds per traversal; a message's latency is the sum over its path. energy: [M] joules per byte.
     level: [M] part of the machine ("scale_up", "scale_out", "nop", ...), for reports and routing. vertex_name: for
     messages. coordinates: [vertices or endpoints, dimensions] for dimension-order routing, -1 where a vertex has none.
-    sizes: [dimensions] extent of each dimension that closes to a ring, 0 where it is a line. node: [endpoints] node of
-    each device. reduces: [vertices] can add up and multicast (NVSwitch with SHARP, switches of a NoP tree). forwards:
-    [vertices] pass on traffic that is neither from nor to them; None: all do. overhead: seconds per collective call
-    (kernel launch, protocol set-up). routing: the policy that the generator advises.
+    node: [endpoints] node of each device. reduces: [vertices] can add up and multicast (NVSwitch with SHARP, a NoP
+    tree's switches). forwards: [vertices] pass on traffic that is neither from nor to them; None: all do. overhead:
+    seconds per collective call (kernel launch, protocol set-up). routing: the policy that the generator advises.
 
     Raises:
         MoesimError: a link without bandwidth, with a negative latency or energy, from a vertex to itself or to none.
@@ -45,7 +44,6 @@ class Topology:
     level: tuple[str, ...]
     vertex_name: tuple[str, ...]
     coordinates: IntArray | None = None
-    sizes: tuple[int, ...] | None = None
     node: IntArray | None = None
     reduces: BoolArray | None = None
     forwards: BoolArray | None = None
@@ -78,6 +76,13 @@ class Topology:
         return f"{self.vertex_name[self.source[link]]} -> {self.vertex_name[self.target[link]]}"
 
     @cached_property
+    def outgoing(self) -> tuple[IntArray, IntArray]:
+        """Links by the vertex they leave: `links[pointer[v]:pointer[v + 1]]`, lowest first."""
+        counts = np.bincount(self.source, minlength=self.vertices)
+        pointer = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        return pointer, np.argsort(self.source, kind="stable").astype(np.int64)
+
+    @cached_property
     def passes(self) -> BoolArray:
         """[vertices] whether each forwards traffic of others."""
         return np.ones(self.vertices, dtype=bool) if self.forwards is None else self.forwards
@@ -99,7 +104,6 @@ def from_cables(
     energy: ArrayLike = 0.0,
     level: str | Sequence[str] = "scale_up",
     coordinates: IntArray | None = None,
-    sizes: tuple[int, ...] | None = None,
     node: IntArray | None = None,
     reduces: BoolArray | None = None,
     forwards: BoolArray | None = None,
@@ -129,7 +133,6 @@ def from_cables(
         level=tuple(each for each in levels for _ in range(2)),
         vertex_name=tuple(vertex_name),
         coordinates=coordinates,
-        sizes=sizes,
         node=node,
         reduces=reduces,
         forwards=forwards,
