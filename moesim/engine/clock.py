@@ -12,9 +12,14 @@ from simpy.core import BoundClass
 
 from moesim.engine.invariants import InvariantError
 from moesim.fabric.transfer import PICOSECONDS
+from moesim.spec.errors import MoesimError
 
 #: Order within one instant: a stop, then timeouts and callbacks as they were scheduled, then the `last` ones.
 FIRST, NORMAL, LAST = -1, 1, 2
+
+
+#: 64 bits hold 106 days of picoseconds; 95 leave room for a block of 256 steps of an hour.
+LATEST = 95 * 86400 * PICOSECONDS
 
 
 class StoppedError(Exception):
@@ -103,11 +108,18 @@ class Clock(simpy.Environment):
 
         Raises:
             InvariantError: the time is past, or no whole number; the message names `what`.
+            MoesimError: it is later than 64 bits can count from.
         """
-        if type(time) is not int or time < self._now:
+        if type(time) is not int or not self._now <= time <= LATEST:
             time = whole_picoseconds(time, what)
             if time < self._now:
                 raise InvariantError(f"{what}: {time} ps is before now, {self._now} ps")
+            if time > LATEST:
+                raise MoesimError(
+                    "the run passes 95 days of simulated time",
+                    key="requests",
+                    fix="ask for fewer requests, or check the rates of the machine's devices and links",
+                )
         return Timer(self, time, callback, LAST if last else NORMAL)
 
     def call_in(

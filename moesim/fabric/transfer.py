@@ -20,13 +20,16 @@ FloatArray = NDArray[np.float64]
 #: Simulated time is counted in integer picoseconds, so that sums do not depend on their order.
 PICOSECONDS = 1_000_000_000_000
 
+#: No operation and no step takes an hour on a machine that works; 64 bits hold 2,500 of them.
+LONGEST_STEP = 3600 * PICOSECONDS
+
 PortKind = Literal["scale_up", "scale_out"]
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"]
 
 
 def picoseconds(seconds: FloatArray | float) -> IntArray:
-    """Durations as the calendar counts them, rounded to the nearest picosecond."""
-    return np.rint(np.multiply(seconds, PICOSECONDS)).astype(np.int64)
+    """Durations as the calendar counts them, rounded to the nearest picosecond; an hour stands for more than one."""
+    return np.rint(np.minimum(np.multiply(seconds, PICOSECONDS), LONGEST_STEP)).astype(np.int64)
 
 
 class Port(NamedTuple):

@@ -18,7 +18,7 @@ from moesim.serving.requests import Requests, make_requests
 from moesim.serving.router import ROUTERS
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
-from moesim.step.graph import picoseconds
+from moesim.step.graph import PICOSECONDS
 
 #: Components with random streams of their own, in the order in which they are spawned; append only.
 _STREAMS = ("requests", "routing", "draws")
@@ -92,7 +92,7 @@ class _Run:
         self.clock = Clock()
         self.states: list[RequestState] = []
         self._requests, self._progress, self.finished = requests, progress, 0
-        self._arrivals = picoseconds(requests.arrival)
+        self._arrivals = np.rint(requests.arrival * PICOSECONDS).astype(np.int64)
         self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)

@@ -16,7 +16,7 @@ from moesim.spec.library import builtin_root, did_you_mean
 from moesim.spec.marked import Marked, mark, read_yaml
 from moesim.spec.units import JoulesPerByte, JoulesPerFlop, Seconds
 
-Share = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0.001, le=1)]
 Tier = Literal["sram", "hbm", "gddr", "lpddr", "ddr", "flash", "optane"]
 
 _FILE = Path("hardware") / "calibrations" / "families.yaml"
@@ -55,7 +55,7 @@ class FamilyDefaults(Descriptor):
     energy: dict[Dtype, JoulesPerFlop]
     memory_energy: dict[Tier, JoulesPerByte]
     link_energy: JoulesPerByte
-    idle_fraction: Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+    idle_fraction: Annotated[float, Field(ge=0, lt=1)]
 
 
 def load_families() -> dict[str, FamilyDefaults]:

@@ -28,8 +28,8 @@ DeviceKind = Literal["gpu", "npu", "tpu", "pim", "cpu", "dataflow", "wafer", "ch
 PCIE_LANE = {3: 0.985e9, 4: 1.969e9, 5: 3.938e9, 6: 7.563e9}
 
 
-#: What no port and no machine exceeds, so that a slip of the pen does not run for hours.
-FASTEST_PORT, MOST_PARTS = 1e18, 100_000
+#: What no port (bytes per second) and no machine exceeds, so that a slip of the pen does not run for hours.
+SLOWEST_PORT, FASTEST_PORT, MOST_PARTS = 1.0, 1e18, 100_000
 
 Count = Annotated[int, Field(gt=0, le=MOST_PARTS)]
 
@@ -43,7 +43,7 @@ def _port(value: object) -> object:
         return PCIE_LANE[int(form[1])] * int(form[2])
     if isinstance(value, str):
         rate = parse(value, "byte/second")
-        if 0 < rate <= FASTEST_PORT:
+        if SLOWEST_PORT <= rate <= FASTEST_PORT:
             return rate
     raise ValueError(f"{value!r} is no bandwidth per direction; write it like '450 GB/s' or 'gen5 x16'")
 
@@ -123,7 +123,7 @@ class FabricSpec(Descriptor):
     #: Caps the port's bandwidth per direction, where the fabric is slower than the device's port.
     bandwidth: BytesPerSecond | None = None
     #: Share of the wire rate that large transfers reach.
-    efficiency: float = Field(default=1.0, gt=0, le=1)
+    efficiency: float = Field(default=1.0, ge=0.001, le=1)
     #: One message from memory to memory, without queueing.
     latency: Seconds
     #: Start of a collective: kernel launch and protocol set-up, once per call.

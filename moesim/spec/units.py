@@ -68,39 +68,40 @@ def parse(text: str, unit: str) -> float:
     return value
 
 
-def _validator(unit: str, example: str, most: str, *, zero: bool = False) -> BeforeValidator:
-    """From text to SI. Allows `zero` or not, and at most `most`, beyond which lies a slip of the pen."""
-    limit = f"{'zero or more' if zero else 'more than zero'} and at most {most}"
+def _validator(unit: str, example: str, most: str, least: str | None = None) -> BeforeValidator:
+    """From text to SI, within the limits given; without `least`, zero is allowed."""
+    limit = f"{'zero or more' if least is None else f'at least {least}'} and at most {most}"
 
     def convert(value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
             raise ValueError(f"expected a quantity like {example!r}, got {value!r}")
         if not isinstance(value, str):
-            if value == 0 and zero:
+            if value == 0 and least is None:
                 return 0.0
             raise ValueError(f"{value!r} has no unit, write it like {example!r}")
         try:
             number = parse(value, unit)
         except ValueError as error:
             raise ValueError(f"{error}; write it like {example!r}") from None
-        if not 0 <= number <= parse(most, unit) or (number == 0 and not zero):
+        lowest = 0.0 if least is None else parse(least, unit)
+        if not lowest <= number <= parse(most, unit):
             raise ValueError(f"{value!r} must be {limit}")
         return number
 
     return BeforeValidator(convert)
 
 
-Bytes = Annotated[float, _validator("byte", "80 GB", "1000 PB")]
-BytesPerSecond = Annotated[float, _validator("byte/second", "3.35 TB/s", "1000 PB/s")]
-FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", "1e6 PFLOP/s")]
+Bytes = Annotated[float, _validator("byte", "80 GB", "1000 PB", "1 B")]
+BytesPerSecond = Annotated[float, _validator("byte/second", "3.35 TB/s", "1000 PB/s", "1 B/s")]
+FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", "1e6 PFLOP/s", "1 FLOP/s")]
 #: Latencies and overheads.
-Seconds = Annotated[float, _validator("second", "2 us", "60 s", zero=True)]
+Seconds = Annotated[float, _validator("second", "2 us", "60 s")]
 #: Simulated time is an integer number of picoseconds, which 64 bits hold for 106 days.
-Duration = Annotated[float, _validator("second", "10 min", "90 day")]
-Hertz = Annotated[float, _validator("1/second", "1.98 GHz", "1000 GHz")]
-Rate = Annotated[float, _validator("1/second", "10/s", "1e9/s")]
-Watts = Annotated[float, _validator("watt", "700 W", "1000 MW", zero=True)]
-PositiveWatts = Annotated[float, _validator("watt", "700 W", "1000 MW")]
-JoulesPerByte = Annotated[float, _validator("joule/byte", "3.6 pJ/bit", "1 J/B", zero=True)]
-JoulesPerFlop = Annotated[float, _validator("joule/FLOP", "0.6 pJ/FLOP", "1 J/FLOP", zero=True)]
-DollarsPerSecond = Annotated[float, _validator("dollar/second", "4.63 $/h", "1e6 $/h", zero=True)]
+Duration = Annotated[float, _validator("second", "10 min", "90 day", "1 ps")]
+Hertz = Annotated[float, _validator("1/second", "1.98 GHz", "1000 GHz", "1 Hz")]
+Rate = Annotated[float, _validator("1/second", "10/s", "1e9/s", "1/day")]
+Watts = Annotated[float, _validator("watt", "700 W", "1000 MW")]
+PositiveWatts = Annotated[float, _validator("watt", "700 W", "1000 MW", "1 mW")]
+JoulesPerByte = Annotated[float, _validator("joule/byte", "3.6 pJ/bit", "1 J/B")]
+JoulesPerFlop = Annotated[float, _validator("joule/FLOP", "0.6 pJ/FLOP", "1 J/FLOP")]
+DollarsPerSecond = Annotated[float, _validator("dollar/second", "4.63 $/h", "1e6 $/h")]

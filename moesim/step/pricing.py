@@ -12,7 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.fabric.transfer import LONGEST_STEP
 from moesim.model.operators import attention_work
+from moesim.spec.errors import MoesimError
 from moesim.step.accounting import Accounts
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
@@ -100,6 +102,20 @@ def block_sizes(batch: Batch) -> Sizes:
     return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys)
 
 
+def _check_length(durations: IntArray, sizes: Sizes) -> None:
+    """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
+
+    Raises:
+        MoesimError: a step takes an hour.
+    """
+    if durations.max() >= LONGEST_STEP or durations.min() < 0:
+        raise MoesimError(
+            f"a step of {int(sizes.tokens.max())} tokens takes an hour or more",
+            key="machine",
+            fix="check the rates of its devices and links and the engine's overheads, or lower engine.token_budget",
+        )
+
+
 class StepPricer:
     """Prices the batches of one replica. `single_steps`: it cannot price a block of several.
 
@@ -148,6 +164,7 @@ class StepPricer:
         if len(stages) > 1:
             stages += sends
         host = self._step_overhead + self._sequence_overhead * sizes.sequences.max(axis=1)
+        _check_length(stages.sum(axis=0) + host, sizes)
         return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends)
 
     def _routed(self, batch: Batch, sizes: Sizes) -> list[tuple[int, int, RoutedPrice]]:

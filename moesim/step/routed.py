@@ -116,7 +116,7 @@ class ExpertCosts:
     ) -> None:
         self.context, self.layout, self.owner = context, layout, owner
         self.operator: Operator = next(
-            row.operator for row in programs[0].rows + programs[-1].rows if row.action == "experts" and row.operator
+            row.operator for each in programs for row in each.rows if row.action == "experts" and row.operator
         )
         moe = context.model.moe
         assert moe is not None
