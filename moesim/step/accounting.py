@@ -1,14 +1,17 @@
 """Where the time, work and energy of a replica's executed steps went.
 
 The hot path only counts: how many steps saw each size (tokens, sequences) on each rank. Sizes become seconds, bytes and
-joules once, at the end, from the operators' tables.
+joules once, at the end, from the operators' tables. Steps are added up one after the other in the order in which they
+were executed, so that the sums do not show how they came in blocks.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
@@ -18,6 +21,12 @@ from moesim.step.tables import StepContext
 
 if TYPE_CHECKING:
     from moesim.step.pricing import Block
+
+#: Blocks that are counted together.
+_TOGETHER = 64
+
+Executed = list[tuple["Block", int]]
+
 
 class StageAccount:
     """Counters of one stage. `attention[kind, mixed]` sums seconds, FLOPs, KV and query elements of one layer's kernel
@@ -35,9 +44,42 @@ class StageAccount:
         self.attention_calls: dict[tuple[str, bool], int] = {}  # steps
         self.dispatch = self.combine = self.send = self.experts = 0  # picoseconds on the critical path
 
+    def count(self, stage: int, blocks: Executed, tokens: IntArray, sequences: IntArray) -> None:
+        """Args: tokens, sequences: [steps, ranks] of the blocks."""
+        slowest = _joined(block.critical[stage][:steps] for block, steps in blocks)
+        step, rank = np.arange(len(slowest)), np.arange(tokens.shape[1])
+        np.add.at(self.tokens, (rank, tokens), 1)
+        np.add.at(self.sequences, (rank, sequences), 1)
+        np.add.at(self.critical_tokens, (slowest, tokens[step, slowest]), 1)
+        np.add.at(self.critical_sequences, (slowest, sequences[step, slowest]), 1)
+        self.send += int(_joined(block.sends[stage, :steps] for block, steps in blocks).sum())
+        for mixed in (False, True):
+            chosen = [(block, steps) for block, steps in blocks if bool(block.batch.chunks) is mixed]
+            if chosen:
+                self._count_attention(stage, chosen, mixed)
+
+    def _count_attention(self, stage: int, blocks: Executed, mixed: bool) -> None:
+        for kind in blocks[0][0].sums:
+            key = (kind, mixed)
+            slowest = _joined(block.critical[stage][:steps] for block, steps in blocks)
+            durations = _joined(block.attention[stage][kind][:steps] for block, steps in blocks)
+            sums = [(block.sums[kind], steps) for block, steps in blocks]
+            columns = (
+                durations,
+                _joined(work.flops[:steps] for work, steps in sums),
+                _joined(work.kv_elements[:steps] for work, steps in sums),
+                _joined(work.query_elements[:steps] for work, steps in sums),
+            )
+            totals = self.attention.setdefault(key, np.zeros((4, durations.shape[1])))
+            for row, values in enumerate(columns):
+                totals[row] = np.cumsum(np.concatenate([totals[row][None], values]), axis=0)[-1]
+            on_path = int(durations[np.arange(len(slowest)), slowest].sum())
+            self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
+            self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
+
 
 class Accounts:
-    """Counters of a replica."""
+    """Counters of a replica; complete after `settle`."""
 
     def __init__(
         self, stages: list[StageCosts], context: StepContext, layout: ReplicaLayout, routed: RoutedPricer | None
@@ -46,39 +88,30 @@ class Accounts:
         self.stages = [StageAccount(stage, context, layout) for stage in stages]
         self.largest_tokens = np.zeros(context.token_limit + 1)  # steps by the largest rank's tokens
         self.host = self.busy = self.steps = self.dummies = 0
-        self._rows = np.arange(layout.dp)
+        self._waiting: Executed = []
 
     def record(self, block: Block, executed: int, busy: int) -> None:
         """Count the first `executed` steps of a block, which kept the replica `busy` for so many picoseconds more."""
-        steps = slice(executed)
-        tokens, sequences = block.sizes.tokens[steps], block.sizes.sequences[steps]
         self.steps += executed
-        self.host += int(block.host[steps].sum())
         self.busy += busy
-        self.dummies += int(block.sizes.idle[steps].sum())
-        np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
-        step = np.arange(executed)
-        for p, account in enumerate(self.stages):
-            slowest = block.critical[p][steps]
-            np.add.at(account.tokens, (self._rows, tokens), 1)
-            np.add.at(account.sequences, (self._rows, sequences), 1)
-            np.add.at(account.critical_tokens, (slowest, tokens[step, slowest]), 1)
-            np.add.at(account.critical_sequences, (slowest, sequences[step, slowest]), 1)
-            account.send += int(block.sends[p, steps].sum())
-            self._record_attention(account, block, p, step, slowest)
         if self.routed is not None:
             self._record_routed(self.routed, block, executed)
+        self._waiting.append((block, executed))
+        if len(self._waiting) == _TOGETHER:
+            self.settle()
 
-    def _record_attention(self, account: StageAccount, block: Block, p: int, step: IntArray, slowest: IntArray) -> None:
-        for kind, sums in block.sums.items():
-            durations = block.attention[p][kind][step]
-            key = (kind, bool(block.batch.chunks))
-            totals = account.attention.setdefault(key, np.zeros((4, self.layout.dp)))
-            for row, values in enumerate((durations, sums.flops, sums.kv_elements, sums.query_elements)):
-                totals[row] += values[step].sum(axis=0)
-            on_path = int(durations[step, slowest].sum())
-            account.critical_attention[key] = account.critical_attention.get(key, 0) + on_path
-            account.attention_calls[key] = account.attention_calls.get(key, 0) + len(step)
+    def settle(self) -> None:
+        """Count what was recorded and not counted yet."""
+        blocks, self._waiting = self._waiting, []
+        if not blocks:
+            return
+        tokens = _joined(block.sizes.tokens[:steps] for block, steps in blocks)
+        sequences = _joined(block.sizes.sequences[:steps] for block, steps in blocks)
+        self.host += int(_joined(block.host[:steps] for block, steps in blocks).sum())
+        self.dummies += int(_joined(block.sizes.idle[:steps] for block, steps in blocks).sum())
+        np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
+        for stage, account in enumerate(self.stages):
+            account.count(stage, blocks, tokens, sequences)
 
     def _record_routed(self, routed: RoutedPricer, block: Block, executed: int) -> None:
         for begin, end, price in block.routed:
@@ -90,3 +123,7 @@ class Accounts:
                 account.dispatch += int(price.dispatch[p]) * steps
                 account.combine += int(price.combine[p]) * steps
                 account.experts += int(price.experts[p]) * steps
+
+
+def _joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate(list(parts))

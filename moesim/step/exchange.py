@@ -102,8 +102,8 @@ class Exchange:
 
     def of_largest(self, tokens: int) -> Picoseconds:
         """Where tokens are gathered: from those of the largest rank, dummies included."""
-        dispatch, combine = self._gathered[:, :, tokens] * self._layers
-        return dispatch, combine
+        dispatch, combine = self._gathered
+        return dispatch[:, tokens], combine[:, tokens]
 
     def of_traffic(self, traffic: IntArray) -> Picoseconds:
         """Args: traffic: [L, DP ranks, expert ranks] copies."""
@@ -142,7 +142,7 @@ class Exchange:
 
     @cached_property
     def _gathered(self) -> IntArray:
-        """[2, P, sizes] picoseconds of one layer's dispatch and combine, by the largest rank's tokens."""
+        """[2, P, sizes] picoseconds of all layers' dispatch and combine, by the largest rank's tokens."""
         communication, layout = self.communication, self.communication.layout
         table = np.zeros((2, layout.pp, communication.context.token_limit + 1), dtype=np.int64)
         for p in range(layout.pp):
@@ -150,4 +150,5 @@ class Exchange:
                 table[0, p] = np.max([t.picoseconds for t in communication.dispatch(p)], axis=0)
             if layout.stage_lanes > 1:
                 table[1, p] = np.max([t.picoseconds for t in communication.combine(p)], axis=0)
+        table *= self._layers[:, None]
         return table

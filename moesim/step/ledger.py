@@ -47,6 +47,7 @@ class Ledger:
 
 def settle(accounts: Accounts, communication: Communication, experts: ExpertCosts | None) -> Ledger:
     """Turn a replica's counters into seconds, work and energy."""
+    accounts.settle()
     ledger = Ledger()
     totals = accounts.routed.totals() if accounts.routed is not None else None
     for p, account in enumerate(accounts.stages):

@@ -8,7 +8,9 @@ on the routing is reused this way.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -36,6 +38,8 @@ from moesim.step.tables import StepContext
 _DENSE_GRID, _GRID_RATIO = 24, 1.12
 #: Shares of prefill tokens at which mixed batches are tabulated; consecutive tokens of a prompt are over-dispersed.
 _MIXTURES = (0.0, 0.5, 1.0)
+#: Sizes of steps whose interpolated times are kept.
+_REMEMBERED = 4096
 
 
 @dataclass
@@ -56,7 +60,6 @@ class RoutedLoad:
     expert_imbalance: float
     layer_duration: IntArray  # [L, E] picoseconds
     layer_memory: FloatArray  # [L, E] seconds that the kernels' bytes take at full bandwidth
-    uses: float = 0.0
 
 
 @dataclass
@@ -96,12 +99,14 @@ def _imbalance(loads: NDArray[Any]) -> float:
 
 @dataclass(frozen=True)
 class RoutedPrice:
-    """Seconds on the critical path of the MoE parts, per stage, in picoseconds, and the loads they come from."""
+    """Seconds on the critical path of the MoE parts, per stage, in picoseconds, and what they come from: the load of
+    this very step, or the tokens (in all, of prefill) for which loads were interpolated."""
 
     experts: IntArray  # [P]
     dispatch: IntArray  # [P]
     combine: IntArray  # [P]
-    loads: tuple[tuple[RoutedLoad, float], ...]
+    load: RoutedLoad | None = None
+    tokens: tuple[int, int] = (0, 0)
 
     @property
     def stages(self) -> IntArray:
@@ -223,8 +228,8 @@ class Sampled:
     reuses = False
 
     def record(self, price: RoutedPrice, steps: int) -> None:
-        for load, weight in price.loads:
-            self._totals.add(load, weight * steps)
+        assert price.load is not None
+        self._totals.add(price.load, steps)
 
     def totals(self) -> RoutedTotals:
         return self._totals
@@ -240,7 +245,7 @@ class Sampled:
             dispatch, combine = self._exchange.of_traffic(traffic)
         else:
             dispatch, combine = self._exchange.of_largest(int((singles + chunked).max()))
-        return RoutedPrice(load.slowest.astype(np.int64), dispatch, combine, ((load, 1.0),))
+        return RoutedPrice(load.slowest.astype(np.int64), dispatch, combine, load)
 
     def _draw(self, batch: Batch, step: int) -> Drawn | Counted:
         if isinstance(self._routing, CountRouting):
@@ -302,6 +307,8 @@ class Tabulated:
     limit: int
     _points: dict[tuple[int, float], RoutedLoad] = field(default_factory=dict, init=False)
     _grid: list[int] = field(default_factory=list, init=False)
+    #: Executed steps by tokens in all and of prefill.
+    _steps: Counter[tuple[int, int]] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self._grid = _token_grid(self.limit)
@@ -309,6 +316,7 @@ class Tabulated:
         self._scattered = (
             ScatteredExchange(self.exchange, self.routing, self.costs, self.key) if self.exchange.all_to_all else None
         )
+        self._slowest = lru_cache(maxsize=_REMEMBERED)(self._interpolated)
 
     reuses = True
 
@@ -316,30 +324,40 @@ class Tabulated:
         return draw_counts(self.routing, self.key, batch, step)
 
     def record(self, price: RoutedPrice, steps: int) -> None:
-        for load, weight in price.loads:
-            load.uses += weight * steps
+        self._steps[price.tokens] += steps
 
     def totals(self) -> RoutedTotals:
+        uses: defaultdict[tuple[int, float], float] = defaultdict(float)
+        for tokens, steps in sorted(self._steps.items()):  # sorted: sums must not depend on the order of first use
+            for point, weight in self._weights(*tokens):
+                uses[point] += weight * steps
         totals = self.costs.zeros()
-        for _, load in sorted(self._points.items()):  # sorted, so that sums do not depend on the order of first use
-            if load.uses:
-                totals.add(load, load.uses)
+        for point, use in sorted(uses.items()):
+            totals.add(self._point(*point), use)
         return totals
 
     def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
-        total, prefill = int(singles.sum() + chunked.sum()), int(chunked.sum())
-        loads = tuple(
-            (self._point(tokens, mixture), weight * share)
-            for mixture, share in _mixture_weights(prefill / total)
-            for tokens, weight in self._token_weights(total)
-            if weight * share > 0
-        )
-        experts = np.rint(sum(load.slowest * weight for load, weight in loads)).astype(np.int64)
+        prefill = int(chunked.sum())
+        tokens = int(singles.sum()) + prefill, prefill
         if self._scattered is None:
             dispatch, combine = self.exchange.of_largest(int((singles + chunked).max()))
         else:
             dispatch, combine = self._scattered.price(singles, chunked)
-        return RoutedPrice(experts, dispatch, combine, loads)
+        return RoutedPrice(self._slowest(*tokens), dispatch, combine, tokens=tokens)
+
+    def _interpolated(self, tokens: int, prefill: int) -> IntArray:
+        """[P] picoseconds of the slowest experts."""
+        slowest = sum(self._point(*point).slowest * weight for point, weight in self._weights(tokens, prefill))
+        return np.rint(slowest).astype(np.int64)
+
+    def _weights(self, tokens: int, prefill: int) -> list[tuple[tuple[int, float], float]]:
+        """Grid points around a step, with their shares."""
+        return [
+            ((size, mixture), weight * share)
+            for mixture, share in _mixture_weights(prefill / tokens)
+            for size, weight in self._token_weights(tokens)
+            if weight * share > 0
+        ]
 
     def _token_weights(self, total: int) -> tuple[tuple[int, float], ...]:
         at = bisect_right(self._grid, total) - 1
@@ -380,5 +398,5 @@ def _token_grid(limit: int) -> list[int]:
 def _mean_load(draws: list[RoutedLoad]) -> RoutedLoad:
     """The mean of several draws, also of what their slowest ranks take and of their imbalance, which is not the
     imbalance of the mean."""
-    names = [each.name for each in fields(RoutedLoad) if each.name != "uses"]
+    names = [each.name for each in fields(RoutedLoad)]
     return RoutedLoad(**{name: np.mean([getattr(draw, name) for draw in draws], axis=0) for name in names})
