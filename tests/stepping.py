@@ -58,7 +58,7 @@ def batch(ranks: int, decodes: int, chunks: int, seed: int = 0, idle: int = 0, s
         context=rng.integers(1, 6000, decodes),
         left=np.full(decodes, 9),
         chunks=tuple(
-            Chunk(int(rng.integers(used)), decodes + i, int(rng.integers(1, 600)), int(rng.integers(0, 2) * 777))
+            Chunk(int(rng.integers(used)), decodes + i, int(rng.integers(1, 390)), int(rng.integers(0, 2) * 777))
             for i in range(chunks)
         ),
         first_step=step,

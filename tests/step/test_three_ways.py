@@ -1,5 +1,5 @@
-"""How long a step takes, said three ways: the sum of the slowest parts (pricing), the max-plus sweep of the compiled graph
-(plan), and streams, ports and meetings operation by operation (op). They agree to the picosecond."""
+"""How long a step takes, said three ways: the sum of the slowest parts (pricing), the max-plus sweep of the compiled
+graph (plan), and streams, ports and meetings operation by operation (op). They agree to the picosecond."""
 
 from __future__ import annotations
 
@@ -159,8 +159,8 @@ OVERLAP = {
 @pytest.mark.parametrize("name", OVERLAP)
 @pytest.mark.parametrize("kind", BATCHES)
 def test_shared_experts_beside_the_routed_ones(name, kind):
-    """On a second stream, the shared experts take less than in turn, but not less than with a memory that serves both at
-    full speed; and what the memory has to deliver for both takes its time."""
+    """On a second stream, the shared experts take less than in turn, but not less than with a memory that serves both
+    at full speed; and what the memory has to deliver for both takes its time."""
     tree, layers = OVERLAP[name]
     cut, overlap = f"model.layers={layers}", "engine.overlap_shared_experts=true"
     in_turn, beside = stepping.pricer(tree, cut), stepping.pricer(tree, cut, overlap)
