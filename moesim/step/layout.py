@@ -133,14 +133,18 @@ def _require(holds: bool, degree: str, what: str, fix: str) -> None:
 
 
 def _check_one_kind(layout: ReplicaLayout, machine: Machine) -> None:
-    for group in layout.devices.reshape(-1, layout.tp):
-        kinds = {machine.devices[i].spec.name for i in group}
-        if len(kinds) > 1:
-            raise MoesimError(
-                f"a tensor-parallel group mixes {' and '.join(sorted(kinds))}, whose shards would wait for each other",
-                key="machine.devices",
-                fix="order machine.devices so that each tp group is of one kind; dp, pp and replicas may differ",
-            )
+    """Raises MoesimError where devices of different kinds compute equal shards of the same matrices."""
+    shares = (("a tensor-parallel group", layout.tp), ("a group of devices that share experts", layout.expert_tp))
+    for what, width in shares:
+        for group in layout.devices.reshape(-1, width):
+            kinds = {machine.devices[i].spec.name for i in group}
+            if len(kinds) > 1:
+                raise MoesimError(
+                    f"{what} mixes {' and '.join(sorted(kinds))}, whose shards would wait for each other",
+                    key="machine.devices",
+                    fix="order machine.devices so that such a group is of one kind, or raise ep; dp, pp and replicas "
+                    "may differ",
+                )
 
 
 def stage_devices(layout: ReplicaLayout, stage: int, machine: Machine) -> list[Device]:
