@@ -8,43 +8,56 @@ from numpy.typing import NDArray
 from moesim.fabric.transfer import PICOSECONDS
 from moesim.step.graph import IntArray
 
-#: Columns that are counted in steps' own units; times are added apart.
-COUNTS = (
-    "replica", "prefill_tokens", "decode_tokens", "sequences", "prefill_sequences", "waiting", "kv_tokens",
-    "output_tokens",
-)  # fmt: skip
+#: What a block of steps has one value of, and what each of its steps has one of.
+_OF_BLOCK = ("replica", "begin", "prefill_tokens", "prefill_sequences", "emitted", "gaps")
+_OF_STEP = ("end", "decode_tokens", "waiting", "kv_tokens")
 
 
 class StepRecorder:
-    """Rows of consecutive steps, appended in blocks. Memory: 80 bytes per step."""
+    """Rows of consecutive steps, appended in blocks. Memory: 32 bytes per step and 350 per block."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, list[IntArray]] = {name: [] for name in ("start", "end", *COUNTS)}
-        self._gaps: list[IntArray] = []
-        self._weights: list[IntArray] = []
+        self._blocks: dict[str, list[int]] = {name: [] for name in _OF_BLOCK}
+        self._steps: dict[str, list[IntArray]] = {name: [] for name in _OF_STEP}
         self._single_gaps: list[int] = []
 
-    def add(self, start: IntArray, end: IntArray, **counts: IntArray | int) -> None:
-        """Args: start, end: [steps] picoseconds. counts: one value or [steps] for each of COUNTS."""
-        self._columns["start"].append(start)
-        self._columns["end"].append(end)
-        for name in COUNTS:
-            value = counts[name]
-            self._columns[name].append(value if isinstance(value, np.ndarray) else np.full(len(start), value))
+    def add(
+        self,
+        *,
+        replica: int,
+        begin: int,
+        end: IntArray,
+        decode_tokens: IntArray,
+        waiting: IntArray,
+        kv_tokens: IntArray,
+        prefill_tokens: int = 0,
+        prefill_sequences: int = 0,
+        emitted: int = 0,
+        gaps: bool = True,
+    ) -> None:
+        """Steps that follow each other without a pause, the first of which begins at `begin`.
 
-    def add_gaps(self, gaps: IntArray, weights: IntArray) -> None:
-        """Inter-token latencies [steps] in picoseconds and how many sequences had each."""
-        self._gaps.append(gaps)
-        self._weights.append(weights)
+        Args:
+            begin, end: picoseconds; end: [steps].
+            decode_tokens, waiting, kv_tokens: [steps].
+            emitted: tokens that prompts emit at each step's end.
+            gaps: each step is the inter-token latency of its decoding sequences.
+        """
+        block = (replica, begin, prefill_tokens, prefill_sequences, emitted, int(gaps))
+        for name, value in zip(_OF_BLOCK, block, strict=True):
+            self._blocks[name].append(value)
+        for name, values in zip(_OF_STEP, (end, decode_tokens, waiting, kv_tokens), strict=True):
+            self._steps[name].append(values)
 
     def add_gap(self, gap: int) -> None:
+        """One more inter-token latency, in picoseconds."""
         self._single_gaps.append(gap)
 
     def columns(self) -> dict[str, NDArray[np.generic]]:
         """Times in seconds; rows ordered by start, then replica; `step` numbers each replica's steps."""
-        raw = {name: _joined(parts) for name, parts in self._columns.items()}
-        order = np.lexsort((raw["replica"], raw["start"]))
-        columns: dict[str, NDArray[np.generic]] = {name: values[order] for name, values in raw.items()}
+        rows = self._rows()
+        order = np.lexsort((rows["replica"], rows["start"]))
+        columns: dict[str, NDArray[np.generic]] = {name: values[order] for name, values in rows.items()}
         step = np.zeros(len(order), dtype=np.int64)
         for replica in np.unique(columns["replica"]):
             mine = columns["replica"] == replica
@@ -56,10 +69,37 @@ class StepRecorder:
             "end": columns["end"].astype(np.float64) / PICOSECONDS,
         }
 
+    def _rows(self) -> dict[str, IntArray]:
+        """A row for each step, as they were added, times in picoseconds."""
+        steps = {name: _joined(parts) for name, parts in self._steps.items()}
+        of_block = self._of_block("replica", "begin", "prefill_tokens", "prefill_sequences", "emitted")
+        start = np.concatenate([[0], steps["end"]])[:-1].astype(np.int64)
+        first = np.cumsum([0, *(len(part) for part in self._steps["end"])])[:-1]
+        start[first] = self._blocks["begin"]
+        return {
+            "start": start,
+            "end": steps["end"],
+            "replica": of_block["replica"],
+            "prefill_tokens": of_block["prefill_tokens"],
+            "decode_tokens": steps["decode_tokens"],
+            "sequences": steps["decode_tokens"] + of_block["prefill_sequences"],
+            "prefill_sequences": of_block["prefill_sequences"],
+            "waiting": steps["waiting"],
+            "kv_tokens": steps["kv_tokens"],
+            "output_tokens": steps["decode_tokens"] + of_block["emitted"],
+        }
+
+    def _of_block(self, *names: str) -> dict[str, IntArray]:
+        """Values of blocks, repeated for each of their steps."""
+        lengths = [len(part) for part in self._steps["end"]]
+        return {name: np.repeat(np.array(self._blocks[name], dtype=np.int64), lengths) for name in names}
+
     def gaps(self) -> dict[str, NDArray[np.generic]]:
         """Inter-token latencies as a weighted sample: duration (seconds), count."""
-        gaps = _joined([*self._gaps, np.array(self._single_gaps, dtype=np.int64)])
-        weights = _joined([*self._weights, np.ones(len(self._single_gaps), dtype=np.int64)])
+        rows = self._rows()
+        decoding = rows["decode_tokens"] * self._of_block("gaps")["gaps"]
+        gaps = np.concatenate([rows["end"] - rows["start"], np.array(self._single_gaps, dtype=np.int64)])
+        weights = np.concatenate([decoding, np.ones(len(self._single_gaps), dtype=np.int64)])
         values, inverse = np.unique(gaps, return_inverse=True)
         count = np.bincount(inverse, weights=weights, minlength=len(values)).astype(np.int64)
         return {"duration": values[count > 0] / PICOSECONDS, "count": count[count > 0]}

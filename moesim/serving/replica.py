@@ -202,35 +202,34 @@ class Replica:
         self._finish(flight, rows)
 
     def _record(self, flight: _Flight, emitted: int) -> None:
-        batch, steps = flight.block.batch, flight.steps
-        ends = flight.ends[:steps]
-        starts = np.concatenate([[flight.start], ends[:-1]])
-        active = len(batch.left) - np.searchsorted(np.sort(batch.left), np.arange(steps), side="right")
-        arrived = np.searchsorted(np.array(flight.arrivals, dtype=np.int64), starts, side="right")
+        block, steps = flight.block, flight.steps
+        chunks, ends = block.batch.chunks, flight.ends[:steps]
+        active = block.sizes.decodes[:steps].sum(axis=1)
+        waiting = np.full(steps, flight.waiting)
+        if flight.arrivals:
+            starts = np.concatenate([[flight.start], ends[:-1]])
+            waiting += np.searchsorted(np.array(flight.arrivals, dtype=np.int64), starts, side="right")
         self.recorder.add(
-            starts,
-            ends,
             replica=self.index,
-            prefill_tokens=sum(chunk.tokens for chunk in batch.chunks),
+            begin=flight.start,
+            end=ends,
             decode_tokens=active,
-            sequences=active + len(batch.chunks),
-            prefill_sequences=len(batch.chunks),
-            waiting=flight.waiting + arrived,
-            kv_tokens=self._held_tokens(batch, active, steps),
-            output_tokens=active + emitted,
+            waiting=waiting,
+            kv_tokens=self._held_tokens(block, steps),
+            prefill_tokens=sum(chunk.tokens for chunk in chunks),
+            prefill_sequences=len(chunks),
+            emitted=emitted,
+            gaps=len(self._stage_free) == 1,
         )
-        if len(self._stage_free) == 1:
-            self.recorder.add_gaps(ends - starts, active)
 
-    def _held_tokens(self, batch: Batch, active: IntArray, steps: int) -> IntArray:
+    def _held_tokens(self, block: Block, steps: int) -> IntArray:
         """Tokens in the KV cache at the end of each step: those of the batch's sequences, which have grown by now, and
         of the others that run; a block that several share counts once."""
-        context = batch.context[np.argsort(batch.left, kind="stable")]
-        remaining = np.concatenate([np.cumsum(context[::-1])[::-1], [0]])
-        chunked = sum(chunk.cached + chunk.tokens for chunk in batch.chunks)
-        grown = int(batch.context.sum() + np.minimum(batch.left, steps).sum()) + chunked
+        batch, sizes = block.batch, block.sizes
+        grown = int(batch.context.sum() + np.minimum(batch.left, steps).sum())
         others = int(self.scheduler.running.computed.sum()) - grown
-        held: IntArray = remaining[len(context) - active] + active * (np.arange(steps) + 1) + chunked + others
+        # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
+        held: IntArray = (sizes.keys[:steps] - sizes.idle[:steps]).sum(axis=1).astype(np.int64) + others
         for rank, cache in enumerate(self.scheduler.caches):
             if cache.duplicates:
                 held -= self._duplicates(batch, rank, steps) * cache.block_size

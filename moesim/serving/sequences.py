@@ -34,20 +34,14 @@ class RequestState:
         return self.input_tokens + self.generated
 
 
-_COLUMNS = ("rank", "request", "computed", "left", "decoding", "busy")
-
-
 class Running:
     """Columns, in the order of admission:
 
     rank, request: who it is. computed: tokens in the KV cache. left: output tokens still to come. decoding: its next
     step adds one token (1) or prompt tokens (0). busy: it is part of a batch in flight (pipeline parallelism).
-    """
 
-    def __init__(self) -> None:
-        for name in _COLUMNS:
-            setattr(self, name, np.zeros(0, dtype=np.int64))
-        self.states: list[RequestState] = []
+    The columns are views of one table; `add` and `remove` replace them.
+    """
 
     rank: IntArray
     request: IntArray
@@ -56,21 +50,34 @@ class Running:
     decoding: IntArray
     busy: IntArray
 
+    def __init__(self) -> None:
+        self.states: list[RequestState] = []
+        self._table = np.zeros((6, 64), dtype=np.int64)
+        self._show()
+
     def __len__(self) -> int:
         return len(self.states)
 
     def add(self, state: RequestState, computed: int) -> int:
         """Append a sequence; returns its index."""
-        row = (state.rank, state.request, computed, state.output_tokens - state.generated, 0, 0)
-        for name, value in zip(_COLUMNS, row, strict=True):
-            setattr(self, name, np.append(getattr(self, name), value))
+        index = len(self.states)
+        if index == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
+        left = state.output_tokens - state.generated
+        self._table[:, index] = (state.rank, state.request, computed, left, 0, 0)
         self.states.append(state)
-        return len(self.states) - 1
+        self._show()
+        return index
 
     def remove(self, indices: list[int]) -> None:
         keep = np.ones(len(self.states), dtype=bool)
         keep[indices] = False
-        for name in _COLUMNS:
-            setattr(self, name, getattr(self, name)[keep])
+        kept = self._table[:, : len(self.states)][:, keep]
+        self._table[:, : kept.shape[1]] = kept
         for index in sorted(indices, reverse=True):
             del self.states[index]
+        self._show()
+
+    def _show(self) -> None:
+        columns = self._table[:, : len(self.states)]
+        self.rank, self.request, self.computed, self.left, self.decoding, self.busy = columns
