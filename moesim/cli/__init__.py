@@ -5,7 +5,10 @@ Nothing heavy is imported here or at the top of a command's file, so that `moesi
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 import click
 
@@ -23,21 +26,48 @@ from moesim.spec.errors import MoesimError
 class Door(click.Group):
     """Where a user's mistake becomes one line and exit code 2, and Ctrl-C exit code 130."""
 
+    def make_context(self, *arguments: Any, **more: Any) -> click.Context:
+        with _one_line():
+            return super().make_context(*arguments, **more)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _one_line():
             return super().invoke(ctx)
-        except MoesimError as error:
-            click.echo("error: " + " ".join(str(error).splitlines()), err=True)
-            ctx.exit(MISTAKE)
-        except MemoryError:
-            click.echo("error: out of memory; ask for fewer requests, devices or tokens", err=True)
-            ctx.exit(MISTAKE)
-        except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            near = get_close_matches(name, self.list_commands(ctx), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise click.UsageError(f"there is no command {name!r}{hint}", ctx)
+        return super().resolve_command(ctx, args)
 
 
-@click.group(cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@contextmanager
+def _one_line() -> Iterator[None]:
+    try:
+        yield
+    except click.exceptions.NoArgsIsHelpError:
+        raise
+    except click.UsageError as error:
+        path = error.ctx.command_path if error.ctx is not None else "moesim"
+        message = error.format_message().removesuffix(".")
+        _complain(f"{message[:1].lower()}{message[1:]}; see `{path} --help`")
+    except MoesimError as error:
+        _complain(str(error))
+    except MemoryError:
+        _complain("out of memory; ask for fewer requests, devices or tokens")
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        raise click.exceptions.Exit(INTERRUPTED) from None
+
+
+def _complain(message: str) -> NoReturn:
+    click.echo("error: " + " ".join(message.splitlines()), err=True)
+    raise click.exceptions.Exit(MISTAKE)
+
+
+@click.group("moesim", cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="moesim", message="%(prog)s %(version)s")
 def main() -> None:
     """Simulate Mixture-of-Experts models on hardware that may not exist yet."""

@@ -13,9 +13,13 @@ KINDS: tuple[Kind, ...] = ("devices", "fabrics", "systems", "models", "requests"
 
 
 @click.command("list")
-@click.argument("kind", type=click.Choice(KINDS), required=False)
+@click.argument("kind", type=click.Choice(KINDS), metavar="[KIND]", required=False)
 def list_command(kind: Kind | None) -> None:
-    """List the descriptors of a KIND, or of all kinds. Folders named in MOESIM_PATH come first."""
+    """List the descriptors of a KIND, or of all kinds.
+
+    Kinds are devices, fabrics, systems, models, requests, routing, engines and experiments. Folders named in
+    MOESIM_PATH come first.
+    """
     from moesim.report.describe import catalogue, console
 
     screen = console()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from moesim.report.describe import Row, rows, table
 from moesim.spec.errors import MoesimError
 from moesim.spec.library import KINDS, SINGULAR, Kind, did_you_mean, is_path, list_descriptors
-from moesim.spec.loading import load_experiment, load_system, read_descriptor
+from moesim.spec.loading import Loaded, load_experiment, load_system, read_descriptor
 from moesim.spec.marked import display
 
 if TYPE_CHECKING:
@@ -52,7 +52,8 @@ def show(kind: Kind, reference: str, overrides: Sequence[str] = ()) -> list[Rend
     """
     from rich.text import Text
 
-    document, source, spec = _load(kind, reference, overrides)
+    loaded = _load(kind, reference, overrides)
+    document, source, spec = _document(kind, loaded), loaded.source, loaded.spec
     title = f"{document.get('name', reference)} ({SINGULAR[kind]})"
     about = str(document.get("description", ""))
     parts: list[RenderableType] = [
@@ -61,7 +62,9 @@ def show(kind: Kind, reference: str, overrides: Sequence[str] = ()) -> list[Rend
     parts += [Text(about)] if about else []
     parts += [table("", rows(document))]
     if kind == "devices":
-        parts += [table(f"defaults of family {spec.family}, where the device says nothing", family_rows(spec))]
+        with loaded.placing(("library", "devices", spec.name)):
+            defaults = family_rows(spec)
+        parts += [table(f"defaults of family {spec.family}, where the device says nothing", defaults)]
     if kind == "models":
         parts += [table("parameters", parameter_rows(spec))]
     if kind in ("systems", "experiments"):
@@ -85,23 +88,29 @@ def draw(kinds: Sequence[Kind], reference: str, overrides: Sequence[str], target
     return draw_machine(_machine(with_machine[0], reference, overrides), target)
 
 
-def _load(kind: Kind, reference: str, overrides: Sequence[str]) -> tuple[dict[str, Any], Path | None, Any]:
+def _load(kind: Kind, reference: str, overrides: Sequence[str]) -> Loaded[Any]:
     if kind != "experiments":
-        loaded = read_descriptor(kind, reference, overrides)
-        return loaded.document, loaded.source, loaded.spec
-    experiment = load_experiment(reference, overrides, check_traces=False)
-    inlined = {key: getattr(experiment.spec, key).name for key in ("model", "engine")}
-    document = {key: value for key, value in experiment.document.items() if key != "library"}
-    return document | inlined, experiment.source, experiment.spec
+        return read_descriptor(kind, reference, overrides)
+    return load_experiment(reference, overrides, check_traces=False)
+
+
+def _document(kind: Kind, loaded: Loaded[Any]) -> dict[str, Any]:
+    """What a descriptor's table shows; of an experiment the names of its model and engine instead of themselves."""
+    if kind != "experiments":
+        return loaded.document
+    inlined = {key: getattr(loaded.spec, key).name for key in ("model", "engine")}
+    return {key: value for key, value in loaded.document.items() if key != "library"} | inlined
 
 
 def _machine(kind: Kind, reference: str, overrides: Sequence[str]) -> Machine:
     from moesim.hardware.machine import assemble
 
     if kind == "systems":
-        return assemble(*load_system(reference, overrides))
-    spec = load_experiment(reference, overrides, check_traces=False).spec
-    return assemble(spec.machine, spec.library)
+        with read_descriptor(kind, reference, overrides).placing(("machine",)):
+            return assemble(*load_system(reference, overrides))
+    experiment = load_experiment(reference, overrides, check_traces=False)
+    with experiment.placing():
+        return assemble(experiment.spec.machine, experiment.spec.library)
 
 
 def parameter_rows(model: ModelSpec) -> list[Row]:

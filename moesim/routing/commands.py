@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from moesim.spec.routing import RoutingProfile
 
 #: Tokens per segment of the SRP that the literature reports.
 _SRP_SEGMENT = 16
+
+#: Choices in a trace; they are generated in memory, 8 bytes each and as much again.
+MOST_CHOICES = 200_000_000
 
 
 @dataclass(frozen=True)
@@ -70,12 +74,31 @@ def generate_trace(
         raise MoesimError("the file exists", where=Where(str(output)), fix="choose another name or give --overwrite")
     if not output.parent.is_dir():
         raise MoesimError(f"there is no folder {output.parent}", where=Where(str(output)), fix="create it")
+    if output.is_dir():
+        raise MoesimError("this is a folder", where=Where(str(output)), fix="name a file, like trace.parquet")
     layers, experts, top_k = moe_layers(model), model.moe.experts, model.moe.top_k
+    choices = requests * tokens * layers * top_k
+    if choices > MOST_CHOICES:
+        what = f"{requests} requests of {tokens} tokens choose {choices:.3g} experts"
+        raise MoesimError(what, fix=f"a trace holds at most {MOST_CHOICES:.3g}, lower --requests or --tokens")
     owner = make_placement("contiguous").owner(layers, experts, ep)
     generator = TokenGenerator(layers, experts, top_k, profile, np.random.SeedSequence(seed), document)
     trace = generator.generate(requests, tokens)
-    write_trace(output, trace)
+    _write_whole(output, trace)
     return summarize(trace, tokens, profile, owner)
+
+
+def _write_whole(output: Path, trace: TokenTrace) -> None:
+    """Write the trace beside its place and move it there: whole or not at all."""
+    draft = output.with_name(f".{output.name}.draft")
+    try:
+        write_trace(draft, trace)
+        draft.replace(output)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise MoesimError(f"cannot write the trace: {reason}", where=Where(str(output))) from None
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def summarize(trace: TokenTrace, tokens: int, profile: RoutingProfile, owner: IntArray) -> list[Statistic]:

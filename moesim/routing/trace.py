@@ -216,10 +216,23 @@ def _read_counts(file: _File, layers: int, experts: int, top_k: int) -> CountTra
     row = np.lexsort((expert, source, layer, step))
     step, layer, source, expert, count = (column[row] for column in (step, layer, source, expert, count))
     _check_sums(file, np.stack([step, layer, source]), count, top_k, row)
+    _check_steps(file, step, layer, count, layers, row)
     again = np.zeros(len(step), dtype=np.bool_)
     again[1:] = (np.diff(np.stack([step, layer, source, expert]), axis=1) == 0).all(axis=0)
     file.reject(again, "an expert is there twice in a step, layer and source", "add the two counts up", row)
     return CountTrace(step, layer, source, expert, count, layers, experts, top_k)
+
+
+def _check_steps(file: _File, step: IntArray, layer: IntArray, count: IntArray, layers: int, row: IntArray) -> None:
+    """Every step has tokens, the same number of them in every layer."""
+    _, start, index = np.unique(step, return_index=True, return_inverse=True)
+    tokens = np.bincount(index * layers + layer, weights=count, minlength=len(start) * layers).reshape(-1, layers)
+    file.reject(tokens.max(axis=1) == 0, "a step routes no tokens", "leave the step out", row[start])
+    lacking = (tokens == 0).any(axis=1)
+    file.reject(lacking, "a step lacks layers", f"write its tokens in all {layers} MoE layers", row[start])
+    unequal = tokens.min(axis=1) != tokens.max(axis=1)
+    what = "two layers of a step have different numbers of tokens"
+    file.reject(unequal, what, "write all tokens of a step in every layer", row[start])
 
 
 def _check_sums(file: _File, keys: IntArray, count: IntArray, top_k: int, row: IntArray) -> None:

@@ -20,6 +20,7 @@ from moesim.routing.synthetic import CountRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
+from moesim.serving.notes import without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scheduler import ContinuousBatching
@@ -154,4 +155,4 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
     if spec.fidelity == "op" or spec.engine.overlap_shared_experts:
         why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
-    return notes
+    return [*notes, *without_effect(spec)]

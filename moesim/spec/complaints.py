@@ -25,6 +25,9 @@ _EXPECTED = {
     "tuple_type": "a list", "list_type": "a list",
 }  # fmt: skip
 
+#: What an experiment names, and the kinds to choose from.
+_REFERENCES: dict[Location, str] = {("model",): "models", ("machine",): "systems", ("engine",): "engines"}
+
 _BOUND = {
     "greater_than": ("gt", "more than"),
     "greater_than_equal": ("ge", "at least"),
@@ -103,7 +106,10 @@ def _what(detail: ErrorDetails, location: Location) -> tuple[str, str | None]:
         return f"{subject}{shown} is not one of {', '.join(choices)}", did_you_mean(str(given), choices) or None
     if kind in _EXPECTED:
         remedy = "put it in quotes" if kind == "string_type" and isinstance(given, (int, float)) else None
-        return f"{subject}expected {_EXPECTED[kind]}, got {'nothing' if given is None else shown}", remedy
+        expected = _EXPECTED[kind]
+        if location in _REFERENCES:
+            expected, remedy = "a name or a mapping", f"`moesim list {_REFERENCES[location]}` prints the names"
+        return f"{subject}expected {expected}, got {'nothing' if given is None else shown}", remedy
     if kind in _BOUND:
         bound, words = _BOUND[kind]
         limit = f"{context[bound]:,}" if isinstance(context[bound], int) else f"{context[bound]:g}"

@@ -102,9 +102,11 @@ def find(
 
 
 def _advice(kind: Kind, reference: str, folder: Path) -> str:
+    path = folder / Path(reference).expanduser()
     if is_path(reference):
-        path = folder / Path(reference).expanduser()
-        files = [p.name for p in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+        if path.is_dir():
+            return f"{display(path)} is a folder"
+        files = [p.name for p in path.parent.glob("*.yaml") if p.is_file()] if path.parent.is_dir() else []
         return did_you_mean(path.name, files) or f"no file {display(path)}"
     suggestion = did_you_mean(reference, list_descriptors(kind))
     if suggestion:
@@ -112,6 +114,8 @@ def _advice(kind: Kind, reference: str, folder: Path) -> str:
     for other in KINDS:
         if other != kind and reference in list_descriptors(other):
             return f"{reference!r} is a {SINGULAR[other]}"
+    if reference and path.is_file():
+        return f"{display(path)} is a file, but its name does not end in .yaml"
     return f"`moesim list {kind}` prints those that exist"
 
 

@@ -149,7 +149,8 @@ def read_yaml(path: Path) -> Marked:
     if tree is None:
         raise MoesimError("the file is empty", where=Where(name), fix="an experiment or descriptor is a mapping")
     if not isinstance(tree.value, dict):
-        raise MoesimError(f"expected a mapping, got {tree.plain()!r:.60}", where=tree.where)
+        fix = "write it as lines like seed: 1"
+        raise MoesimError(f"expected a mapping, got {tree.plain()!r:.60}", where=tree.where, fix=fix)
     return tree
 
 
@@ -168,9 +169,12 @@ def parse_yaml(text: str | bytes, name: str, folder: Path, *, numbered: bool) ->
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         what = " ".join(part for part in (error.context, error.problem) if part)
-        raise MoesimError(f"not valid YAML: {what}", where=place(error.problem_mark or error.context_mark)) from None
+        fix = "check brackets, colons and indentation (by spaces)"
+        where = place(error.problem_mark or error.context_mark)
+        raise MoesimError(f"not valid YAML: {what}", where=where, fix=fix) from None
     except (yaml.YAMLError, UnicodeError) as error:
-        raise MoesimError(f"not valid YAML: {str(error).splitlines()[0]}", where=Where(name)) from None
+        reason = str(error).splitlines()[0]
+        raise MoesimError(f"no text in UTF-8: {reason}", where=Where(name), fix="save it as plain text") from None
     except RecursionError:
         raise MoesimError("nested too deeply", where=Where(name)) from None
 

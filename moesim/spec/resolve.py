@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.layers import merge, sections, without_rivals
-from moesim.spec.library import Kind, find, is_path
+from moesim.spec.library import Kind, did_you_mean, find, is_path
 from moesim.spec.marked import Location, Marked, display, read_yaml
 
 #: Experiment keys that name one descriptor, which takes the name's place.
@@ -136,8 +136,9 @@ class Resolver:
             for section, entries in self._taken.items()
             if entries
         }
-        # A section that does not exist stays, for validation to complain about.
-        return given.with_value({k: v for k, v in given.items.items() if k not in SECTIONS} | filled)
+        # A section that does not exist or is no mapping stays, for validation to complain about.
+        odd = {k: v for k, v in given.items.items() if k not in SECTIONS or not isinstance(v.value, (dict, type(None)))}
+        return given.with_value(filled | odd)
 
     def taken(self, section: str) -> Collection[str] | None:
         """The names taken into a section; None where there is no such section."""
@@ -187,13 +188,21 @@ class Resolver:
             raise MoesimError(f"two different descriptors are called {name!r}", where=where, fix="rename one file")
 
 
+def _near_file(path: Path) -> str:
+    """What may have been meant by a trace file that is none."""
+    folder = path if path.is_dir() else path.parent
+    names = sorted(each.name for each in folder.iterdir() if each.is_file()) if folder.is_dir() else []
+    where = f"it would be {path}" if folder.is_dir() else f"there is no folder {folder}"
+    return did_you_mean(path.name, names) or ("name a file in it" if path.is_dir() else where)
+
+
 def _absolute_trace(tree: Marked, section: str, *, check: bool) -> Marked:
     holder = tree.child(section)
     node = holder.child("trace") if holder is not None else None
     if holder is None or node is None or node.text is None:
         return tree
-    path = os.path.abspath(node.folder / Path(node.text).expanduser())
-    if check and not os.path.exists(path):
-        fix = f"it would be {path}" if path != node.text else None
-        raise MoesimError(f"there is no trace file {node.text}", where=node.where, fix=fix)
-    return tree.with_items({section: holder.with_items({"trace": node.with_value(path)})})
+    path = Path(os.path.abspath(node.folder / Path(node.text).expanduser()))
+    if check and not path.is_file():
+        what = f"{node.text!r} is a folder, no trace file" if path.is_dir() else f"there is no trace file {node.text!r}"
+        raise MoesimError(what, where=node.where, fix=_near_file(path))
+    return tree.with_items({section: holder.with_items({"trace": node.with_value(str(path))})})

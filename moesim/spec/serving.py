@@ -127,8 +127,9 @@ class RequestsSpec(Schema):
         if (self.mix is None) == (self.trace is None):
             both = "both a mix and a trace are given" if self.mix else "neither a mix nor a trace is given"
             raise ValueError(f"{both}; give a mix (with rate and count) or a trace")
-        if self.trace is not None and (self.rate, self.arrival, self.variation) != (None, None, None):
-            raise ValueError("a trace has its own arrivals; leave rate, arrival and variation out")
+        given = [name for name in ("rate", "arrival", "variation") if getattr(self, name) is not None]
+        if self.trace is not None and given:
+            raise ValueError(f"{given[0]} has no effect on a trace, whose rows say when they arrive; remove it")
         return self
 
     @model_validator(mode="after")

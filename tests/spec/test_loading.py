@@ -195,7 +195,7 @@ def test_a_trace_path_starts_from_the_file_that_says_it(library: Path, write: Wr
 def test_a_trace_file_that_does_not_exist(library: Path, write: Write) -> None:
     write("child.yaml", "extends: base\nrequests:\n  trace: none.csv\n")
     assert complaint(source="child.yaml") == (
-        f"child.yaml:3: there is no trace file none.csv; it would be {library / 'none.csv'}"
+        f"child.yaml:3: there is no trace file 'none.csv'; it would be {library / 'none.csv'}"
     )
     assert load_experiment("child.yaml", check_traces=False).spec.requests.trace == str(library / "none.csv")
 

@@ -67,7 +67,7 @@ def test_what_is_wrong_and_in_which_line(write: Write, text: str, line: int | No
 def test_bytes_that_are_no_text(tmp_path: Path) -> None:
     path = tmp_path / "bad.yaml"
     path.write_bytes(b"a: \xff\xfe\x00\x01")
-    with pytest.raises(MoesimError, match="not valid YAML"):
+    with pytest.raises(MoesimError, match="no text in UTF-8"):
         read_yaml(path)
 
 

@@ -89,7 +89,7 @@ def _read_csv(stream: TextIO, file: str) -> Columns:
                 continue
             if len(record) != len(header):
                 what = f"{len(record)} fields, but the header names {len(header)}"
-                raise MoesimError(what, where=Where(file, reader.line_num))
+                raise MoesimError(what, where=Where(file, reader.line_num), fix="write one value for each column")
             lines.append(reader.line_num)
             records.append(record)
     except csv.Error as error:

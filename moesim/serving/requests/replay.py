@@ -67,7 +67,7 @@ def replay(path: Path, count: int | None, duration: float | None, block_size: in
     columns = read_columns(path)
     form = _recognised(columns)
     if not len(columns.rows):
-        raise MoesimError("the trace holds no requests", where=Where(columns.file))
+        raise MoesimError("the trace holds no requests", where=Where(columns.file), fix="write one in each row")
     inputs, outputs = (_first_present(columns, names) for names in (form.inputs, form.outputs))
     blocks, block_tokens, sharing = _blocks(columns, form, block_size)
     identifier = _first_present(columns, form.identifiers)
@@ -87,7 +87,8 @@ def replay(path: Path, count: int | None, duration: float | None, block_size: in
     if duration is not None:
         order = order[requests.arrival[order] < duration]
         if not len(order):
-            raise MoesimError(f"no request arrives before {duration} s", where=Where(columns.file))
+            what, fix = f"no request arrives before {duration:g} s", "extend requests.duration"
+            raise MoesimError(what, where=Where(columns.file), fix=fix)
     return _full_blocks(requests.select(order[:count]))
 
 
@@ -116,7 +117,7 @@ def _recognised(columns: Columns) -> _Format:
     if near:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=where, fix=f"is it {near[0]!r}? rename that")
     expected = " or ".join(",".join(names[0] for names in form.required) for form in _FORMATS)
-    found = ", ".join(columns.values)
+    found = ", ".join(columns.values) or "none"
     raise MoesimError(f"the column {missing[0]!r} is missing among {found}", where=where, fix=f"expected {expected}")
 
 

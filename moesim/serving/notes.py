@@ -1,0 +1,25 @@
+"""What a user should know about how a run was set up, one sentence each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from moesim.spec.experiment import ExperimentSpec
+
+
+def without_effect(spec: ExperimentSpec) -> Iterator[str]:
+    """Settings that somebody chose and that the run does not depend on."""
+    engine, moe, parallelism = spec.engine, spec.model.moe, spec.parallelism
+    chosen = [name for name in ("routing", "placement") if name in spec.model_fields_set]
+    if moe is None and chosen:
+        yield f"no effect of {' and '.join(chosen)}: {spec.model.name} is dense"
+    if moe is not None and parallelism.ep == 1 and "placement" in chosen:
+        yield "no effect of placement: with ep 1 every DP rank holds all experts"
+    if engine.transport == "alltoall" and parallelism.ep == 1:
+        yield "no effect of engine.transport: with ep 1 no token travels to its experts"
+    if engine.overlap_shared_experts and (moe is None or not moe.shared_width):
+        yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
+    if engine.token_budget < engine.max_sequences and engine.chunked_prefill:
+        yield f"engine.token_budget {engine.token_budget} bounds the sequences, not max_sequences {engine.max_sequences}"
+    if "router" in spec.model_fields_set and parallelism.dp * parallelism.replicas == 1:
+        yield "no effect of router: there is one rank to send requests to"
