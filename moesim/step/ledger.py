@@ -9,10 +9,10 @@ import numpy as np
 
 from moesim.fabric.transfer import Transfer
 from moesim.step.accounting import Accounts, StageAccount
+from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.routed import ExpertCosts, RoutedTotals
-from moesim.step.stage import AttentionSums
 
 #: What bounds a row's time: the columns of `Ledger.critical`.
 BOUNDS = ("compute", "memory", "network", "overhead")

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.fabric.transfer import LONGEST_STEP
-from moesim.model.operators import attention_work
+from moesim.model.attention import Reach
 from moesim.spec.errors import MoesimError
 from moesim.step.accounting import Accounts
+from moesim.step.attention import AttentionSums, FullAttention, chunk_work
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedPricer
-from moesim.step.stage import AttentionSums, Reach, StageCosts
+from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 
@@ -56,61 +60,56 @@ class Block:
     routed: list[tuple[int, int, RoutedPrice]]
     sends: IntArray  # [P, steps]
 
-    @property
+    @cached_property
     def durations(self) -> IntArray:
+        """[steps] picoseconds."""
         total: IntArray = self.stages.sum(axis=0) + self.host
         return total
-
-
-class DecodeCoefficients:
-    """Attention of one decoding sequence is linear in its visible keys: work = slope x keys + constant."""
-
-    def __init__(self, context: StepContext) -> None:
-        # Two evaluations with 1 and 2 visible keys give the line.
-        work = attention_work(context.model, "full", [1, 1], [0, 1])
-        self.flops, self.kv, self.query = (
-            (float(values[1] - values[0]), float(2 * values[0] - values[1]))
-            for values in (work.flops, work.kv_read + work.kv_written, work.query_elements)
-        )
-
-    def sums(self, keys: FloatArray, sequences: IntArray) -> list[FloatArray]:
-        """[FLOPs, KV elements, query elements] of `sequences` that see `keys` in all."""
-        return [slope * keys + constant * sequences for slope, constant in (self.flops, self.kv, self.query)]
 
 
 def block_sizes(batch: Batch) -> Sizes:
     """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
     steps, ranks = batch.steps, batch.ranks
-    last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
-    cell = last * ranks + batch.rank
-    size = (steps + 1) * ranks
-    leaving = np.bincount(cell, minlength=size).reshape(steps + 1, ranks)
-    taken = np.bincount(cell, weights=batch.context, minlength=size).reshape(steps + 1, ranks)
-    decodes = leaving[::-1].cumsum(axis=0)[::-1][1:]
-    context = taken[::-1].cumsum(axis=0)[::-1][1:]
+    if steps == 1:
+        decodes = np.bincount(batch.rank, minlength=ranks)[None]
+        keys = np.bincount(batch.rank, weights=batch.context, minlength=ranks)[None] + decodes
+    else:
+        last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
+        cell = (steps - last) * ranks + batch.rank  # those who take part in the last step come first
+        size = steps * ranks
+        decodes = _backwards(np.bincount(cell, minlength=size).reshape(steps, ranks))
+        context = _backwards(np.bincount(cell, weights=batch.context, minlength=size).reshape(steps, ranks))
+        keys = context + decodes * np.arange(1.0, steps + 1)[:, None]
     idle = decodes == 0
     chunked = np.zeros((1, ranks), dtype=np.int64)
+    if not batch.chunks:
+        dummies = idle.astype(np.int64)
+        singles = decodes + dummies
+        return Sizes(decodes, dummies, chunked, singles, singles, keys + dummies)
     chunk_count = np.zeros((1, ranks), dtype=np.int64)
     for chunk in batch.chunks:
         chunked[0, chunk.rank] += chunk.tokens
         chunk_count[0, chunk.rank] += 1
-    if batch.chunks:
-        idle = idle & (chunked == 0)
-    dummies = idle.astype(np.int64)
+    dummies = (idle & (chunked == 0)).astype(np.int64)
     singles = decodes + dummies
-    keys = context + decodes * np.arange(1.0, steps + 1)[:, None] + dummies
-    return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys)
+    return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys + dummies)
 
 
-def _check_length(durations: IntArray, sizes: Sizes) -> None:
+def _backwards(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums over the rows up to each one, the rows then in reverse order."""
+    summed: NDArray[Any] = values.cumsum(axis=0)[::-1]
+    return summed
+
+
+def _check_length(block: Block) -> None:
     """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
 
     Raises:
         MoesimError: a step takes an hour.
     """
-    if durations.max() >= LONGEST_STEP or durations.min() < 0:
+    if block.durations.max() >= LONGEST_STEP or block.durations.min() < 0:
         raise MoesimError(
-            f"a step of {int(sizes.tokens.max())} tokens takes an hour or more",
+            f"a step of {int(block.sizes.tokens.max())} tokens takes an hour or more",
             key="machine",
             fix="check the rates of its devices and links and the engine's overheads, or lower engine.token_budget",
         )
@@ -137,7 +136,7 @@ class StepPricer:
     ) -> None:
         self.context, self.layout, self.programs, self.routed = context, layout, programs, routed
         self.communication, self.experts = communication, experts
-        self._decode = DecodeCoefficients(context)
+        self._full = FullAttention(context.model)
         self._kinds = sorted(
             {row.attention for program in programs for row in program.rows if row.attention is not None}
         )
@@ -151,8 +150,8 @@ class StepPricer:
         sizes = block_sizes(batch)
         sums = {kind: self._attention(batch, sizes, kind) for kind in self._kinds}
         routed = self._routed(batch, sizes)
-        sends = self.communication.send(sizes.tokens.max(axis=1))
         stages = np.zeros((len(self.stages), batch.steps), dtype=np.int64)
+        sends = np.zeros_like(stages)
         attention, critical = [], []
         for p, stage in enumerate(self.stages):
             times = {kind: stage.attention(each) for kind, each in sums.items()}
@@ -162,10 +161,12 @@ class StepPricer:
         for begin, end, price in routed:
             stages[:, begin:end] += price.stages[:, None]
         if len(stages) > 1:
+            sends = self.communication.send(sizes.tokens.max(axis=1))
             stages += sends
         host = self._step_overhead + self._sequence_overhead * sizes.sequences.max(axis=1)
-        _check_length(stages.sum(axis=0) + host, sizes)
-        return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends)
+        block = Block(batch, sizes, stages, host, sums, attention, critical, routed, sends)
+        _check_length(block)
+        return block
 
     def _routed(self, batch: Batch, sizes: Sizes) -> list[tuple[int, int, RoutedPrice]]:
         """Prices of the MoE parts, one for each run of steps with the same composition, or for each step."""
@@ -184,13 +185,13 @@ class StepPricer:
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> AttentionSums:
         """Sums over each rank's sequences; dummy tokens see one key."""
         keys = sizes.keys if kind == "full" else self._local_keys(batch) + sizes.idle
-        flops, kv, query = self._decode.sums(keys, sizes.decodes + sizes.idle)
+        work = self._full.decode(keys, sizes.decodes + sizes.idle)
         for chunk in batch.chunks:
-            work = attention_work(self.context.model, kind, chunk.tokens, chunk.cached)
-            flops[:, chunk.rank] += work.flops
-            kv[:, chunk.rank] += work.kv_read + work.kv_written
-            query[:, chunk.rank] += work.query_elements
-        return AttentionSums(flops, kv, query)
+            if kind == "full":
+                work[:, 0, chunk.rank] += self._full.chunk(chunk.tokens, chunk.cached)
+            else:
+                work[:, 0, chunk.rank] += chunk_work(self.context.model, kind, chunk.tokens, chunk.cached)
+        return AttentionSums(*work)
 
     def _local_keys(self, batch: Batch) -> FloatArray:
         """[steps, ranks] keys that local attention sees: at most the window, or those since the chunk's start."""

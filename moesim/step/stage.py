@@ -3,30 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from moesim.kernels.base import Calls, Cost
+from moesim.model.attention import Reach
 from moesim.model.operators import Operator
+from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
-from moesim.step.graph import FloatArray, IntArray, picoseconds
+from moesim.step.graph import IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import attention_calls
 from moesim.step.tables import OperatorTable, StepContext
-
-Reach = Literal["local", "full"]
-
-
-@dataclass(frozen=True)
-class AttentionSums:
-    """Model-wide work of one attention kernel per layer, summed over the sequences of each rank: [steps, ranks]."""
-
-    flops: FloatArray
-    kv_elements: FloatArray
-    query_elements: FloatArray
 
 
 class StageCosts:
