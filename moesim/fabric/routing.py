@@ -6,7 +6,7 @@ the GPU on the right rail, a drawn relay) divide a pair into legs; between the e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Protocol
@@ -80,14 +80,20 @@ class Legs:
 
 
 class LegLoads:
-    """The routes of pairs by way of their distinct legs: bytes are summed per leg first, then spread over its links."""
+    """The routes of pairs by way of their distinct legs: bytes are summed per leg first, then spread over its links.
 
-    def __init__(self, topology: Topology, pairs: IntArray, legs: Legs, base: Routing) -> None:
+    Args:
+        ways: the routes of pairs [Q, 2] of vertices, spelled out or folded.
+    """
+
+    def __init__(
+        self, topology: Topology, pairs: IntArray, legs: Legs, ways: Callable[[Topology, IntArray], PairLoads]
+    ) -> None:
         self.topology, self.pairs = topology, pairs
         moves = legs.ends[:, 0] != legs.ends[:, 1]
         pair, ends, weight, way = (column[moves] for column in (legs.pair, legs.ends, legs.weight, legs.way))
         key, leg = np.unique(ends[:, 0] * topology.vertices + ends[:, 1], return_inverse=True)
-        self.legs = base.routes(topology, np.stack(np.divmod(key, topology.vertices), axis=1))
+        self.legs = ways(topology, np.stack(np.divmod(key, topology.vertices), axis=1))
         order = np.argsort(pair, kind="stable")
         pointer = np.concatenate([[0], np.cumsum(np.bincount(pair, minlength=len(pairs)))])
         self.weights = csr(weight[order], leg[order], pointer, (len(pairs), len(key)))
@@ -116,12 +122,6 @@ class LegLoads:
     def loads(self, traffic: ArrayLike) -> FloatArray:
         return self.legs.loads(product(self._of_leg, np.asarray(traffic, dtype=np.float64)))
 
-    def routes(self) -> Routes:
-        matrix = (self.weights @ self.legs.matrix).tocsr()
-        matrix.sort_indices()
-        columns = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
-        return Routes(self.topology, self.pairs, *columns, self.latency)
-
 
 class OverWayPoints:
     """Base of the policies that divide pairs into legs."""
@@ -133,11 +133,17 @@ class OverWayPoints:
 
     def routes(self, topology: Topology, pairs: ArrayLike) -> Routes:
         ends = as_pairs(pairs)
-        return LegLoads(topology, ends, self.legs(topology, ends), self.base).routes()
+        folded = LegLoads(topology, ends, self.legs(topology, ends), self.base.routes)
+        spelled = folded.legs
+        assert isinstance(spelled, Routes)
+        matrix = (folded.weights @ spelled.matrix).tocsr()
+        matrix.sort_indices()
+        columns = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64), matrix.data
+        return Routes(topology, ends, *columns, folded.latency)
 
     def loads(self, topology: Topology, pairs: ArrayLike) -> PairLoads:
         ends = as_pairs(pairs)
-        return LegLoads(topology, ends, self.legs(topology, ends), self.base)
+        return LegLoads(topology, ends, self.legs(topology, ends), self.base.loads)
 
 
 def chain(stops: Sequence[IntArray]) -> Legs:
