@@ -20,6 +20,6 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
     if engine.overlap_shared_experts and (moe is None or not moe.shared_width):
         yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
     if engine.token_budget < engine.max_sequences and engine.chunked_prefill:
-        yield f"engine.token_budget {engine.token_budget} bounds the sequences, not max_sequences {engine.max_sequences}"
+        yield f"the engine's token_budget {engine.token_budget} bounds its sequences, max_sequences has no effect"
     if "router" in spec.model_fields_set and parallelism.dp * parallelism.replicas == 1:
         yield "no effect of router: there is one rank to send requests to"
