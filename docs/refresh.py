@@ -1,8 +1,8 @@
-"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of accuracy.
+"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs.
 
     python docs/refresh.py [PAGE ...]
 
-Without MOESIM_DATA the tables of accuracy stay as they are.
+Without MOESIM_DATA the tables of measured runs stay as they are.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import accuracy
 import examples
+import measured_runs
 
 FIGURE = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
 
@@ -39,15 +39,15 @@ def refresh_outputs(page: Path) -> None:
     page.write_text(content, encoding="utf-8")
 
 
-def refresh_accuracy() -> None:
-    folder = accuracy.data()
+def refresh_measured_runs() -> None:
+    folder = measured_runs.data()
     if folder is None:
-        sys.stderr.write("tables of accuracy left as they are: MOESIM_DATA names no folder with the workloads\n")
+        sys.stderr.write("tables of measured runs left as they are: MOESIM_DATA names no folder with the workloads\n")
         return
-    summaries = [accuracy.simulated(run, folder) for run in accuracy.RUNS]
-    for name, table in accuracy.TABLES.items():
+    summaries = [measured_runs.simulated(run, folder) for run in measured_runs.RUNS]
+    for name, table in measured_runs.TABLES.items():
         page = examples.ROOT / name
-        page.write_text(accuracy.replaced(page.read_text(encoding="utf-8"), table(summaries)), encoding="utf-8")
+        page.write_text(measured_runs.replaced(page.read_text(encoding="utf-8"), table(summaries)), encoding="utf-8")
 
 
 def refresh_figure() -> None:
@@ -64,7 +64,7 @@ def main(pages: list[str]) -> None:
     for page in [Path(name).resolve() for name in pages] or examples.PAGES:
         refresh_outputs(page)
     if not pages:
-        refresh_accuracy()
+        refresh_measured_runs()
         refresh_figure()
 
 
