@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from moesim.cli import main
-from moesim.spec.loading import load_experiment
+from moesim.spec.loading import list_descriptors, load_experiment
 
 PAGES = {str(page.relative_to(examples.ROOT)): page for page in examples.PAGES}
 
@@ -69,6 +69,12 @@ def test_the_figure_of_the_readme_is_small() -> None:
     figure = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
     assert 20_000 < figure.stat().st_size < 200_000
     assert "docs/images/quickstart-operators.png" in PAGES["README.md"].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["README.md", "CHANGELOG.md"])
+def test_the_library_is_counted(name: str) -> None:
+    counts = [f"{len(list_descriptors(kind))} {kind}" for kind in ("devices", "fabrics", "systems", "models")]
+    assert ", ".join(counts) in (examples.ROOT / name).read_text(encoding="utf-8")
 
 
 def test_every_command_is_in_the_reference() -> None:

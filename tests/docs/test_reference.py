@@ -34,9 +34,13 @@ def tables(what: str) -> dict[str, Rows]:
     for page in sorted(REFERENCE.glob("*.md")):
         for match in _TABLE.finditer(page.read_text(encoding="utf-8")):
             if match["what"] == what:
-                lines = [line.strip("|\n ").split(" | ") for line in match["rows"].splitlines()[2:]]
-                found[match["name"]] = {cells[0].strip("` "): [cell.strip(" |") for cell in cells[1:]] for cells in lines}
+                found[match["name"]] = dict(map(_row, match["rows"].splitlines()[2:]))
     return found
+
+
+def _row(line: str) -> tuple[str, list[str]]:
+    first, *others = (cell.strip(" |") for cell in line.strip("| ").split(" | "))
+    return first.strip("`"), others
 
 
 SCHEMAS = tables("schema")
