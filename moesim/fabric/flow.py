@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heappop, heappush
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -90,7 +91,7 @@ def along(routes: Routes, size: ArrayLike, *, start: int = 0, synchronous: bool 
     """One coflow over routes; pairs that move nothing are left out.
 
     Args:
-        size: [P] bytes of each pair. start: picoseconds. synchronous: all flows take the latency of the slowest of them,
+        size: [P] bytes of each pair. start: picoseconds. synchronous: all flows take the latency of the slowest one,
             as the rounds of a collective do; otherwise each its own.
     """
     sizes = np.broadcast_to(np.asarray(size, dtype=np.float64), len(routes.pairs))
@@ -137,15 +138,15 @@ def together(parts: Sequence[Flows], after: Sequence[Sequence[int]] | None = Non
 class Arrivals:
     """When flows and coflows arrived, in picoseconds.
 
-    flow: [F]. start, finish: [C] of the coflows. carried: [M] bytes that went over each link. solves: how often rates
-    were computed.
+    flow: [F]. start, finish: [C] of the coflows. carried: [M] bytes that went over each link. events: how often rates
+    were computed, or chunks went over a link.
     """
 
     flow: IntArray
     start: IntArray
     finish: IntArray
     carried: FloatArray
-    solves: int
+    events: int
 
     @cached_property
     def end(self) -> int:
@@ -177,20 +178,26 @@ class Dependencies:
         for index, each in enumerate(flows.after):
             for before in dict.fromkeys(each):
                 self.followers[before].append(index)
-        #: When a coflow may start, as far as is known.
+        # When a coflow may start, as far as is known.
         self.ready = flows.start.copy()
-        self.due: dict[int, list[int]] = {}
+        self._due: dict[int, list[int]] = {}
+        self._times: list[int] = []
         for index in np.flatnonzero(self.waiting == 0).tolist():
             self._set_due(index)
 
     def _set_due(self, index: int) -> None:
-        self.due.setdefault(int(self.ready[index]), []).append(index)
+        time = int(self.ready[index])
+        if time not in self._due:
+            self._due[time] = []
+            heappush(self._times, time)
+        self._due[time].append(index)
 
     def next_start(self) -> int:
-        return min(self.due, default=NEVER)
+        """When the next coflow starts, as far as is known; NEVER where none is left."""
+        return self._times[0] if self._times else NEVER
 
     def arrived(self, index: int, finish: int) -> None:
-        """A coflow has arrived at `finish`."""
+        """A coflow has arrived at `finish`, not before any start that was taken."""
         for follower in self.followers[index]:
             self.ready[follower] = max(int(self.ready[follower]), finish)
             self.waiting[follower] -= 1
@@ -198,7 +205,10 @@ class Dependencies:
                 self._set_due(follower)
 
     def starting(self, now: int) -> list[int]:
-        return self.due.pop(now, [])
+        """Takes the coflows that start at `now`."""
+        if self.next_start() != now:
+            return []
+        return self._due.pop(heappop(self._times))
 
     def refuse_circle(self) -> None:
         if self.waiting.any():
@@ -222,9 +232,9 @@ class _Simulation:
         self.finish = np.zeros(len(flows.start), dtype=np.int64)
 
     def run(self) -> Arrivals:
-        flows, now, solves = self.flows, 0, 0
+        flows, now, events = self.flows, 0, 0
         active, ended = np.empty(0, dtype=np.int64), np.empty(len(self.flows), dtype=np.int64)
-        while len(active) or self.dependencies.due:
+        while len(active) or self.dependencies.next_start() < NEVER:
             until = self.dependencies.next_start()
             now, remaining, level = self.sharing.advance(
                 now, until, active, self.left, flows.latency, self.arrival, ended
@@ -235,12 +245,12 @@ class _Simulation:
             if len(started):
                 active, level = np.sort(np.concatenate([active, started])), 0.0
             if level < np.inf and len(active):
-                solves += 1
+                events += 1
                 self.sharing.refill(active, level)
         self.dependencies.refuse_circle()
         moved = np.where(self.slow, flows.size - self.left, flows.size)
         carried = spread(flows, moved, len(self.sharing.capacity))
-        return Arrivals(self.arrival, self.start, self.finish, carried, solves)
+        return Arrivals(self.arrival, self.start, self.finish, carried, events)
 
     def _start(self, now: int) -> IntArray:
         """Starts all coflows that are due; returns their flows that take time on links."""
