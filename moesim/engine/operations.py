@@ -1,14 +1,14 @@
 """`fidelity: op`: a step executed operation by operation with SimPy processes, streams, ports and memories.
 
 Every lane launches its nodes in program order onto streams (simpy.Resource), where they queue; a node waits at the head
-of its stream for its inputs. Collectives move their phases port by port and round by round. Neither the durations of
+of its stream for its inputs. Collectives move their phases link by link and round by round. Neither the durations of
 collectives nor any chain of nodes is read from the plan, so that agreeing with the sweep is a check that can fail.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Hashable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,7 +18,7 @@ import simpy
 from moesim.engine.clock import Clock
 from moesim.engine.invariants import check_collective, require
 from moesim.engine.topology import Groups
-from moesim.fabric.transfer import Collective, Phase, PortKind, Transfer, concurrent, picoseconds
+from moesim.fabric.transfer import Collective, Phase, Transfer, concurrent, picoseconds
 from moesim.step.graph import ABSENT, PICOSECONDS, RESOURCES, Schedule, StepGraph
 
 Steps = Generator[simpy.Event, Any, Any]
@@ -111,11 +111,9 @@ class _Meeting:
 
 @dataclass(eq=False)
 class _Lane:
-    """One device: its streams, its ports (egress and ingress of each kind), its memory."""
+    """One device: its streams, its memory."""
 
     streams: list[simpy.Resource]
-    egress: dict[PortKind, simpy.Resource]
-    ingress: dict[PortKind, simpy.Resource]
     memory: Memory | None
     done: dict[int, simpy.Event] = field(default_factory=dict)  # by row, for the rows that it takes part in
 
@@ -128,18 +126,16 @@ class _Execution:
         for row in range(graph.rows):
             for lane in self._participants(row):
                 self.lanes[lane].done[row] = clock.event()
+        self.links: dict[Hashable, simpy.Resource] = {}  # ports and links, as they come into use
         self.inputs: dict[tuple[int, int], simpy.Event] = {}
         self.meetings: dict[tuple[int, int], _Meeting] = {}
         self.start = np.full(graph.duration.shape, ABSENT, dtype=np.int64)
         self.finish = self.start.copy()
 
     def _lane(self, index: int) -> _Lane:
-        def ports() -> dict[PortKind, simpy.Resource]:
-            return {"scale_up": simpy.Resource(self.clock), "scale_out": simpy.Resource(self.clock)}
-
         capacity = self.graph.capacity
         memory = None if capacity is None else Memory(self.clock, float(capacity[index]))
-        return _Lane([simpy.Resource(self.clock) for _ in RESOURCES], ports(), ports(), memory)
+        return _Lane([simpy.Resource(self.clock) for _ in RESOURCES], memory)
 
     def _participants(self, row: int) -> list[int]:
         """The lanes of a row. Who takes part in a collective is the collective's to say."""
@@ -220,22 +216,16 @@ class _Execution:
             yield self.clock.all_of([self.clock.process(self._phase(phase, transfer, members)) for phase in stage])
 
     def _phase(self, phase: Phase, transfer: Transfer, members: tuple[int, ...]) -> Steps:
-        """Synchronous rounds: the next begins when every port has moved its bytes, and arrived a latency later."""
-        port = transfer.ports.port(phase.port)
-        uses: list[tuple[simpy.Resource, int]] = []
-        for i, lane in enumerate(members):
-            for resource, moved in (
-                (self.lanes[lane].egress, phase.sent[i]),
-                (self.lanes[lane].ingress, phase.received[i]),
-            ):
-                if moved > 0:
-                    uses.append((resource[phase.port], int(picoseconds(port.latency + moved / port.bandwidth[i]))))
+        """Synchronous rounds: the next begins when every port or link has moved its bytes, a latency later."""
+        uses = phase.uses(transfer.ports, members)
         for _ in range(phase.rounds):
-            yield self.clock.all_of([self.clock.process(self._move(resource, took)) for resource, took in uses])
+            yield self.clock.all_of([self.clock.process(self._move(*use)) for use in uses])
             if not uses:  # the call is made although there is nothing to move
-                yield self.clock.timeout(int(picoseconds(port.latency)))
+                yield self.clock.timeout(phase.pause(transfer.ports))
 
-    def _move(self, port: simpy.Resource, took: int) -> Steps:
-        with port.request() as turn:
+    def _move(self, resource: Hashable, took: int) -> Steps:
+        if resource not in self.links:
+            self.links[resource] = simpy.Resource(self.clock)
+        with self.links[resource].request() as turn:
             yield turn
             yield self.clock.timeout(took)

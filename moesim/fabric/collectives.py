@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from moesim.fabric.transfer import FloatArray, GroupPorts, IntArray, Phase, PortKind, Transfer
+from moesim.fabric.transfer import FloatArray, GroupPorts, IntArray, PortKind, PortPhase, Transfer
 
 #: ring: n-1 rounds to the neighbour. direct: every lane to every other at once, as custom kernels on a switch do it.
 Algorithm = Literal["ring", "direct"]
@@ -54,11 +54,11 @@ def reduce_scatter(chunks: ArrayLike, ports: GroupPorts, algorithm: Algorithm = 
     """Lane i keeps the sum over lanes of chunk i, of `chunks[..., i]` bytes: an all-gather run backwards."""
     chunks = _chunks(chunks, ports)
     backwards = [
-        Phase(phase.port, phase.rounds, phase.received, phase.sent, phase.parallel)
+        PortPhase(phase.port, phase.rounds, phase.received, phase.sent, phase.parallel)
         for phase in reversed(_gather(chunks, ports, algorithm))
     ]
     if backwards and backwards[0].parallel:  # the pair of a mixed ring: whichever comes first leads
-        backwards = [Phase(p.port, p.rounds, p.sent, p.received, i > 0) for i, p in enumerate(backwards)]
+        backwards = [PortPhase(p.port, p.rounds, p.sent, p.received, i > 0) for i, p in enumerate(backwards)]
     return Transfer("reduce_scatter", algorithm, ports, tuple(backwards), chunks.shape[:-1])
 
 
@@ -92,12 +92,12 @@ def exchange(
     sent, received = _chunks(up_sent, ports), _chunks(up_received, ports)
     if ports.lanes == 1:
         return Transfer("all_to_all", "direct", ports, (), sent.shape[:-1])
-    phases = [] if np.isinf(ports.up_bandwidth).all() else [Phase("scale_up", 1, sent, received)]
+    phases = [] if np.isinf(ports.up_bandwidth).all() else [PortPhase("scale_up", 1, sent, received)]
     if ports.several_nodes:
         if out_sent is None or out_received is None:
             raise ValueError("a group over several nodes needs the sums of its scale-out ports")
         out = _chunks(out_sent, ports), _chunks(out_received, ports)
-        phases.append(Phase("scale_out", 1, *out, parallel=bool(phases)))
+        phases.append(PortPhase("scale_out", 1, *out, parallel=bool(phases)))
     return Transfer("all_to_all", "direct", ports, tuple(phases), sent.shape[:-1])
 
 
@@ -107,19 +107,21 @@ def send(size: ArrayLike, ports: GroupPorts) -> Transfer:
     if ports.lanes != 2:
         raise ValueError(f"a send joins two lanes, not {ports.lanes}")
     kind: PortKind = "scale_out" if ports.several_nodes else "scale_up"
-    moved = Phase(kind, 1, size[..., None] * np.array([1.0, 0.0]), size[..., None] * np.array([0.0, 1.0]))
+    moved = PortPhase(kind, 1, size[..., None] * np.array([1.0, 0.0]), size[..., None] * np.array([0.0, 1.0]))
     return Transfer("send", "direct", ports, (moved,), size.shape)
 
 
-def _uniform(kind: PortKind, members: int, passes: int, part: FloatArray, algorithm: Algorithm) -> tuple[Phase, ...]:
+def _uniform(
+    kind: PortKind, members: int, passes: int, part: FloatArray, algorithm: Algorithm
+) -> tuple[PortPhase, ...]:
     """`passes` sweeps over subgroups of `members` lanes in which every lane hands `part` bytes to each other one."""
     if members == 1:
         return ()
     per_round = (part if algorithm == "ring" else (members - 1) * part)[..., None]
-    return (Phase(kind, passes * (members - 1 if algorithm == "ring" else 1), per_round, per_round),)
+    return (PortPhase(kind, passes * (members - 1 if algorithm == "ring" else 1), per_round, per_round),)
 
 
-def _gather(chunks: FloatArray, ports: GroupPorts, algorithm: Algorithm) -> tuple[Phase, ...]:
+def _gather(chunks: FloatArray, ports: GroupPorts, algorithm: Algorithm) -> tuple[PortPhase, ...]:
     """All-gather: first between the lanes of equal index of all nodes, then, of what these hold, inside the node."""
     if ports.lanes == 1:
         return ()
@@ -137,16 +139,16 @@ def _gather(chunks: FloatArray, ports: GroupPorts, algorithm: Algorithm) -> tupl
 
 def _gather_level(
     kind: PortKind, chunks: FloatArray, axis: int, grid: IntArray, algorithm: Algorithm
-) -> tuple[Phase, ...]:
+) -> tuple[PortPhase, ...]:
     """All-gather along one axis of the grid of lanes; `chunks` [..., nodes, lanes of a node] in bytes."""
     members = chunks.shape[axis]
     if members == 1:
         return ()
     if algorithm == "ring":
         sent = received = _by_lane(chunks, grid)
-        return (Phase(kind, members - 1, sent, received),)
+        return (PortPhase(kind, members - 1, sent, received),)
     others = chunks.sum(axis=axis, keepdims=True) - chunks
-    return (Phase(kind, 1, _by_lane((members - 1) * chunks, grid), _by_lane(others, grid)),)
+    return (PortPhase(kind, 1, _by_lane((members - 1) * chunks, grid), _by_lane(others, grid)),)
 
 
 def _by_lane(values: FloatArray, grid: IntArray) -> FloatArray:
@@ -156,16 +158,16 @@ def _by_lane(values: FloatArray, grid: IntArray) -> FloatArray:
     return flat
 
 
-def _mixed_ring(part: FloatArray, rounds: int, ports: GroupPorts) -> tuple[Phase, ...]:
+def _mixed_ring(part: FloatArray, rounds: int, ports: GroupPorts) -> tuple[PortPhase, ...]:
     """A ring over nodes of different sizes: `part` bytes [...] a round to the next lane, over the port towards it."""
     order, successor = ports.order, np.roll(ports.order, -1)
     crosses = ports.node[order] != ports.node[successor]
 
-    def phase(kind: PortKind, edges: NDArray[np.bool_], parallel: bool) -> Phase:
+    def phase(kind: PortKind, edges: NDArray[np.bool_], parallel: bool) -> PortPhase:
         sent, received = np.zeros(ports.lanes), np.zeros(ports.lanes)
         sent[order[edges]] = 1.0
         received[successor[edges]] = 1.0
-        return Phase(kind, rounds, part[..., None] * sent, part[..., None] * received, parallel)
+        return PortPhase(kind, rounds, part[..., None] * sent, part[..., None] * received, parallel)
 
     return phase("scale_up", ~crosses, False), phase("scale_out", crosses, True)
 

@@ -1,18 +1,21 @@
-"""What travels between devices: ports, phases of synchronous rounds, and the time they take.
+"""What travels between devices: phases of synchronous rounds over ports or links, and the time they take.
 
 A transfer is a short list of phases; its duration is a closed form over them, and an executor that moves the same
-phases port by port, round by round, arrives at the same picosecond, because every round is rounded on its own.
+phases link by link, round by round, arrives at the same picosecond, because every round is rounded on its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from moesim.fabric.links import GroupLinks
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -24,7 +27,9 @@ PICOSECONDS = 1_000_000_000_000
 LONGEST_STEP = 3600 * PICOSECONDS
 
 PortKind = Literal["scale_up", "scale_out"]
-Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "send"]
+Operation = Literal[
+    "all_reduce", "all_gather", "reduce_scatter", "broadcast", "multicast", "gather", "all_to_all", "send"
+]
 
 
 def picoseconds(seconds: FloatArray | float) -> IntArray:
@@ -41,22 +46,10 @@ class Port(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class GroupPorts:
-    """The ports of a group of lanes (devices), in the group's order.
-
-    node: the node of each lane. up_bandwidth, out_bandwidth: bytes/s per direction that large transfers reach, towards
-    the own node (inf where the lane is alone in it) and towards other nodes (0 where all lanes share one node).
-    up_latency, out_latency: seconds per round. overhead: seconds per call. up_energy, out_energy: joules per byte.
-    """
+class Lanes:
+    """The lanes (devices) of a communicator, in the group's order. node: the node of each."""
 
     node: IntArray
-    up_bandwidth: FloatArray
-    out_bandwidth: FloatArray
-    up_latency: float = 0.0
-    out_latency: float = 0.0
-    overhead: float = 0.0
-    up_energy: float = 0.0
-    out_energy: float = 0.0
 
     @cached_property
     def lanes(self) -> int:
@@ -77,23 +70,119 @@ class GroupPorts:
         counts = np.unique(self.node, return_counts=True)[1]
         return self.order.reshape(len(counts), -1) if (counts == counts[0]).all() else None
 
+
+@dataclass(frozen=True, eq=False)
+class GroupPorts(Lanes):
+    """A group on a non-blocking switch per node and ports between nodes: only the lanes' own ports limit.
+
+    up_bandwidth, out_bandwidth: bytes/s per direction that large transfers reach, towards the own node (inf where the
+    lane is alone in it) and towards other nodes (0 where all lanes share one node).
+    up_latency, out_latency: seconds per round. overhead: seconds per call. up_energy, out_energy: joules per byte.
+    """
+
+    up_bandwidth: FloatArray
+    out_bandwidth: FloatArray
+    up_latency: float = 0.0
+    out_latency: float = 0.0
+    overhead: float = 0.0
+    up_energy: float = 0.0
+    out_energy: float = 0.0
+
     def port(self, kind: PortKind) -> Port:
         if kind == "scale_up":
             return Port(self.up_bandwidth, self.up_latency, self.up_energy)
         return Port(self.out_bandwidth, self.out_latency, self.out_energy)
 
 
+#: What a transfer runs on: ports of a switch, or the links of any topology.
+Group: TypeAlias = "GroupPorts | GroupLinks"
+
+
+class Use(NamedTuple):
+    """What a round of a single size occupies: a port or link, by a name of its own in the graph, for picoseconds."""
+
+    resource: Hashable
+    duration: int
+
+
+class Phase(Protocol):
+    """`rounds` synchronous rounds, in each of which lane i moves `sent[..., i]` bytes out and `received[..., i]` bytes
+    in. Phases follow each other, except that a `parallel` one runs beside the one before it. Shapes: sizes x lanes; the
+    last axis may be 1 where all lanes move the same."""
+
+    @property
+    def rounds(self) -> int: ...
+    @property
+    def parallel(self) -> bool: ...
+    @property
+    def sent(self) -> FloatArray: ...
+    @property
+    def received(self) -> FloatArray: ...
+
+    def round_picoseconds(self, group: Group) -> IntArray:
+        """[...] duration of one round: the latency and the busiest port or link."""
+
+    def joules(self, group: Group) -> FloatArray:
+        """[..., lanes] energy of the bytes each lane sends in one round."""
+
+    def pause(self, group: Group) -> int:
+        """Picoseconds of a round in which nothing moves: the call is made all the same."""
+
+    def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
+        """What one round of a single size occupies; `members`: the lanes of the graph that the group's lanes are."""
+
+    def at(self, place: tuple[int, ...], shape: tuple[int, ...], lanes: int) -> Phase:
+        """The phase of one size of `shape`, spelled out lane by lane."""
+
+
 @dataclass(frozen=True, eq=False)
-class Phase:
-    """`rounds` synchronous rounds in each of which lane i moves `sent[..., i]` bytes out of and `received[..., i]`
-    bytes into its `port` (full duplex). Phases follow each other, except that a `parallel` one runs beside the one
-    before it. Shapes: sizes x lanes; the last axis may be 1 where all lanes move the same."""
+class PortPhase:
+    """A phase on the `port` of one kind of all lanes of a GroupPorts (full duplex); see Phase.
+
+    depth: hops of a pipeline, each of which adds its latency while the bytes stream through.
+    """
 
     port: PortKind
     rounds: int
     sent: FloatArray
     received: FloatArray
     parallel: bool = False
+    depth: int = 1
+
+    def round_picoseconds(self, group: Group) -> IntArray:
+        port = self._port(group)
+        busiest = (np.maximum(self.sent, self.received) / port.bandwidth).max(axis=-1)
+        return picoseconds(port.latency * self.depth + busiest)
+
+    def joules(self, group: Group) -> FloatArray:
+        return self.sent * self._port(group).energy
+
+    def pause(self, group: Group) -> int:
+        return int(picoseconds(self._port(group).latency * self.depth))
+
+    def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
+        port = self._port(group)
+        uses = []
+        for i, lane in enumerate(members):
+            for direction, moved in (("egress", self.sent[i]), ("ingress", self.received[i])):
+                if moved > 0:
+                    took = int(picoseconds(port.latency * self.depth + moved / port.bandwidth[i]))
+                    uses.append(Use((lane, self.port, direction), took))
+        return uses
+
+    def at(self, place: tuple[int, ...], shape: tuple[int, ...], lanes: int) -> PortPhase:
+        sent, received = (spelled(moved, place, shape, lanes) for moved in (self.sent, self.received))
+        return PortPhase(self.port, self.rounds, sent, received, self.parallel, self.depth)
+
+    def _port(self, group: Group) -> Port:
+        assert isinstance(group, GroupPorts)
+        return group.port(self.port)
+
+
+def spelled(moved: FloatArray, place: tuple[int, ...], shape: tuple[int, ...], lanes: int) -> FloatArray:
+    """[..., lanes] `moved` at one place of `shape`."""
+    picked: FloatArray = np.broadcast_to(moved, (*shape, lanes))[place].copy()
+    return picked
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +191,7 @@ class Transfer:
 
     operation: Operation
     algorithm: str
-    ports: GroupPorts
+    ports: Group
     phases: tuple[Phase, ...]
     shape: tuple[int, ...] = ()
 
@@ -124,17 +213,12 @@ class Transfer:
     @cached_property
     def joules(self) -> FloatArray:
         """[*shape, lanes] energy of the bytes each lane sends."""
-        return self._total([phase.rounds * phase.sent * self.ports.port(phase.port).energy for phase in self.phases])
+        return self._total([phase.rounds * phase.joules(self.ports) for phase in self.phases])
 
     def at(self, index: int | tuple[int, ...]) -> Transfer:
         """The transfer of one size of `shape`, every phase spelled out lane by lane."""
         place = index if isinstance(index, tuple) else (index,)
-
-        def pick(moved: FloatArray) -> FloatArray:
-            spelled: FloatArray = np.broadcast_to(moved, (*self.shape, self.ports.lanes))[place].copy()
-            return spelled
-
-        phases = tuple(Phase(p.port, p.rounds, pick(p.sent), pick(p.received), p.parallel) for p in self.phases)
+        phases = tuple(phase.at(place, self.shape, self.ports.lanes) for phase in self.phases)
         return Transfer(self.operation, self.algorithm, self.ports, phases, self.shape[len(place) :])
 
     def _total(self, parts: list[FloatArray]) -> FloatArray:
@@ -189,13 +273,6 @@ def collective(
     return Collective(transfers[0].operation, groups, tuple(transfer.at(index) for transfer in transfers))
 
 
-def round_picoseconds(phase: Phase, ports: GroupPorts) -> IntArray:
-    """[...] duration of one round: the latency and the busiest port, both directions at once."""
-    port = ports.port(phase.port)
-    busiest = (np.maximum(phase.sent, phase.received) / port.bandwidth).max(axis=-1)
-    return picoseconds(port.latency + busiest)
-
-
 def concurrent(phases: Sequence[Phase]) -> list[list[Phase]]:
     """Phases that follow each other, each with those that run beside it."""
     stages: list[list[Phase]] = []
@@ -207,8 +284,8 @@ def concurrent(phases: Sequence[Phase]) -> list[list[Phase]]:
     return stages
 
 
-def phases_picoseconds(phases: Sequence[Phase], ports: GroupPorts, shape: tuple[int, ...] = ()) -> IntArray:
-    """[*shape] overhead + sum over stages of max over their phases of rounds x (latency + busiest port).
+def phases_picoseconds(phases: Sequence[Phase], ports: Group, shape: tuple[int, ...] = ()) -> IntArray:
+    """[*shape] overhead + sum over stages of max over their phases of rounds x (latency + busiest port or link).
 
     A transfer without phases takes no time: a lane alone makes no call.
     """
@@ -216,6 +293,6 @@ def phases_picoseconds(phases: Sequence[Phase], ports: GroupPorts, shape: tuple[
         return np.zeros(shape, dtype=np.int64)
     total = np.broadcast_to(picoseconds(ports.overhead), shape).copy()
     for stage in concurrent(phases):
-        durations = [phase.rounds * round_picoseconds(phase, ports) for phase in stage]
+        durations = [phase.rounds * phase.round_picoseconds(ports) for phase in stage]
         total += durations[0] if len(durations) == 1 else np.maximum.reduce(np.broadcast_arrays(*durations))
     return total

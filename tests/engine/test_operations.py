@@ -15,7 +15,7 @@ from moesim.engine.operations import execute, start
 from moesim.engine.shared import fill
 from moesim.engine.sweep import sweep
 from moesim.fabric import collectives
-from moesim.fabric.transfer import Phase, collective
+from moesim.fabric.transfer import PortPhase, collective
 from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, StepGraph
 
 
@@ -150,7 +150,7 @@ def test_latency_is_paid_by_an_empty_call() -> None:
 def test_phases_side_by_side_take_as_long_as_the_longer_one() -> None:
     link = ports(4, 2)
     moved = np.full(4, 1e6)
-    phases = (Phase("scale_up", 3, moved, moved), Phase("scale_out", 1, moved, moved, parallel=True))
+    phases = (PortPhase("scale_up", 3, moved, moved), PortPhase("scale_out", 1, moved, moved, parallel=True))
     custom = replace(collectives.all_reduce(1.0, link), phases=phases)
     step = graph([[0] * 4], [NETWORK], [[]], [True], [1], collectives={0: collective([range(4)], [custom])})
     expected = 1e-6 + max(3 * (2e-6 + 1e6 / 100e9), 5e-6 + 1e6 / 25e9)
