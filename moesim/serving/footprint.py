@@ -26,10 +26,12 @@ class ReplicaMemory:
 
 
 def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
-    """Bytes of the whole model's weights by tensor class, unsharded."""
+    """Bytes of the whole model's weights by tensor class, unsharded; "lookup" is the table of embeddings that a step
+    does not read as a whole (tied to the head, it counts there)."""
     sizes: Counter[str] = Counter()
     for operator, times in all_operators(model).items():
-        sizes[operator.tensor] += operator.weights * times * DTYPE_BYTES[weight_dtype(operator, dtype)]  # type: ignore[assignment]
+        tensor = "lookup" if operator.kind == "embedding" else operator.tensor
+        sizes[tensor] += operator.weights * times * DTYPE_BYTES[weight_dtype(operator, dtype)]  # type: ignore[assignment]
     return dict(sizes)
 
 

@@ -182,7 +182,7 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
             layers = account.costs.total(f"{reach}_attention")
             flops += float(sums[1].sum()) * layers
             kv += float(sums[2].sum()) * layers
-    fixed = accounts.steps * (sum(elements.values()) - elements.get("experts", 0.0) - elements.get("embedding", 0.0))
+    fixed = accounts.steps * (sum(elements.values()) - elements.get("experts", 0.0) - elements["lookup"])
     totals.sparse_bytes += fixed + kv * kv_bytes
     totals.dense_bytes += fixed + kv * kv_bytes
     totals.sparse_flops += flops
