@@ -31,8 +31,10 @@ from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
 from moesim.step.pricing import StepPricer
 from moesim.step.program import StageProgram, stage_program
-from moesim.step.routed import ExpertCosts, Sampled, Tabulated
+from moesim.step.routed import ExpertCosts
+from moesim.step.sampled import Sampled
 from moesim.step.tables import StepContext
+from moesim.step.tabulated import Tabulated
 
 
 @dataclass

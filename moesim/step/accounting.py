@@ -53,6 +53,11 @@ class StageAccount:
         np.add.at(self.critical_tokens, (slowest, tokens[step, slowest]), 1)
         np.add.at(self.critical_sequences, (slowest, sequences[step, slowest]), 1)
         self.send += int(_joined(block.sends[stage, :steps] for block, steps in blocks).sum())
+        routed = [(block.routed, steps) for block, steps in blocks if block.routed is not None]
+        if routed:
+            self.dispatch += int(_joined(price.dispatch[stage, :steps] for price, steps in routed).sum())
+            self.combine += int(_joined(price.combine[stage, :steps] for price, steps in routed).sum())
+            self.experts += int(_joined(price.experts[stage, :steps] for price, steps in routed).sum())
         for mixed in (False, True):
             chosen = [(block, steps) for block, steps in blocks if bool(block.batch.chunks) is mixed]
             if chosen:
@@ -94,8 +99,6 @@ class Accounts:
         """Count the first `executed` steps of a block, which kept the replica `busy` for so many picoseconds more."""
         self.steps += executed
         self.busy += busy
-        if self.routed is not None:
-            self._record_routed(self.routed, block, executed)
         self._waiting.append((block, executed))
         if len(self._waiting) == _TOGETHER:
             self.settle()
@@ -112,17 +115,9 @@ class Accounts:
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
         for stage, account in enumerate(self.stages):
             account.count(stage, blocks, tokens, sequences)
-
-    def _record_routed(self, routed: RoutedPricer, block: Block, executed: int) -> None:
-        for begin, end, price in block.routed:
-            steps = min(end, executed) - begin
-            if steps <= 0:
-                break
-            routed.record(price, steps)
-            for p, account in enumerate(self.stages):
-                account.dispatch += int(price.dispatch[p]) * steps
-                account.combine += int(price.combine[p]) * steps
-                account.experts += int(price.experts[p]) * steps
+        for block, steps in blocks:
+            if self.routed is not None and block.routed is not None:
+                self.routed.record(block.routed, steps)
 
 
 def _joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:

@@ -71,7 +71,7 @@ class StagePorts:
         near = (share @ self.expert_lanes)[:, self.node]
         return PortSums(near - mine, mine, mine.sum(axis=1, keepdims=True) - near, mine)
 
-    def expected(self, tokens: IntArray, towards: PortSums) -> PortSums:
+    def expected(self, tokens: IntArray | FloatArray, towards: PortSums) -> PortSums:
         """[L, lanes] sums for so many tokens per DP rank, spread over the expert ranks in fixed shares."""
         own = tokens[self.rank] / self.tp
         near = (self.rank_lanes @ tokens)[self.node] / self.tp
@@ -100,8 +100,8 @@ class Exchange:
     def all_to_all(self) -> bool:
         return self.communication.all_to_all
 
-    def of_largest(self, tokens: int) -> Picoseconds:
-        """Where tokens are gathered: from those of the largest rank, dummies included."""
+    def of_largest(self, tokens: IntArray) -> Picoseconds:
+        """Where tokens are gathered: [P, ...] for so many tokens [...] of the largest rank, dummies included."""
         dispatch, combine = self._gathered
         return dispatch[:, tokens], combine[:, tokens]
 

@@ -7,13 +7,10 @@ number of layers; the context-length term is exact in every step.
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.fabric.transfer import LONGEST_STEP
 from moesim.model.attention import Reach
@@ -26,20 +23,9 @@ from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedPricer
+from moesim.step.sizes import Sizes, block_sizes
 from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What a block's steps compute: [steps, ranks]. A rank without work carries one dummy token in a dummy sequence."""
-
-    decodes: IntArray  # decoding sequences
-    idle: IntArray  # 1 where the rank has no work
-    chunked: IntArray  # prompt tokens (blocks of one step)
-    tokens: IntArray
-    sequences: IntArray
-    keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class Block:
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
     Per stage: `attention[kind]` durations [steps, ranks] of one layer's kernel, `critical` [steps] the rank that is
-    slowest in all local parts together. `routed`: prices of the MoE parts with the steps [begin, end) they hold for.
+    slowest in all local parts together. `routed`: the MoE parts, None for dense models.
     """
 
     batch: Batch
@@ -57,7 +43,7 @@ class Block:
     sums: dict[Reach, AttentionSums]
     attention: list[dict[Reach, IntArray]]
     critical: list[IntArray]
-    routed: list[tuple[int, int, RoutedPrice]]
+    routed: RoutedPrice | None
     sends: IntArray  # [P, steps]
 
     @cached_property
@@ -67,47 +53,13 @@ class Block:
         return total
 
 
-def block_sizes(batch: Batch) -> Sizes:
-    """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
-    steps, ranks = batch.steps, batch.ranks
-    if steps == 1:
-        decodes = np.bincount(batch.rank, minlength=ranks)[None]
-        keys = np.bincount(batch.rank, weights=batch.context, minlength=ranks)[None] + decodes
-    else:
-        last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
-        cell = (steps - last) * ranks + batch.rank  # those who take part in the last step come first
-        size = steps * ranks
-        decodes = _backwards(np.bincount(cell, minlength=size).reshape(steps, ranks))
-        context = _backwards(np.bincount(cell, weights=batch.context, minlength=size).reshape(steps, ranks))
-        keys = context + decodes * np.arange(1.0, steps + 1)[:, None]
-    idle = decodes == 0
-    chunked = np.zeros((1, ranks), dtype=np.int64)
-    if not batch.chunks:
-        dummies = idle.astype(np.int64)
-        singles = decodes + dummies
-        return Sizes(decodes, dummies, chunked, singles, singles, keys + dummies)
-    chunk_count = np.zeros((1, ranks), dtype=np.int64)
-    for chunk in batch.chunks:
-        chunked[0, chunk.rank] += chunk.tokens
-        chunk_count[0, chunk.rank] += 1
-    dummies = (idle & (chunked == 0)).astype(np.int64)
-    singles = decodes + dummies
-    return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys + dummies)
-
-
-def _backwards(values: NDArray[Any]) -> NDArray[Any]:
-    """Sums over the rows up to each one, the rows then in reverse order."""
-    summed: NDArray[Any] = values.cumsum(axis=0)[::-1]
-    return summed
-
-
 def _check_length(block: Block) -> None:
     """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
 
     Raises:
         MoesimError: a step takes an hour.
     """
-    if block.durations.max() >= LONGEST_STEP or block.durations.min() < 0:
+    if block.durations.view(np.uint64).max() >= LONGEST_STEP:  # a negative number reads as a huge one
         raise MoesimError(
             f"a step of {int(block.sizes.tokens.max())} tokens takes an hour or more",
             key="machine",
@@ -149,17 +101,19 @@ class StepPricer:
         """Durations of all steps of the batch; nothing is recorded yet."""
         sizes = block_sizes(batch)
         sums = {kind: self._attention(batch, sizes, kind) for kind in self._kinds}
-        routed = self._routed(batch, sizes)
+        routed = self.routed.price(sizes, batch) if self.routed is not None else None
         stages = np.zeros((len(self.stages), batch.steps), dtype=np.int64)
-        sends = np.zeros_like(stages)
+        sends = np.zeros(stages.shape, dtype=np.int64)
         attention, critical = [], []
         for p, stage in enumerate(self.stages):
             times = {kind: stage.attention(each) for kind, each in sums.items()}
             stages[p], slowest = stage.local(sizes.tokens, sizes.sequences, times)
             attention.append(times)
             critical.append(slowest)
-        for begin, end, price in routed:
-            stages[:, begin:end] += price.stages[:, None]
+        if routed is not None:
+            stages += routed.experts
+            stages += routed.dispatch
+            stages += routed.combine
         if len(stages) > 1:
             sends = self.communication.send(sizes.tokens.max(axis=1))
             stages += sends
@@ -167,20 +121,6 @@ class StepPricer:
         block = Block(batch, sizes, stages, host, sums, attention, critical, routed, sends)
         _check_length(block)
         return block
-
-    def _routed(self, batch: Batch, sizes: Sizes) -> list[tuple[int, int, RoutedPrice]]:
-        """Prices of the MoE parts, one for each run of steps with the same composition, or for each step."""
-        if self.routed is None:
-            return []
-        if self.routed.reuses:
-            edges = sorted({0, batch.steps, *(left for left in batch.left.tolist() if left < batch.steps)})
-        else:
-            edges = list(range(batch.steps + 1))
-        prices = []
-        for begin, end in itertools.pairwise(edges):
-            singles = sizes.decodes[begin] + sizes.idle[begin]
-            prices.append((begin, end, self.routed.price(singles, sizes.chunked[0], batch, begin)))
-        return prices
 
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> AttentionSums:
         """Sums over each rank's sequences; dummy tokens see one key."""

@@ -1,16 +1,13 @@
 """The routing-dependent part of a step: the experts of every MoE layer, and the exchange around them.
 
-Two sources of the same answer. `Sampled` draws the tokens per expert of every step afresh (or replays them).
-`Tabulated`, for routings without state, draws them once for a grid of token counts and interpolates; only what depends
+Two sources of the same answer: `sampled` draws the tokens per expert of every step afresh (or replays them);
+`tabulated`, for routings without state, draws them once for a grid of token counts and interpolates. Only what depends
 on the routing is reused this way.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field, fields
-from functools import lru_cache
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -20,26 +17,14 @@ from numpy.typing import NDArray
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls
 from moesim.model.operators import Operator
-from moesim.placement import rank_loads
 from moesim.placement.base import check_owner
-from moesim.routing.base import RoutingSource, TokenSpans
-from moesim.routing.drawn import Drawn
-from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
-from moesim.step.exchange import Exchange
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
-from moesim.step.scatter import ScatteredExchange
 from moesim.step.sharding import expert_calls
+from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
-
-#: Token counts are tabulated one by one up to here, then in steps of this ratio with linear interpolation.
-_DENSE_GRID, _GRID_RATIO = 24, 1.12
-#: Shares of prefill tokens at which mixed batches are tabulated; consecutive tokens of a prompt are over-dispersed.
-_MIXTURES = (0.0, 0.5, 1.0)
-#: Sizes of steps whose interpolated times are kept.
-_REMEMBERED = 4096
 
 
 @dataclass
@@ -99,18 +84,15 @@ def _imbalance(loads: NDArray[Any]) -> float:
 
 @dataclass(frozen=True)
 class RoutedPrice:
-    """Seconds on the critical path of the MoE parts, per stage, in picoseconds, and what they come from: the load of
-    this very step, or the tokens (in all, of prefill) for which loads were interpolated."""
+    """Picoseconds of the MoE parts of consecutive steps on the critical path, [P, steps], and what they come from: the
+    load of each step, or the tokens (in all [steps], of prefill) for which tabulated loads were interpolated."""
 
-    experts: IntArray  # [P]
-    dispatch: IntArray  # [P]
-    combine: IntArray  # [P]
-    load: RoutedLoad | None = None
-    tokens: tuple[int, int] = (0, 0)
-
-    @property
-    def stages(self) -> IntArray:
-        return self.experts + self.dispatch + self.combine
+    experts: IntArray
+    dispatch: IntArray
+    combine: IntArray
+    loads: tuple[RoutedLoad, ...] = ()
+    tokens: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    prefill: int = 0
 
 
 class ExpertCosts:
@@ -198,205 +180,21 @@ def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slic
 
 
 class RoutedPricer(Protocol):
-    """Prices the MoE parts of one step. `singles` and `chunked` are tokens per DP rank, dummy tokens included."""
+    """Prices the MoE parts of a batch's steps."""
 
-    def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice: ...
+    def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice: ...
 
     def counts(self, batch: Batch, step: int) -> IntArray:
         """Tokens per (MoE layer, source rank, expert), drawn for the batch's `step`-th step alone."""
         ...
 
     def record(self, price: RoutedPrice, steps: int) -> None:
-        """Count `steps` executed steps of this price."""
+        """Count the first `steps` steps of a price as executed."""
         ...
 
     def totals(self) -> RoutedTotals: ...
 
     @property
     def reuses(self) -> bool:
-        """Whether steps with equal token counts have equal prices, so that they may be priced together."""
+        """Whether steps with equal token counts have equal prices, so that many cost little more than one."""
         ...
-
-
-class Sampled:
-    """Fresh tokens per expert for every step, from a stream of their own that only the step's number decides."""
-
-    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: RoutingSource, key: int) -> None:
-        self._costs, self._exchange, self._routing, self._key = costs, exchange, routing, key
-        self._totals = costs.zeros()
-
-    reuses = False
-
-    def record(self, price: RoutedPrice, steps: int) -> None:
-        assert price.load is not None
-        self._totals.add(price.load, steps)
-
-    def totals(self) -> RoutedTotals:
-        return self._totals
-
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        return draw_counts(self._routing, self._key, batch, step)
-
-    def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
-        drawn = self._draw(batch, step)
-        load = self._costs.load(drawn.totals)
-        if self._exchange.all_to_all:
-            traffic = drawn.traffic(self._costs.owner, self._costs.layout.expert_ranks)
-            dispatch, combine = self._exchange.of_traffic(traffic)
-        else:
-            dispatch, combine = self._exchange.of_largest(int((singles + chunked).max()))
-        return RoutedPrice(load.slowest.astype(np.int64), dispatch, combine, load)
-
-    def _draw(self, batch: Batch, step: int) -> Drawn | Counted:
-        if isinstance(self._routing, CountRouting):
-            return self._routing.drawn(token_spans(batch, step), batch.ranks, step_stream(self._key, batch, step))
-        return Counted(self.counts(batch, step))
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Counts [L, DP ranks, experts] of a routing that knows only these, as `Drawn` gives them."""
-
-    counts: IntArray
-
-    @property
-    def totals(self) -> IntArray:
-        return np.asarray(self.counts.sum(axis=1))
-
-    def traffic(self, owner: IntArray, ranks: int) -> IntArray:
-        return rank_loads(self.counts, owner, ranks)
-
-
-def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
-    """Random numbers of the batch's `step`-th step, which only the step's number decides."""
-    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
-
-
-def draw_counts(routing: RoutingSource, key: int, batch: Batch, step: int) -> IntArray:
-    """Tokens per (MoE layer, source rank, expert) of a step."""
-    return routing.counts(token_spans(batch, step), batch.ranks, step_stream(key, batch, step))
-
-
-def token_spans(batch: Batch, step: int) -> TokenSpans:
-    """The batch's `step`-th step as the routers see it; ranks without work carry one dummy token."""
-    active = batch.left > step
-    source = [batch.rank[active], np.array([c.rank for c in batch.chunks], dtype=np.int64)]
-    request = [batch.request[active], np.array([c.request for c in batch.chunks], dtype=np.int64)]
-    position = [batch.context[active] + step, np.array([c.cached for c in batch.chunks], dtype=np.int64)]
-    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in batch.chunks], dtype=np.int64)]
-    idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
-    source.append(idle)
-    request.append(np.full(len(idle), -1))
-    position.append(np.zeros(len(idle), dtype=np.int64))
-    tokens.append(np.ones(len(idle), dtype=np.int64))
-    return TokenSpans(*(np.concatenate(column) for column in (source, request, position, tokens)))
-
-
-@dataclass
-class Tabulated:
-    """Loads drawn once per (total tokens, share of prefill) grid point and interpolated linearly between points.
-
-    Expert loads of a routing without state depend on the totals alone, since every source draws from the same
-    popularity. Each point has its own random stream, so its value does not depend on when it is first needed.
-    """
-
-    costs: ExpertCosts
-    exchange: Exchange
-    routing: CountRouting
-    key: int
-    limit: int
-    _points: dict[tuple[int, float], RoutedLoad] = field(default_factory=dict, init=False)
-    _grid: list[int] = field(default_factory=list, init=False)
-    #: Executed steps by tokens in all and of prefill.
-    _steps: Counter[tuple[int, int]] = field(default_factory=Counter, init=False)
-
-    def __post_init__(self) -> None:
-        self._grid = _token_grid(self.limit)
-        self._draws = max(1, round(96 / max(self.costs.layers, 1)))
-        self._scattered = (
-            ScatteredExchange(self.exchange, self.routing, self.costs, self.key) if self.exchange.all_to_all else None
-        )
-        self._slowest = lru_cache(maxsize=_REMEMBERED)(self._interpolated)
-
-    reuses = True
-
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        return draw_counts(self.routing, self.key, batch, step)
-
-    def record(self, price: RoutedPrice, steps: int) -> None:
-        self._steps[price.tokens] += steps
-
-    def totals(self) -> RoutedTotals:
-        uses: defaultdict[tuple[int, float], float] = defaultdict(float)
-        for tokens, steps in sorted(self._steps.items()):  # sorted: sums must not depend on the order of first use
-            for point, weight in self._weights(*tokens):
-                uses[point] += weight * steps
-        totals = self.costs.zeros()
-        for point, use in sorted(uses.items()):
-            totals.add(self._point(*point), use)
-        return totals
-
-    def price(self, singles: IntArray, chunked: IntArray, batch: Batch, step: int) -> RoutedPrice:
-        prefill = int(chunked.sum())
-        tokens = int(singles.sum()) + prefill, prefill
-        if self._scattered is None:
-            dispatch, combine = self.exchange.of_largest(int((singles + chunked).max()))
-        else:
-            dispatch, combine = self._scattered.price(singles, chunked)
-        return RoutedPrice(self._slowest(*tokens), dispatch, combine, tokens=tokens)
-
-    def _interpolated(self, tokens: int, prefill: int) -> IntArray:
-        """[P] picoseconds of the slowest experts."""
-        slowest = sum(self._point(*point).slowest * weight for point, weight in self._weights(tokens, prefill))
-        return np.rint(slowest).astype(np.int64)
-
-    def _weights(self, tokens: int, prefill: int) -> list[tuple[tuple[int, float], float]]:
-        """Grid points around a step, with their shares."""
-        return [
-            ((size, mixture), weight * share)
-            for mixture, share in _mixture_weights(prefill / tokens)
-            for size, weight in self._token_weights(tokens)
-            if weight * share > 0
-        ]
-
-    def _token_weights(self, total: int) -> tuple[tuple[int, float], ...]:
-        at = bisect_right(self._grid, total) - 1
-        low = self._grid[at]
-        if low == total or at + 1 == len(self._grid):
-            return ((low, 1.0),)
-        weight = (total - low) / (self._grid[at + 1] - low)
-        return ((low, 1 - weight), (self._grid[at + 1], weight))
-
-    def _point(self, tokens: int, mixture: float) -> RoutedLoad:
-        key = (tokens, mixture)
-        if key not in self._points:
-            stream = np.random.Generator(np.random.Philox(key=self.key, counter=[0, 1, tokens, int(mixture * 16)]))
-            chunked = np.array([round(tokens * mixture)])
-            draws = [
-                self.costs.load(self.routing.choose(tokens - chunked, chunked, stream).totals)
-                for _ in range(self._draws)
-            ]
-            self._points[key] = _mean_load(draws)
-        return self._points[key]
-
-
-def _mixture_weights(share: float) -> tuple[tuple[float, float], ...]:
-    if share in _MIXTURES:
-        return ((share, 1.0),)
-    low, high = (_MIXTURES[0], _MIXTURES[1]) if share < _MIXTURES[1] else (_MIXTURES[1], _MIXTURES[2])
-    weight = (share - low) / (high - low)
-    return ((low, 1 - weight), (high, weight))
-
-
-def _token_grid(limit: int) -> list[int]:
-    grid = list(range(1, _DENSE_GRID + 1))
-    while grid[-1] < limit:
-        grid.append(max(grid[-1] + 1, round(grid[-1] * _GRID_RATIO)))
-    return grid
-
-
-def _mean_load(draws: list[RoutedLoad]) -> RoutedLoad:
-    """The mean of several draws, also of what their slowest ranks take and of their imbalance, which is not the
-    imbalance of the mean."""
-    names = [each.name for each in fields(RoutedLoad)]
-    return RoutedLoad(**{name: np.mean([getattr(draw, name) for draw in draws], axis=0) for name in names})

@@ -1,0 +1,95 @@
+"""The MoE parts of steps that each draw, or replay, tokens per expert of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.placement import rank_loads
+from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.drawn import Drawn
+from moesim.routing.synthetic import CountRouting
+from moesim.step.batch import Batch
+from moesim.step.exchange import Exchange, Picoseconds
+from moesim.step.graph import IntArray
+from moesim.step.routed import ExpertCosts, RoutedLoad, RoutedPrice, RoutedTotals
+from moesim.step.sizes import Sizes
+
+
+class Sampled:
+    """Fresh tokens per expert for every step, from a stream of their own that only the step's number decides."""
+
+    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: RoutingSource, key: int) -> None:
+        self._costs, self._exchange, self._routing, self._key = costs, exchange, routing, key
+        self._totals = costs.zeros()
+
+    reuses = False
+
+    def record(self, price: RoutedPrice, steps: int) -> None:
+        for load in price.loads[:steps]:
+            self._totals.add(load, 1)
+
+    def totals(self) -> RoutedTotals:
+        return self._totals
+
+    def counts(self, batch: Batch, step: int) -> IntArray:
+        return draw_counts(self._routing, self._key, batch, step)
+
+    def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
+        steps = [self._step(sizes, batch, step) for step in range(batch.steps)]
+        experts = np.stack([load.slowest for load, _ in steps], axis=1).astype(np.int64)
+        dispatch, combine = (np.stack([times[way] for _, times in steps], axis=1) for way in (0, 1))
+        return RoutedPrice(experts, dispatch, combine, tuple(load for load, _ in steps))
+
+    def _step(self, sizes: Sizes, batch: Batch, step: int) -> tuple[RoutedLoad, Picoseconds]:
+        drawn = self._draw(batch, step)
+        load = self._costs.load(drawn.totals)
+        if not self._exchange.all_to_all:
+            return load, self._exchange.of_largest(sizes.tokens[step].max())
+        traffic = drawn.traffic(self._costs.owner, self._costs.layout.expert_ranks)
+        return load, self._exchange.of_traffic(traffic)
+
+    def _draw(self, batch: Batch, step: int) -> Drawn | Counted:
+        if isinstance(self._routing, CountRouting):
+            return self._routing.drawn(token_spans(batch, step), batch.ranks, step_stream(self._key, batch, step))
+        return Counted(self.counts(batch, step))
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Counts [L, DP ranks, experts] of a routing that knows only these, as `Drawn` gives them."""
+
+    counts: IntArray
+
+    @property
+    def totals(self) -> IntArray:
+        return np.asarray(self.counts.sum(axis=1))
+
+    def traffic(self, owner: IntArray, ranks: int) -> IntArray:
+        return rank_loads(self.counts, owner, ranks)
+
+
+def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
+    """Random numbers of the batch's `step`-th step, which only the step's number decides."""
+    return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
+
+
+def draw_counts(routing: RoutingSource, key: int, batch: Batch, step: int) -> IntArray:
+    """Tokens per (MoE layer, source rank, expert) of a step."""
+    return routing.counts(token_spans(batch, step), batch.ranks, step_stream(key, batch, step))
+
+
+def token_spans(batch: Batch, step: int) -> TokenSpans:
+    """The batch's `step`-th step as the routers see it; ranks without work carry one dummy token."""
+    active = batch.left > step
+    source = [batch.rank[active], np.array([c.rank for c in batch.chunks], dtype=np.int64)]
+    request = [batch.request[active], np.array([c.request for c in batch.chunks], dtype=np.int64)]
+    position = [batch.context[active] + step, np.array([c.cached for c in batch.chunks], dtype=np.int64)]
+    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in batch.chunks], dtype=np.int64)]
+    idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
+    source.append(idle)
+    request.append(np.full(len(idle), -1))
+    position.append(np.zeros(len(idle), dtype=np.int64))
+    tokens.append(np.ones(len(idle), dtype=np.int64))
+    return TokenSpans(*(np.concatenate(column) for column in (source, request, position, tokens)))

@@ -1,0 +1,58 @@
+"""How much each DP rank computes in the steps of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.step.batch import Batch
+from moesim.step.graph import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a block's steps compute: [steps, ranks]. A rank without work carries one dummy token in a dummy sequence."""
+
+    decodes: IntArray  # decoding sequences
+    idle: IntArray  # 1 where the rank has no work
+    chunked: IntArray  # prompt tokens (blocks of one step)
+    tokens: IntArray
+    sequences: IntArray
+    keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
+
+
+def block_sizes(batch: Batch) -> Sizes:
+    """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
+    steps, ranks = batch.steps, batch.ranks
+    if steps == 1:
+        decodes = np.bincount(batch.rank, minlength=ranks)[None]
+        keys = np.bincount(batch.rank, weights=batch.context, minlength=ranks)[None] + decodes
+    else:
+        last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
+        cell = (steps - last) * ranks + batch.rank  # those who take part in the last step come first
+        size = steps * ranks
+        decodes = _backwards(np.bincount(cell, minlength=size).reshape(steps, ranks))
+        context = _backwards(np.bincount(cell, weights=batch.context, minlength=size).reshape(steps, ranks))
+        keys = context + decodes * np.arange(1.0, steps + 1)[:, None]
+    idle = decodes == 0
+    chunked = np.zeros((1, ranks), dtype=np.int64)
+    if not batch.chunks:
+        dummies = idle.astype(np.int64)
+        singles = decodes + dummies
+        return Sizes(decodes, dummies, chunked, singles, singles, keys + dummies)
+    chunk_count = np.zeros((1, ranks), dtype=np.int64)
+    for chunk in batch.chunks:
+        chunked[0, chunk.rank] += chunk.tokens
+        chunk_count[0, chunk.rank] += 1
+    dummies = (idle & (chunked == 0)).astype(np.int64)
+    singles = decodes + dummies
+    return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys + dummies)
+
+
+def _backwards(values: NDArray[Any]) -> NDArray[Any]:
+    """Sums over the rows up to each one, the rows then in reverse order."""
+    summed: NDArray[Any] = values.cumsum(axis=0)[::-1]
+    return summed
