@@ -145,9 +145,8 @@ class _Queues:
             self.free[link] = max(now, self.free[link]) + size / bandwidth[link]
             self.carried[link] += size
             heappush(self.calendar, (self.free[link] + latency[link], order, chunk, hop + 1))
-        self.dependencies.refuse_circle()
-        flow, start, finish = (np.array(column, dtype=np.int64) for column in (self.arrival, self.start, self.finish))
-        return Arrivals(flow, start, finish, np.array(self.carried), crossings)
+        times = [np.array(column, dtype=np.int64) for column in (self.arrival, self.start, self.finish)]
+        return Arrivals(times[0], times[1], times[2], np.array(self.carried), crossings)
 
     def _start(self, now: int, order: int) -> int:
         """Queues the chunks of all coflows that are due; returns the order of the last event."""

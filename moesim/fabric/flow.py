@@ -169,40 +169,32 @@ def simulate(flows: Flows, bandwidth: FloatArray, kernel: KernelName = "auto") -
 
 
 class Dependencies:
-    """Which coflows may start: all those they wait for have arrived."""
+    """Which coflows may start: all those they wait for have arrived.
 
-    def __init__(self, flows: Flows) -> None:
-        coflows = len(flows.start)
-        self.waiting = np.array([len(set(each)) for each in flows.after], dtype=np.int64)
-        self.followers: list[list[int]] = [[] for _ in range(coflows)]
+    Args:
+        flows: the coflows. now: picoseconds from which their starts are counted.
+
+    Raises:
+        MoesimError: coflows wait for each other in a circle.
+    """
+
+    def __init__(self, flows: Flows, now: int = 0) -> None:
+        self._waiting = [len(set(each)) for each in flows.after]
+        self._followers: list[list[int]] = [[] for _ in flows.after]
         for index, each in enumerate(flows.after):
             for before in dict.fromkeys(each):
-                self.followers[before].append(index)
-        # When a coflow may start, as far as is known.
-        self.ready = flows.start.copy()
+                self._followers[before].append(index)
+        self._refuse_circle()
+        self._ready = [now + start for start in flows.start.tolist()]
         self._due: dict[int, list[int]] = {}
         self._times: list[int] = []
-        for index in np.flatnonzero(self.waiting == 0).tolist():
-            self._set_due(index)
-
-    def _set_due(self, index: int) -> None:
-        time = int(self.ready[index])
-        if time not in self._due:
-            self._due[time] = []
-            heappush(self._times, time)
-        self._due[time].append(index)
+        for index, count in enumerate(self._waiting):
+            if not count:
+                self._set_due(index)
 
     def next_start(self) -> int:
         """When the next coflow starts, as far as is known; NEVER where none is left."""
         return self._times[0] if self._times else NEVER
-
-    def arrived(self, index: int, finish: int) -> None:
-        """A coflow has arrived at `finish`, not before any start that was taken."""
-        for follower in self.followers[index]:
-            self.ready[follower] = max(int(self.ready[follower]), finish)
-            self.waiting[follower] -= 1
-            if not self.waiting[follower]:
-                self._set_due(follower)
 
     def starting(self, now: int) -> list[int]:
         """Takes the coflows that start at `now`."""
@@ -210,9 +202,31 @@ class Dependencies:
             return []
         return self._due.pop(heappop(self._times))
 
-    def refuse_circle(self) -> None:
-        if self.waiting.any():
-            stuck = int(np.argmax(self.waiting > 0))
+    def arrived(self, index: int, finish: int) -> None:
+        """A coflow has arrived at `finish`."""
+        for follower in self._followers[index]:
+            self._ready[follower] = max(self._ready[follower], finish)
+            self._waiting[follower] -= 1
+            if not self._waiting[follower]:
+                self._set_due(follower)
+
+    def _set_due(self, index: int) -> None:
+        time = self._ready[index]
+        if time not in self._due:
+            self._due[time] = []
+            heappush(self._times, time)
+        self._due[time].append(index)
+
+    def _refuse_circle(self) -> None:
+        waiting = list(self._waiting)
+        free = [index for index, count in enumerate(waiting) if not count]
+        while free:
+            for follower in self._followers[free.pop()]:
+                waiting[follower] -= 1
+                if not waiting[follower]:
+                    free.append(follower)
+        if any(waiting):
+            stuck = next(index for index, count in enumerate(waiting) if count)
             raise MoesimError(f"coflow {stuck} never starts", fix="coflows must not wait for each other in a circle")
 
 
@@ -247,7 +261,6 @@ class _Simulation:
             if level < np.inf and len(active):
                 events += 1
                 self.sharing.refill(active, level)
-        self.dependencies.refuse_circle()
         moved = np.where(self.slow, flows.size - self.left, flows.size)
         carried = spread(flows, moved, len(self.sharing.capacity))
         return Arrivals(self.arrival, self.start, self.finish, carried, events)
