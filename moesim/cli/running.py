@@ -47,24 +47,29 @@ def run_command(
 def request_progress() -> Iterator[Callable[[int, int], None]]:
     """A progress bar on the terminal's standard error, for runs that take longer than a moment."""
     from rich.console import Console
-    from rich.progress import Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress, TaskID, TextColumn, TimeRemainingColumn
 
+    console = Console(stderr=True)
     bar = Progress(
         *Progress.get_default_columns()[:2],
         TextColumn("{task.completed:,.0f} of {task.total:,.0f} requests"),
         TimeRemainingColumn(),
-        console=Console(stderr=True),
+        console=console,
         transient=True,
     )
     begin = time.monotonic()
-    with bar:
-        task = None
+    task: TaskID | None = None
 
-        def report(finished: int, total: int) -> None:
-            nonlocal task
-            if task is None and time.monotonic() - begin > 1.0:
-                task = bar.add_task("simulating", total=total)
-            if task is not None:
-                bar.update(task, completed=finished)
+    def report(finished: int, total: int) -> None:
+        nonlocal task
+        if task is None and console.is_terminal and time.monotonic() - begin > 1.0:
+            bar.start()
+            task = bar.add_task("simulating", total=total)
+        if task is not None:
+            bar.update(task, completed=finished)
 
+    try:
         yield report
+    finally:
+        if task is not None:
+            bar.stop()
