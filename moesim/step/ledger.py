@@ -11,6 +11,7 @@ from moesim.fabric.transfer import Transfer
 from moesim.step.accounting import Accounts, StageAccount
 from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
+from moesim.step.exchange import StagePorts
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.routed import ExpertCosts, RoutedTotals
 
@@ -141,6 +142,11 @@ def _settle_transfers(
         if picoseconds:
             ledger.charge(name, "collective", NETWORK, picoseconds / PICOSECONDS)
             use.network_busy += picoseconds / PICOSECONDS
+    if p + 1 < layout.pp:
+        for lane, transfer in enumerate(communication.stage_send(p)):
+            at = np.unravel_index(lane, (layout.dp, layout.tp))
+            use.sent_bytes[at] += accounts.largest_tokens @ transfer.sent[:, 0]
+            use.energy_link[at] += accounts.largest_tokens @ transfer.joules[:, 0]
     _settle_exchange(accounts, account, p, communication, use)
 
 
@@ -153,17 +159,14 @@ def _add_transfer(use: LaneUse, rank: int, transfer: Transfer, counts: FloatArra
 def _settle_exchange(
     accounts: Accounts, account: StageAccount, p: int, communication: Communication, use: LaneUse
 ) -> None:
-    """Bytes of dispatch and combine. Gathered exchanges follow from the sizes; an all-to-all sends every copy that is
-    not for its own lane, in expectation all but one in `stage lanes`, spread evenly over the lanes."""
+    """Bytes of dispatch and combine. Gathered exchanges follow from the sizes; in an all-to-all, tokens of all ranks
+    are spread over the expert ranks as the run's copies are."""
     layout, layers = accounts.layout, len(account.costs.program.moe_layers)
     if layers == 0 or layout.stage_lanes == 1:
         return
     lanes = np.arange(layout.stage_lanes)
     if communication.all_to_all and accounts.routed is not None:
-        copies = float(accounts.routed.totals().copies[p].sum()) * (1 - 1 / layout.stage_lanes)
-        sent = copies * (communication.dispatch_bytes + communication.token_bytes) / layout.stage_lanes
-        use.sent_bytes += sent
-        use.energy_link += sent * communication.fabric.ports(communication.stage_devices(p)).up_energy
+        _settle_all_to_all(account, accounts.routed.totals().copies[p], communication, use)
         return
     for group, dispatch, combine in zip(
         communication.exchange_groups(),
@@ -176,6 +179,21 @@ def _settle_exchange(
                 at = np.unravel_index(lanes[group], (layout.dp, layout.tp))
                 use.sent_bytes[at] += accounts.largest_tokens @ transfer.sent * layers
                 use.energy_link[at] += accounts.largest_tokens @ transfer.joules * layers
+
+
+def _settle_all_to_all(account: StageAccount, copies: FloatArray, communication: Communication, use: LaneUse) -> None:
+    """Args: copies: [expert ranks] that all layers of the stage got over the run."""
+    tokens = (account.tokens @ np.arange(account.tokens.shape[1])).astype(np.int64)
+    ports = communication.fabric.ports(communication.stage_devices(account.costs.program.stage))
+    at = StagePorts(ports, communication.layout)
+    sums = at.expected(tokens, at.towards(copies[None] / max(float(tokens.sum()), 1.0)))
+    there, back = communication.dispatch_bytes, communication.token_bytes
+    up, out = (
+        (sent * there + received * back).reshape(use.sent_bytes.shape)
+        for sent, received in ((sums.up_sent, sums.up_received), (sums.out_sent, sums.out_received))
+    )
+    use.sent_bytes += up + out
+    use.energy_link += up * ports.up_energy + out * ports.out_energy
 
 
 def _settle_experts(accounts: Accounts, p: int, totals: RoutedTotals, experts: ExpertCosts, use: LaneUse) -> None:

@@ -10,60 +10,11 @@ import pytest
 import stepping
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from stepping import BATCHES, document
+from stepping import ALL_TO_ALL, BATCHES, MACHINES, document
 
 from moesim.engine.fidelity import schedule
 from moesim.engine.invariants import check_order
 from moesim.step.graph import ABSENT, PICOSECONDS, SIDE_COMPUTE
-
-ALL_TO_ALL = {"engine": "alltoall"}
-
-#: name: experiment, overrides. Layers are cut to keep the graphs small; every kind of layer stays.
-MACHINES = {
-    "dense, TP 4": (document("llama-3.1-8b", {"h100-sxm": 4}, "nvlink4-switch", parallelism={"tp": 4}), 3),
-    "GQA, DP 4, EP 4, all-gather": (
-        document("qwen3-30b-a3b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4}), 3,
-    ),
-    "GQA, DP 16, EP 16, all-to-all over two nodes": (
-        document("qwen3-30b-a3b", {"h100-sxm": 8}, parallelism={"dp": 16, "ep": 16}, **ALL_TO_ALL)
-        | {"machine": {"extends": "dgx-h100", "nodes": 2, "scale_out": "ib-ndr400"}}, 2,
-    ),
-    "MLA, TP 2, DP 2, EP 4": (
-        document("deepseek-v2-lite", {"h100-sxm": 4}, "nvlink4-switch", parallelism={"tp": 2, "dp": 2, "ep": 4}), 3,
-    ),
-    "MLA, TP 2, DP 2, EP 2, all-to-all": (
-        document("deepseek-v2-lite", {"a100-80-sxm": 4}, "nvlink3-switch", parallelism={"tp": 2, "dp": 2, "ep": 2},
-                 **ALL_TO_ALL), 3,
-    ),
-    "PP 2, DP 2, EP 2": (
-        document("olmoe-1b-7b", {"l40s": 4}, "pcie4-host", parallelism={"pp": 2, "dp": 2, "ep": 2}), 5,
-    ),
-    "PP 3, TP 2": (document("qwen3-8b", {"mi300x": 6}, "xgmi-mesh", parallelism={"pp": 3, "tp": 2}), 7),
-    "different devices in different DP ranks": (
-        document("olmoe-1b-7b", {"rtx-pro-6000": 1, "l40s": 1, "a100-80-pcie": 1, "rtx6000-ada": 1}, "pcie4-host",
-                 parallelism={"dp": 4, "ep": 4}, placement="round-robin"), 4,
-    ),
-    "different devices in different stages and ranks": (
-        document("olmoe-1b-7b", {"rtx-pro-6000": 2, "l40s": 2}, "pcie4-host", parallelism={"pp": 2, "dp": 2, "ep": 2}),
-        5,
-    ),
-    "sliding window, TP 2, DP 2, EP 4": (
-        document("gpt-oss-20b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"tp": 2, "dp": 2, "ep": 4}), 4,
-    ),
-    "chunked attention, dense layers between, TP 4, DP 2, EP 8": (
-        document("llama-4-maverick", {"b200-sxm": 8}, "nvlink5-switch", parallelism={"tp": 4, "dp": 2, "ep": 8}), 4,
-    ),
-    "experts split by TP alone": (
-        document("mixtral-8x7b", {"h100-sxm": 4}, "nvlink4-switch", parallelism={"tp": 4}, dtype="fp8"), 3,
-    ),
-    "experts divided inside one TP group": (
-        document("qwen1.5-moe-a2.7b", {"gaudi-3": 4}, "roce-gaudi", parallelism={"tp": 4, "ep": 4}), 3,
-    ),
-    "dense residual branch, DP 2, EP 2": (
-        document("snowflake-arctic", {"mi355x": 2}, "xgmi-mesh", parallelism={"dp": 2, "ep": 2}, dtype="int4"), 2,
-    ),
-    "one processor": (document("qwen1.5-moe-a2.7b", {"epyc-9755": 1}), 2),
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
