@@ -147,7 +147,9 @@ class Reader:
             raise result.exception
         fails = any(line.startswith("error:") for line in command.shown)
         assert result.exit_code == (2 if fails else 0), f"moesim {shlex.join(words[1:])}: {result.output}"
-        output = result.output.replace(f"{self.folder.resolve()}{os.sep}", "")
+        output = result.output
+        for folder in (self.folder.resolve(), ROOT):  # a reader stands in the checkout
+            output = output.replace(f"{folder}{os.sep}", "")
         if not pipe:
             return output
         return subprocess.run(rest, shell=True, input=output, capture_output=True, text=True, check=True).stdout
