@@ -14,7 +14,7 @@ STEPS = 12
 
 
 def accounted(name, kind):
-    """Ledger and summed graphs of some steps: [lanes] bytes sent, joules of links, seconds of kernels; seconds in all."""
+    """Ledger and summed graphs of some steps: [lanes] bytes sent, joules of links, kernel seconds; seconds in all."""
     tree, layers = MACHINES[name]
     pricer = stepping.pricer(tree, f"model.layers={layers}")
     lanes = pricer.layout.pp * pricer.layout.stage_lanes
