@@ -9,6 +9,7 @@ swept side by side and then put one after another.
 from __future__ import annotations
 
 from functools import cached_property
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,10 @@ from moesim.engine.topology import Block, Topology
 from moesim.step.graph import ABSENT, RESOURCES, IntArray, Schedule, StepGraph
 
 Kernel = Literal["auto", "numpy", "numba"]
+
+#: Compiling, or loading what was compiled, takes as long as some hundred sweeps: only a run with more of them does.
+_PATIENCE = 300
+_swept = count()
 
 
 class Sweep:
@@ -39,7 +44,7 @@ class Sweep:
         released = np.zeros((len(RESOURCES), lanes), dtype=np.int64) if free is None else free.astype(np.int64)
         if start is not None:
             released = np.maximum(released, start)
-        if kernel == "numba" or (kernel == "auto" and accelerate.HAVE_NUMBA):
+        if kernel == "numba" or (kernel == "auto" and accelerate.HAVE_NUMBA and next(_swept) >= _PATIENCE):
             return self._compiled(duration, released)
         return self._vectorised(duration, released)
 

@@ -50,6 +50,7 @@ class Tabulated:
         self._mixed: Counter[tuple[int, int]] = Counter()
         #: [P, tokens] picoseconds of the slowest experts in steps without prefill, -1 where not needed so far.
         self._slowest = np.full((self.costs.layout.pp, self.limit + 1), -1)
+        self._known: dict[tuple[int, float], list[float]] = {}
         self._totals: RoutedTotals | None = None
 
     reuses = True
@@ -115,8 +116,14 @@ class Tabulated:
 
     def _interpolated(self, tokens: int, prefill: int) -> IntArray:
         """[P] picoseconds of the slowest experts."""
-        slowest = sum(self._point(*point).slowest * weight for point, weight in self._weights(tokens, prefill))
-        return np.rint(slowest).astype(np.int64)
+        parts = [[weight * each for each in self._times(*point)] for point, weight in self._weights(tokens, prefill)]
+        return np.array([round(sum(stage)) for stage in zip(*parts, strict=True)])
+
+    def _times(self, tokens: int, mixture: float) -> list[float]:
+        """The same at a grid point, as plain numbers, which are faster than arrays of one or two."""
+        if (tokens, mixture) not in self._known:
+            self._known[tokens, mixture] = self._point(tokens, mixture).slowest.tolist()
+        return self._known[tokens, mixture]
 
     def _weights(self, tokens: int, prefill: int) -> list[tuple[tuple[int, float], float]]:
         """Grid points around a step, with their shares."""
