@@ -100,6 +100,15 @@ def test_measured_runs_are_those_of_the_tables() -> None:
         assert table(summaries) in (examples.ROOT / name).read_text(encoding="utf-8"), advice
 
 
+@pytest.mark.parametrize("run", measured_runs.RUNS, ids=lambda run: run.title)
+def test_measured_runs_are_set_up_as_published(run: measured_runs.Run) -> None:
+    """In the titles: the model, the number of devices, TP."""
+    spec = load_experiment(run.experiment).spec
+    assert run.title.lower().startswith(spec.model.name)
+    assert spec.machine.devices == {"rtx-pro-6000": 2 if "two" in run.title else 1}
+    assert (spec.parallelism.tp, spec.engine.max_sequences) == (2 if "TP 2" in run.title else 1, 128)
+
+
 @pytest.mark.parametrize(
     ("shown", "printed", "same"),
     [
