@@ -77,7 +77,7 @@ def verdict(outcome: Outcome) -> str:
 
 def summary(name: str, counted: Tally) -> str:
     """One line about a suite."""
-    parts = [f"{counted.met} of {counted.predictions} predictions meet their tolerance"]
+    parts = [f"{counted.met} of {counted.predictions} predictions meet their tolerance"] if counted.predictions else []
     if not math.isnan(counted.median):
         parts.append(f"absolute error median {_size(counted.median)}, worst {_size(counted.worst)}")
     parts += [
