@@ -109,7 +109,8 @@ def test_what_does_not_fit_says_what_is_needed() -> None:
         footprint(LLAMA, ENGINE, device("16 GiB"), LLAMA_WEIGHTS, LLAMA_KV, 1, BF16)
     message = str(error.value)
     assert "\n" not in message
-    for part in ("llama-3.1-8b on test-device does not fit", "weights 15.0 GiB", "16.0 GiB is 14.4 GiB", "more devices"):
+    parts = ("llama-3.1-8b on test-device does not fit", "weights 15.0 GiB", "16.0 GiB is 14.4 GiB", "more devices")
+    for part in parts:
         assert part in message
 
 
