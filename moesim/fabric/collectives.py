@@ -1,80 +1,126 @@
-"""Collectives on a non-blocking switch, and on two levels: a switch per node and scale-out ports between nodes.
+"""Collectives over a group of devices: sizes in, transfers out.
 
-Each function turns an array of sizes (layers, batches, ...) into a `Transfer` for all of them. With n lanes, S bytes
-per lane, latency a and B bytes/s per port and direction, on one switch (Thakur, Rabenseifner, Gropp: Optimization of
-collective communication operations in MPICH, IJHPCA 2005):
+Each function turns an array of sizes (layers, batches, ...) into a `Transfer` for all of them, on the ports of a switch
+or on the links of any topology, with the algorithm of that name:
 
-    ring all-reduce                      2 (n-1) (a + S / (n B))
-    ring all-gather, reduce-scatter      (n-1) (a + chunk / B)
-    all-to-all                           a + max over lanes and directions of bytes / B
-    direct all-reduce                    2 (a + (n-1)/n S / B)
+    all_reduce                  ring, bidirectional-ring, direct, halving-doubling, tree, double-binary-tree,
+                                hierarchical, multi-dimensional, nvls, sharp, write-accumulate
+    all_gather, reduce_scatter  ring, bidirectional-ring, direct, halving-doubling, bruck, hierarchical,
+                                multi-dimensional, nvls, sharp, write-accumulate
+    broadcast                   ring, tree, direct, sharp
+    multicast                   direct, sharp
+    all_to_all                  direct, pairwise, bruck, hierarchical
 
-Two levels, g lanes in each of N nodes: reduce-scatter in the node, all-reduce of S/g between the lanes of equal index,
-all-gather in the node (the decomposition of BlueConnect, Cho et al., MLSys 2019).
+`auto` takes for each size the one with the shortest closed form (moesim.fabric.auto). On the ports of several nodes,
+`ring` and `direct` are hierarchical: first the node, then the lanes of equal index. A group of one lane makes no call.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from moesim.fabric.transfer import FloatArray, GroupPorts, IntArray, PortKind, PortPhase, Transfer
+from moesim.fabric import algorithms, switched
+from moesim.fabric.algorithms import Moves, layout_of
+from moesim.fabric.auto import choose
+from moesim.fabric.exchanges import ALL_TO_ALLS
+from moesim.fabric.in_switch import IN_SWITCH, in_switch
+from moesim.fabric.moved import check_bytes, flow_phases, uniform_phases
+from moesim.fabric.transfer import FloatArray, Group, GroupPorts, Operation, Phase, PortPhase, Transfer
+from moesim.spec.errors import MoesimError
 
-#: ring: n-1 rounds to the neighbour. direct: every lane to every other at once, as custom kernels on a switch do it.
-Algorithm = Literal["ring", "direct"]
 
-
-def all_reduce(size: ArrayLike, ports: GroupPorts, algorithm: Algorithm = "ring") -> Transfer:
+def all_reduce(size: ArrayLike, ports: Group, algorithm: str = "ring") -> Transfer:
     """Sum `size` bytes [...] per lane, result on every lane."""
-    size = _sizes(size)
-    if ports.lanes == 1:
-        return Transfer("all_reduce", algorithm, ports, (), size.shape)
-    if ports.grid is None:
-        phases = _mixed_ring(size / ports.lanes, 2 * (ports.lanes - 1), ports)
-        return Transfer("all_reduce", "ring", ports, phases, size.shape)
-    nodes, width = ports.grid.shape
-    scatter = _uniform("scale_up", width, 1, size / width, algorithm)
-    across = _uniform("scale_out", nodes, 2, size / (width * nodes), algorithm)
-    return Transfer("all_reduce", algorithm, ports, (*scatter, *across, *scatter), size.shape)
+    sizes = _sizes(size, ports)
+    if algorithm == "auto":
+        return choose("all_reduce", ports, lambda name: all_reduce(sizes, ports, name))
+    if isinstance(ports, GroupPorts) and algorithm in ("ring", "direct"):
+        phases = switched.reduce_phases(sizes, ports, algorithm) if ports.lanes > 1 else ()
+        mixed = ports.grid is None and ports.lanes > 1
+        return Transfer("all_reduce", "ring" if mixed else algorithm, ports, phases, sizes.shape)
+    return _by_moves("all_reduce", sizes, ports, algorithm, algorithms.REDUCES)
 
 
-def all_gather(chunks: ArrayLike, ports: GroupPorts, algorithm: Algorithm = "ring") -> Transfer:
+def all_gather(chunks: ArrayLike, ports: Group, algorithm: str = "ring") -> Transfer:
     """Every lane gets the chunks [..., lanes] (bytes) of all.
 
-    In a ring, each round is bounded by the largest chunk of the group: chunks are padded to it, as engines do whose
-    ranks run one captured graph. `direct` moves uneven chunks as they are.
+    Each round is bounded by the largest chunk of the group: chunks are padded to it, as engines do whose ranks run one
+    captured graph. On a switch, `direct` moves uneven chunks as they are.
     """
-    chunks = _chunks(chunks, ports)
-    return Transfer("all_gather", algorithm, ports, _gather(chunks, ports, algorithm), chunks.shape[:-1])
+    sizes = _chunks(chunks, ports)
+    if algorithm == "auto":
+        return choose("all_gather", ports, lambda name: all_gather(sizes, ports, name))
+    if isinstance(ports, GroupPorts) and algorithm in ("ring", "direct"):
+        return Transfer("all_gather", algorithm, ports, switched.gather(sizes, ports, algorithm), sizes.shape[:-1])
+    return _by_moves("all_gather", sizes.max(axis=-1), ports, algorithm, algorithms.GATHERS)
 
 
-def reduce_scatter(chunks: ArrayLike, ports: GroupPorts, algorithm: Algorithm = "ring") -> Transfer:
+def reduce_scatter(chunks: ArrayLike, ports: Group, algorithm: str = "ring") -> Transfer:
     """Lane i keeps the sum over lanes of chunk i, of `chunks[..., i]` bytes: an all-gather run backwards."""
-    chunks = _chunks(chunks, ports)
-    backwards = [
-        PortPhase(phase.port, phase.rounds, phase.received, phase.sent, phase.parallel)
-        for phase in reversed(_gather(chunks, ports, algorithm))
-    ]
-    if backwards and backwards[0].parallel:  # the pair of a mixed ring: whichever comes first leads
-        backwards = [PortPhase(p.port, p.rounds, p.sent, p.received, i > 0) for i, p in enumerate(backwards)]
-    return Transfer("reduce_scatter", algorithm, ports, tuple(backwards), chunks.shape[:-1])
+    sizes = _chunks(chunks, ports)
+    if algorithm == "auto":
+        return choose("reduce_scatter", ports, lambda name: reduce_scatter(sizes, ports, name))
+    if isinstance(ports, GroupPorts) and algorithm in ("ring", "direct"):
+        phases = switched.scatter_phases(sizes, ports, algorithm)
+        return Transfer("reduce_scatter", algorithm, ports, phases, sizes.shape[:-1])
+    scatters = {name: algorithms.reduced(gather) for name, gather in algorithms.GATHERS.items()}
+    return _by_moves("reduce_scatter", sizes.max(axis=-1), ports, algorithm, scatters)
 
 
-def all_to_all(traffic: ArrayLike, ports: GroupPorts) -> Transfer:
-    """Move `traffic[..., i, j]` bytes from lane i to lane j; what stays on its lane (the diagonal) is free."""
-    traffic = np.asarray(traffic, dtype=np.float64)
-    if traffic.shape[-2:] != (ports.lanes, ports.lanes):
-        raise ValueError(f"traffic {traffic.shape} does not fit {ports.lanes} lanes")
-    near = ports.node[:, None] == ports.node[None, :]
-    inside = (near & ~np.eye(ports.lanes, dtype=bool)).astype(np.float64)
-    up = (np.einsum("...ij,ij->...i", traffic, inside), np.einsum("...ij,ij->...j", traffic, inside))
-    if not ports.several_nodes:
-        return exchange(*up, ports=ports)
-    outside = (~near).astype(np.float64)
-    out = (np.einsum("...ij,ij->...i", traffic, outside), np.einsum("...ij,ij->...j", traffic, outside))
-    return exchange(*up, *out, ports=ports)
+def broadcast(size: ArrayLike, ports: Group, root: int = 0, algorithm: str = "tree") -> Transfer:
+    """`size` bytes [...] of lane `root` to all others."""
+    sizes = _sizes(size, ports)
+    _check_lanes(ports, [root])
+    if algorithm == "auto":
+        return choose("broadcast", ports, lambda name: broadcast(sizes, ports, root, name))
+    return _by_moves("broadcast", sizes, ports, algorithm, algorithms.BROADCASTS, root)
+
+
+def multicast(
+    size: ArrayLike, ports: Group, root: int, destinations: Sequence[int], algorithm: str = "direct"
+) -> Transfer:
+    """`size` bytes [...] of lane `root` to some others: a copy for each, or (`sharp`) one that switches multiply."""
+    sizes = _sizes(size, ports)
+    _check_lanes(ports, [root, *destinations])
+    if algorithm == "sharp":
+        return replace(broadcast(sizes, ports.part([root, *destinations]), 0, "sharp"), operation="multicast")
+    if algorithm != "direct":
+        raise _unknown("multicast", algorithm, ("direct", "sharp"))
+    copies = algorithms.move([(root, lane) for lane in destinations], 1.0)
+    return Transfer("multicast", algorithm, ports, uniform_phases([copies], ports, sizes), sizes.shape)
+
+
+def gather(chunks: ArrayLike, ports: Group, root: int = 0) -> Transfer:
+    """The chunks [..., lanes] (bytes) of all lanes to lane `root`, all at once."""
+    sizes = _chunks(chunks, ports)
+    _check_lanes(ports, [root])
+    others = np.delete(np.arange(ports.lanes), root)
+    flows = np.stack([others, np.full(len(others), root)], axis=1)
+    phases = flow_phases(sizes[..., others], ports, flows) if len(others) else ()
+    return Transfer("gather", "direct", ports, phases, sizes.shape[:-1])
+
+
+def all_to_all(traffic: ArrayLike, ports: Group, algorithm: str = "direct", *, back: bool = False) -> Transfer:
+    """Move `traffic[..., i, j]` bytes from lane i to lane j; what stays on its lane (the diagonal) is free.
+
+    Args:
+        back: move them from lane j to lane i.
+    """
+    matrix = np.asarray(traffic, dtype=np.float64)
+    if matrix.shape[-2:] != (ports.lanes, ports.lanes):
+        raise ValueError(f"traffic {matrix.shape} does not fit {ports.lanes} lanes")
+    check_bytes(matrix, ports, axes=2)
+    if algorithm == "auto":
+        return choose("all_to_all", ports, lambda name: all_to_all(matrix, ports, name, back=back))
+    if algorithm not in ALL_TO_ALLS:
+        raise _unknown("all_to_all", algorithm, ALL_TO_ALLS)
+    phases = ALL_TO_ALLS[algorithm](matrix, ports, back) if ports.lanes > 1 else ()
+    return Transfer("all_to_all", algorithm, ports, phases, matrix.shape[:-2])
 
 
 def exchange(
@@ -85,7 +131,7 @@ def exchange(
     *,
     ports: GroupPorts,
 ) -> Transfer:
-    """An all-to-all given by its port sums [..., lanes] in bytes, towards the own node and towards other nodes.
+    """An all-to-all on ports, given by its port sums [..., lanes] in bytes, towards the own node and other nodes.
 
     Cheaper than the traffic matrix where the sums are known. Both kinds of port work at the same time.
     """
@@ -101,86 +147,55 @@ def exchange(
     return Transfer("all_to_all", "direct", ports, tuple(phases), sent.shape[:-1])
 
 
-def send(size: ArrayLike, ports: GroupPorts) -> Transfer:
+def send(size: ArrayLike, ports: Group) -> Transfer:
     """Move `size` bytes [...] from the first to the second lane of a group of two."""
-    size = _sizes(size)
+    sizes = _sizes(size, ports)
     if ports.lanes != 2:
         raise ValueError(f"a send joins two lanes, not {ports.lanes}")
-    kind: PortKind = "scale_out" if ports.several_nodes else "scale_up"
-    moved = PortPhase(kind, 1, size[..., None] * np.array([1.0, 0.0]), size[..., None] * np.array([0.0, 1.0]))
-    return Transfer("send", "direct", ports, (moved,), size.shape)
-
-
-def _uniform(
-    kind: PortKind, members: int, passes: int, part: FloatArray, algorithm: Algorithm
-) -> tuple[PortPhase, ...]:
-    """`passes` sweeps over subgroups of `members` lanes in which every lane hands `part` bytes to each other one."""
-    if members == 1:
-        return ()
-    per_round = (part if algorithm == "ring" else (members - 1) * part)[..., None]
-    return (PortPhase(kind, passes * (members - 1 if algorithm == "ring" else 1), per_round, per_round),)
-
-
-def _gather(chunks: FloatArray, ports: GroupPorts, algorithm: Algorithm) -> tuple[PortPhase, ...]:
-    """All-gather: first between the lanes of equal index of all nodes, then, of what these hold, inside the node."""
-    if ports.lanes == 1:
-        return ()
-    if ports.grid is None:
-        return _mixed_ring(chunks.max(axis=-1), ports.lanes - 1, ports)
-    spread = chunks[..., ports.grid]  # [..., nodes, lanes of a node]
-    if algorithm == "ring":
-        spread = np.broadcast_to(spread.max(axis=(-2, -1), keepdims=True), spread.shape)
-    columns = np.broadcast_to(spread.sum(axis=-2, keepdims=True), spread.shape)
-    return (
-        *_gather_level("scale_out", spread, -2, ports.grid, algorithm),
-        *_gather_level("scale_up", columns, -1, ports.grid, algorithm),
+    return Transfer(
+        "send", "direct", ports, uniform_phases([algorithms.move([(0, 1)], 1.0)], ports, sizes), sizes.shape
     )
 
 
-def _gather_level(
-    kind: PortKind, chunks: FloatArray, axis: int, grid: IntArray, algorithm: Algorithm
-) -> tuple[PortPhase, ...]:
-    """All-gather along one axis of the grid of lanes; `chunks` [..., nodes, lanes of a node] in bytes."""
-    members = chunks.shape[axis]
-    if members == 1:
-        return ()
-    if algorithm == "ring":
-        sent = received = _by_lane(chunks, grid)
-        return (PortPhase(kind, members - 1, sent, received),)
-    others = chunks.sum(axis=axis, keepdims=True) - chunks
-    return (PortPhase(kind, 1, _by_lane((members - 1) * chunks, grid), _by_lane(others, grid)),)
+def _by_moves(
+    operation: Operation,
+    size: FloatArray,
+    group: Group,
+    algorithm: str,
+    known: Mapping[str, Moves],
+    root: int | None = None,
+) -> Transfer:
+    """An operation whose lanes all do the same, by flows or inside the switches."""
+    if algorithm not in known and algorithm not in IN_SWITCH:
+        raise _unknown(operation, algorithm, (*known, *IN_SWITCH))
+    phases: tuple[Phase, ...] = ()
+    if group.lanes > 1 and algorithm in IN_SWITCH:
+        phases = in_switch(operation, algorithm, group, size, root or 0)
+    elif group.lanes > 1:
+        phases = uniform_phases(known[algorithm](layout_of(group, root)), group, size)
+    return Transfer(operation, algorithm, group, phases, size.shape)
 
 
-def _by_lane(values: FloatArray, grid: IntArray) -> FloatArray:
-    """[..., nodes, lanes of a node] -> [..., lanes], in the group's own order."""
-    flat = np.empty((*values.shape[:-2], grid.size))
-    flat[..., grid.ravel()] = values.reshape(flat.shape)
-    return flat
+def _unknown(operation: Operation, algorithm: str, known: Iterable[str]) -> MoesimError:
+    near = get_close_matches(algorithm, known, n=1)
+    fix = f"did you mean {near[0]!r}?" if near else f"choose one of auto, {', '.join(known)}"
+    return MoesimError(f"there is no {algorithm!r} algorithm for {operation}", fix=fix)
 
 
-def _mixed_ring(part: FloatArray, rounds: int, ports: GroupPorts) -> tuple[PortPhase, ...]:
-    """A ring over nodes of different sizes: `part` bytes [...] a round to the next lane, over the port towards it."""
-    order, successor = ports.order, np.roll(ports.order, -1)
-    crosses = ports.node[order] != ports.node[successor]
-
-    def phase(kind: PortKind, edges: NDArray[np.bool_], parallel: bool) -> PortPhase:
-        sent, received = np.zeros(ports.lanes), np.zeros(ports.lanes)
-        sent[order[edges]] = 1.0
-        received[successor[edges]] = 1.0
-        return PortPhase(kind, rounds, part[..., None] * sent, part[..., None] * received, parallel)
-
-    return phase("scale_up", ~crosses, False), phase("scale_out", crosses, True)
+def _check_lanes(group: Group, lanes: Sequence[int]) -> None:
+    for lane in lanes:
+        if not 0 <= lane < group.lanes:
+            raise MoesimError(f"a group of {group.lanes} devices has no lane {lane}", fix="lanes count from 0")
+    if len(set(lanes)) != len(lanes):
+        raise MoesimError(f"a multicast names {group.name(lanes[-1])} twice", fix="name every device once")
 
 
-def _sizes(size: ArrayLike) -> FloatArray:
-    sizes = np.asarray(size, dtype=np.float64)
-    if not (sizes >= 0).all():
-        raise ValueError("a transfer has a negative or undefined number of bytes")
-    return sizes
+def _sizes(size: ArrayLike, group: Group) -> FloatArray:
+    return check_bytes(np.asarray(size, dtype=np.float64), group)
 
 
-def _chunks(chunks: ArrayLike, ports: GroupPorts) -> FloatArray:
-    sizes = _sizes(chunks)
-    if not sizes.ndim or sizes.shape[-1] != ports.lanes:
-        raise ValueError(f"bytes per lane of shape {sizes.shape} do not fit {ports.lanes} lanes")
-    return sizes
+def _chunks(chunks: ArrayLike, group: Group) -> FloatArray:
+    sizes = np.asarray(chunks, dtype=np.float64)
+    if not sizes.ndim or sizes.shape[-1] != group.lanes:
+        raise ValueError(f"bytes per lane of shape {sizes.shape} do not fit {group.lanes} lanes")
+    return check_bytes(sizes, group, axes=1)

@@ -172,8 +172,6 @@ class GroupLinks(Lanes):
 
     beside: groups that do the same at the same time, as many lanes each; what they put on this group's links slows it.
 
-    Raises:
-        MoesimError: a device is named twice, or is none of the topology's endpoints.
     """
 
     devices: IntArray
@@ -213,6 +211,10 @@ class GroupLinks(Lanes):
             everywhere[other.links] += other.load
         return everywhere[links]
 
+    def part(self, lanes: Sequence[int]) -> GroupLinks:
+        """Some of the lanes, as a group of their own."""
+        return group_links(self.topology, self.devices[list(lanes)].tolist(), self.routing)
+
     def name(self, lane: int) -> str:
         return self.topology.vertex_name[int(self.devices[lane])]
 
@@ -228,6 +230,19 @@ class GroupLinks(Lanes):
             turns += column
         return np.lexsort([*reversed(keys), self.node]).astype(np.int64)
 
+    @property
+    def lattice(self) -> IntArray | None:
+        """Devices that lie at all crossings of some rows, columns, ... of the grid, [rows, columns, ...]."""
+        if self.places is None:
+            return None
+        lines, at = zip(*(np.unique(column, return_inverse=True) for column in self.places.T), strict=True)
+        extent = tuple(len(line) for line in lines)
+        if self.lanes != np.prod(extent):
+            return None
+        grid = np.empty(extent, dtype=np.int64)
+        grid[tuple(at)] = np.arange(self.lanes)
+        return grid
+
     @cached_property
     def places(self) -> IntArray | None:
         """[lanes, dimensions] coordinates, None where any lane has none."""
@@ -240,14 +255,24 @@ class GroupLinks(Lanes):
 def group_links(
     topology: Topology, devices: Sequence[int], routing: Routing | None = None, beside: tuple[GroupLinks, ...] = ()
 ) -> GroupLinks:
-    """The group of these devices, with the topology's own routing where no other is given."""
+    """The group of these devices, with the topology's own routing where no other is given.
+
+    Raises:
+        MoesimError: a device is named twice, or is none of the topology's endpoints.
+    """
+    check_distinct(devices, topology.vertex_name[: topology.endpoints])
     members = np.asarray(devices, dtype=np.int64)
-    for device in members[(members < 0) | (members >= topology.endpoints)]:
-        raise MoesimError(
-            f"{topology.name}: there is no device {device}", fix=f"they count to {topology.endpoints - 1}"
-        )
-    names, counts = np.unique(members, return_counts=True)
-    for device in names[counts > 1]:
-        raise MoesimError(f"a group names {topology.vertex_name[device]} twice", fix="name every device once")
     node = topology.node_of[members]
     return GroupLinks(node, members, topology, routing or make_routing(topology.routing), beside)
+
+
+def check_distinct(devices: Sequence[int], names: Sequence[str]) -> None:
+    """Raises MoesimError where a group has no device, one that is not there, or one twice."""
+    if not len(devices):
+        raise MoesimError("a group has no devices", fix=f"name some of {names[0]} to {names[-1]}")
+    for device in devices:
+        if not 0 <= device < len(names):
+            raise MoesimError(f"there is no device {device}", fix=f"the devices count from 0 to {len(names) - 1}")
+    if len(set(devices)) < len(devices):
+        twice = next(device for place, device in enumerate(devices) if device in devices[:place])
+        raise MoesimError(f"a group names {names[twice]} twice", fix="name every device once")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from moesim.fabric import collectives
-from moesim.fabric.collectives import Algorithm
+from moesim.fabric.links import check_distinct
 from moesim.fabric.transfer import GroupPorts, Transfer
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Fabric(Protocol):
 class SwitchFabric:
     """A non-blocking switch in each node, and scale-out ports between nodes: only the devices' own ports limit."""
 
-    def __init__(self, machine: Machine, algorithm: Algorithm = "ring") -> None:
+    def __init__(self, machine: Machine, algorithm: str = "ring") -> None:
         self.machine, self.algorithm = machine, algorithm
         self._ports: dict[tuple[int, ...], GroupPorts] = {}
 
@@ -38,6 +38,7 @@ class SwitchFabric:
         """The ports of a group, resolved once per group. Raises MoesimError where no link joins its devices."""
         key = tuple(int(device) for device in devices)
         if key not in self._ports:
+            check_distinct(key, [device.name for device in self.machine.devices])
             self._ports[key] = group_ports(self.machine, key)
         return self._ports[key]
 
@@ -80,4 +81,5 @@ def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
         overhead=max((spec.overhead for spec in inner + outer), default=0.0),
         up_energy=max((spec.energy or 0.0 for spec in inner), default=0.0),
         out_energy=max((spec.energy or 0.0 for spec in outer), default=0.0),
+        names=tuple(member.name for member in members),
     )

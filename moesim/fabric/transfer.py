@@ -7,7 +7,7 @@ phases link by link, round by round, arrives at the same picosecond, because eve
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
 #: Simulated time is counted in integer picoseconds, so that sums do not depend on their order.
 PICOSECONDS = 1_000_000_000_000
@@ -55,6 +56,10 @@ class Lanes:
     def lanes(self) -> int:
         return len(self.node)
 
+    def name(self, lane: int) -> str:
+        """Of a lane, in messages."""
+        return f"lane {lane}"
+
     @cached_property
     def several_nodes(self) -> bool:
         return bool((self.node != self.node[0]).any())
@@ -63,6 +68,11 @@ class Lanes:
     def order(self) -> IntArray:
         """Lanes sorted by node: a ring in this order crosses between nodes as rarely as it can."""
         return np.argsort(self.node, kind="stable").astype(np.int64)
+
+    @property
+    def lattice(self) -> IntArray | None:
+        """Lanes as they lie on a grid, [rows, columns, ...]; None where they fill none."""
+        return None
 
     @cached_property
     def grid(self) -> IntArray | None:
@@ -78,6 +88,7 @@ class GroupPorts(Lanes):
     up_bandwidth, out_bandwidth: bytes/s per direction that large transfers reach, towards the own node (inf where the
     lane is alone in it) and towards other nodes (0 where all lanes share one node).
     up_latency, out_latency: seconds per round. overhead: seconds per call. up_energy, out_energy: joules per byte.
+    reduces: whether the node's switch can add up and multicast. names: of the devices, for messages.
     """
 
     up_bandwidth: FloatArray
@@ -87,6 +98,18 @@ class GroupPorts(Lanes):
     overhead: float = 0.0
     up_energy: float = 0.0
     out_energy: float = 0.0
+    reduces: bool = False
+    names: tuple[str, ...] = ()
+
+    def name(self, lane: int) -> str:
+        return self.names[lane] if self.names else super().name(lane)
+
+    def part(self, lanes: Sequence[int]) -> GroupPorts:
+        """Some of the lanes, as a group of their own."""
+        chosen = list(lanes)
+        names = tuple(self.names[lane] for lane in chosen) if self.names else ()
+        up, out = self.up_bandwidth[chosen], self.out_bandwidth[chosen]
+        return replace(self, node=self.node[chosen], up_bandwidth=up, out_bandwidth=out, names=names)
 
     def port(self, kind: PortKind) -> Port:
         if kind == "scale_up":

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from moesim.fabric import collectives
 from moesim.fabric.transfer import GroupPorts, Transfer, collective
+from moesim.spec.errors import MoesimError
 
 B, B2, A, A2 = 400e9, 50e9, 2e-6, 5e-6
 
@@ -161,12 +162,14 @@ def test_collective_of_a_row_picks_one_size_per_communicator() -> None:
         collective([(0, 1, 2)], transfers[:1])
 
 
-@pytest.mark.parametrize("bad", [-1.0, float("nan")])
+@pytest.mark.parametrize("bad", [-1.0, float("nan"), float("inf")])
 def test_bytes_must_be_counts(bad: float) -> None:
-    with pytest.raises(ValueError, match="negative or undefined"):
+    with pytest.raises(MoesimError, match=f"{bad} bytes, a negative or undefined number"):
         collectives.all_reduce(bad, switch(2))
-    with pytest.raises(ValueError, match="negative or undefined"):
-        collectives.all_to_all(np.full((2, 2), bad), switch(2))
+    with pytest.raises(MoesimError, match="transfer of lane 2 has"):
+        collectives.all_gather(np.array([1.0, 1.0, bad]), switch(3))
+    with pytest.raises(MoesimError, match="transfer of lane 0 -> lane 1 has"):
+        collectives.all_to_all(np.array([[0, bad], [bad, 0]]), switch(2))
 
 
 groups = st.lists(st.integers(1, 4), min_size=1, max_size=4).filter(lambda counts: sum(counts) > 1)
