@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 
@@ -28,7 +28,8 @@ class Tabulated:
     """Loads drawn once per (total tokens, share of prefill) grid point and interpolated linearly between points.
 
     Expert loads of a routing without state depend on the totals alone, since every source draws from the same
-    popularity. Each point has its own random stream, so its value does not depend on when it is first needed.
+    popularity. Each point has its own random stream, so its value does not depend on when it is first needed. Which
+    expert gets how many tokens is taken in expectation, to which a run comes closer than a few draws.
     """
 
     costs: ExpertCosts
@@ -151,14 +152,15 @@ class Tabulated:
                 self.costs.load(self.routing.choose(tokens - chunked, chunked, stream).totals)
                 for _ in range(self._draws)
             ]
-            self._points[key] = _mean_load(draws)
+            self._points[key] = replace(_mean_load(draws), expert_tokens=tokens * self.routing.popularity)
         return self._points[key]
 
 
 def _mixture_weights(share: float) -> tuple[tuple[float, float], ...]:
     if share in _MIXTURES:
         return ((share, 1.0),)
-    low, high = (_MIXTURES[0], _MIXTURES[1]) if share < _MIXTURES[1] else (_MIXTURES[1], _MIXTURES[2])
+    above = bisect_right(_MIXTURES, share)
+    low, high = _MIXTURES[above - 1 : above + 1]
     weight = (share - low) / (high - low)
     return ((low, 1 - weight), (high, weight))
 
