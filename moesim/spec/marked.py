@@ -179,6 +179,10 @@ def parse_yaml(text: str | bytes, name: str, folder: Path, *, numbered: bool) ->
         raise MoesimError("nested too deeply", where=Where(name)) from None
 
 
+def _meaningless(node: yaml.Node, where: Where) -> MoesimError:
+    return MoesimError(f"the tag {node.tag.removeprefix(_PREFIX)!r} has no meaning here", where=where, fix="remove it")
+
+
 class _Builder:
     """Turns the parser's nodes into marked values."""
 
@@ -195,7 +199,7 @@ class _Builder:
         elif isinstance(node, yaml.ScalarNode):
             value = self._scalar(node, where)
         else:
-            raise MoesimError(f"the tag {node.tag.removeprefix(_PREFIX)!r} has no meaning here", where=where)
+            raise _meaningless(node, where)
         return Marked(value, where, key or where, self._folder)
 
     def _mapping(self, node: yaml.MappingNode) -> dict[str, Marked]:
@@ -220,6 +224,8 @@ class _Builder:
             value = self._loader.construct_object(node, deep=True)
         except ValueError:
             raise MoesimError(f"{node.value!r} does not fit its tag", where=where) from None
+        except yaml.constructor.ConstructorError:
+            raise _meaningless(node, where) from None
         if value is None or isinstance(value, (str, int, float, bool)):
             return value
         raise MoesimError(f"{node.value!r} is no text, number, list or mapping", where=where)

@@ -147,7 +147,10 @@ def test_show_plots_the_graph_of_a_system(moesim: Callable[..., Result], suffix:
         ),
         (["show", "imaginary-box", "--plot", "no/x.png"], "cannot write no/x.png: No such file or directory"),
         (["show", "imaginary-box", "--set", "fabric"], "--set fabric: there is no = in it; write it like"),
-        (["show", "imaginary-box", "--set", "fabric=null"], "systems/imaginary-box.yaml:1: no link reaches imaginary: a node holds 3 devices"),
+        (
+            ["show", "imaginary-box", "--set", "fabric=null"],
+            "systems/imaginary-box.yaml:1: no link reaches imaginary: a node holds 3 devices",
+        ),
         (["run", "nothing.yaml"], "there is no experiment 'nothing.yaml'"),
         (["run", "bad.yaml"], "bad.yaml:2: unknown key 'engin'; did you mean 'engine'?"),
         (["import", "model", "none.json"], "cannot read none.json: No such file or directory"),
