@@ -20,7 +20,7 @@ from moesim.routing.synthetic import CountRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
-from moesim.serving.notes import without_effect
+from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scheduler import ContinuousBatching
@@ -115,7 +115,7 @@ def _pricer(
     index: int,
 ) -> StepPricer:
     communication = Communication(context, layout, fabric)
-    executed = spec.fidelity == "op" or spec.engine.overlap_shared_experts
+    executed = spec.fidelity == "op" or overlaps_shared_experts(spec)
     make: type[StepPricer] = executed_pricer(spec.fidelity) if executed else StepPricer
     if routing is None:
         return make(context, layout, programs, communication, None, None)
@@ -154,7 +154,7 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         notes.append(f"routing: {routing.description}")
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
-    if spec.fidelity == "op" or spec.engine.overlap_shared_experts:
+    if spec.fidelity == "op" or overlaps_shared_experts(spec):
         why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

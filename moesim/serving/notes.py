@@ -7,6 +7,13 @@ from collections.abc import Iterator
 from moesim.spec.experiment import ExperimentSpec
 
 
+def overlaps_shared_experts(spec: ExperimentSpec) -> bool:
+    """Whether something computes beside the routed experts: shared ones, or a dense residual."""
+    moe = spec.model.moe
+    beside = moe is not None and (moe.shared_width > 0 or spec.model.residual_width is not None)
+    return spec.engine.overlap_shared_experts and beside
+
+
 def without_effect(spec: ExperimentSpec) -> Iterator[str]:
     """Settings that somebody chose and that the run does not depend on."""
     engine, moe, parallelism = spec.engine, spec.model.moe, spec.parallelism
@@ -17,7 +24,7 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
         yield "no effect of placement: with ep 1 every DP rank holds all experts"
     if engine.transport == "alltoall" and parallelism.ep == 1:
         yield "no effect of engine.transport: with ep 1 no token travels to its experts"
-    if engine.overlap_shared_experts and (moe is None or not moe.shared_width):
+    if engine.overlap_shared_experts and not overlaps_shared_experts(spec):
         yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
     if engine.token_budget < engine.max_sequences and engine.chunked_prefill:
         yield f"the engine's token_budget {engine.token_budget} bounds its sequences, max_sequences has no effect"
