@@ -37,7 +37,7 @@ class RunRecord:
     itl: duration (seconds), count: inter-token latencies as a weighted sample.
     devices: device, name, descriptor, replica, dp_rank, stage, compute_busy, network_busy (seconds), flops,
         memory_bytes, sent_bytes, energy_compute, energy_memory, energy_link, energy_idle (joules), weight_bytes,
-        kv_bytes, capacity_bytes, peak_flops (at the compute dtype), peak_bandwidth.
+        kv_bytes, capacity_bytes, peak_flops (at the dtype of matrix products), peak_bandwidth.
     operators: name, kind, seconds (critical path), compute_seconds, memory_seconds, network_seconds, overhead_seconds
         (what bounds each, on the critical path).
     expert_tokens: [MoE layers, experts] copies routed.
@@ -79,5 +79,5 @@ class Totals:
     clipped: int = 0
     price: float = 0.0  # dollars per second of the whole machine; 0 where no price is known
     chassis_power: float = 0.0  # watts beside the devices
-    peak_flops: float = 0.0  # of all devices, at the compute dtype
+    peak_flops: float = 0.0  # of the devices that take part, at the dtype of matrix products
     peak_bandwidth: float = 0.0

@@ -19,7 +19,7 @@ from moesim.spec.model import ModelSpec
 from moesim.step.graph import FloatArray
 from moesim.step.ledger import BOUNDS, Ledger, settle
 from moesim.step.routed import RoutedTotals
-from moesim.step.sharding import base_dtype
+from moesim.step.sharding import products_dtype
 
 _LANE_COLUMNS = (
     "compute_busy", "network_busy", "flops", "memory_bytes", "sent_bytes", "energy_compute", "energy_memory",
@@ -44,15 +44,16 @@ def run_record(
     iterations = deployment.recorder.columns()
     capacity = np.array([m.blocks * spec.engine.block_size * r.scheduler.ranks for m, r in _pairs(deployment)])
     iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[iterations["replica"].astype(np.int64)]
+    devices = _device_columns(deployment, ledgers, seconds)
     return RunRecord(
         requests=_request_columns(states, deployment),
         iterations=iterations,
         itl=deployment.recorder.gaps(),
-        devices=_device_columns(deployment, ledgers, seconds),
+        devices=devices,
         operators=_operator_columns(ledgers),
         expert_tokens=_expert_tokens(deployment),
         moe_layers=_moe_layers(deployment),
-        totals=_totals(spec, requests, deployment),
+        totals=_totals(spec, requests, deployment, devices),
         end=seconds,
         partial=partial,
         timeline=timeline_steps(deployment.keeper, deployment.replicas),
@@ -85,7 +86,7 @@ def _request_columns(states: list[RequestState], deployment: Deployment) -> dict
 
 
 def _device_columns(deployment: Deployment, ledgers: list[Ledger], seconds: float) -> dict[str, Column]:
-    machine, compute = deployment.machine, base_dtype(deployment.context.dtype)
+    machine, products = deployment.machine, products_dtype(deployment.context.dtype)
     count = len(machine.devices)
     columns: dict[str, Column] = {
         "device": np.arange(count),
@@ -95,7 +96,7 @@ def _device_columns(deployment: Deployment, ledgers: list[Ledger], seconds: floa
         **{name: np.zeros(count) for name in (*_LANE_COLUMNS, "weight_bytes", "kv_bytes")},
         "energy_idle": np.array([device.idle_power * seconds for device in machine.devices]),
         "capacity_bytes": np.array([device.memory.capacity for device in machine.devices]),
-        "peak_flops": np.array([device.peak(compute) for device in machine.devices]),
+        "peak_flops": np.array([device.peaks.get(products, 0.0) for device in machine.devices]),
         "peak_bandwidth": np.array([device.memory.compute_bandwidth for device in machine.devices]),
     }
     for (memory, replica), ledger in zip(_pairs(deployment), ledgers, strict=True):
@@ -141,9 +142,11 @@ def _expert_tokens(deployment: Deployment) -> FloatArray:
     return sum((t.expert_tokens for t in totals[1:]), totals[0].expert_tokens) if totals else np.zeros((0, 0))
 
 
-def _totals(spec: ExperimentSpec, requests: Requests, deployment: Deployment) -> Totals:
+def _totals(
+    spec: ExperimentSpec, requests: Requests, deployment: Deployment, devices: dict[str, Column]
+) -> Totals:  # fmt: skip
     machine, model, dtype = deployment.machine, spec.model, spec.storage
-    compute = base_dtype(dtype)
+    used = devices["replica"] >= 0
     totals = Totals(
         busy=sum(r.pricer.accounts.busy for r in deployment.replicas) / PICOSECONDS,
         step_count=sum(r.pricer.accounts.steps for r in deployment.replicas),
@@ -154,8 +157,8 @@ def _totals(spec: ExperimentSpec, requests: Requests, deployment: Deployment) ->
         price=_price(spec, machine),
         chassis_power=spec.machine.chassis_power * spec.machine.nodes
         + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
-        peak_flops=sum(device.peak(compute) for device in machine.devices),
-        peak_bandwidth=sum(device.memory.compute_bandwidth for device in machine.devices),
+        peak_flops=float(devices["peak_flops"][used].sum()),
+        peak_bandwidth=float(devices["peak_bandwidth"][used].sum()),
     )
     elements = weight_bytes(model, dtype)
     for replica in deployment.replicas:

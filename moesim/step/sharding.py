@@ -32,9 +32,17 @@ def weight_dtype(operator: Operator, dtype: DtypeSpec) -> Dtype:
 def arithmetic_dtype(operator: Operator, dtype: DtypeSpec) -> Dtype:
     """Products run in the wider dtype of weights and activations: int4 weights, bf16 activations multiply in bf16."""
     if operator.kind in ("gemm", "experts") and operator.tensor not in _UNQUANTISED:
-        weights = weight_dtype(operator, dtype)
-        return weights if DTYPE_BYTES[weights] > DTYPE_BYTES[dtype.activations] else dtype.activations
+        return _wider(weight_dtype(operator, dtype), dtype.activations)
     return base_dtype(dtype)
+
+
+def products_dtype(dtype: DtypeSpec) -> Dtype:
+    """What the run's matrix products are in, and so its peak: experts stored apart from other weights left aside."""
+    return _wider(dtype.weights, dtype.activations)
+
+
+def _wider(weights: Dtype, activations: Dtype) -> Dtype:
+    return weights if DTYPE_BYTES[weights] > DTYPE_BYTES[activations] else activations
 
 
 def _fractions(operator: Operator, model: ModelSpec, tp: int) -> tuple[float, float, float]:
