@@ -65,6 +65,7 @@ def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
         MoesimError: no link leads from one of the devices to the others.
     """
     members = [machine.devices[device] for device in devices]
+    default = max((member.family.link_energy for member in members), default=0.0)  # of a fabric that gives none
     node = np.array([member.node for member in members], dtype=np.int64)
     company = (node[:, None] == node[None, :]).sum(axis=1) > 1
     several = bool((node != node[0]).any())
@@ -79,7 +80,7 @@ def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
         up_latency=max((spec.latency for spec in inner), default=0.0),
         out_latency=max((spec.latency for spec in outer), default=0.0),
         overhead=max((spec.overhead for spec in inner + outer), default=0.0),
-        up_energy=max((spec.energy or 0.0 for spec in inner), default=0.0),
-        out_energy=max((spec.energy or 0.0 for spec in outer), default=0.0),
+        up_energy=max((default if spec.energy is None else spec.energy for spec in inner), default=0.0),
+        out_energy=max((default if spec.energy is None else spec.energy for spec in outer), default=0.0),
         names=tuple(member.name for member in members),
     )

@@ -1,4 +1,4 @@
-"""The peaks that utilisation is measured against, of whole runs."""
+"""Peaks and energies of a whole run's devices."""
 
 from __future__ import annotations
 
@@ -41,3 +41,10 @@ def test_peak_is_that_of_the_matrix_products(dtype, peak):
     assert run.totals.peak_flops == pytest.approx(2 * peak, rel=1e-3)
     shares = summarise(run)["utilisation"]
     assert shares["s_mfu"] == pytest.approx(run.totals.sparse_flops / (run.totals.busy * 2 * peak), rel=1e-3)
+
+
+@pytest.mark.parametrize(("given", "energy"), [("2 pJ/bit", 2.0), ("0 pJ/bit", 0.0), ("null", 5.5)])
+def test_what_a_fabric_does_not_say_of_energy_its_devices_family_does(given, energy):
+    devices = record(f"library.fabrics.pcie4-host.energy={given}").devices
+    assert devices["energy_link"] == pytest.approx(devices["sent_bytes"] * energy * 8e-12)
+    assert (devices["sent_bytes"] > 0).all()
