@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
 from moesim.model.operators import Operator, kv_elements_per_token
@@ -19,7 +19,8 @@ from moesim.step.tables import StepContext
 
 @dataclass(frozen=True)
 class ReplicaMemory:
-    """`blocks` KV blocks per DP rank, what the fullest device leaves; `footprints` of one device per stage."""
+    """`blocks` KV blocks per DP rank, what the fullest device leaves; `footprints` of one device per stage, with as
+    many blocks: every lane of every stage caches the same tokens."""
 
     blocks: int
     footprints: tuple[Footprint, ...]
@@ -58,7 +59,8 @@ def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[S
     Raises:
         MoesimError: a stage's weights leave no room; says what is needed and what there is.
     """
-    footprints, blocks = [], []
+    footprints: list[Footprint] = []
+    blocks: list[int] = []
     for program in programs:
         per_token = stage_kv_bytes_per_token(context, layout, program)
         weights = lane_weight_bytes(context, layout, program)
@@ -70,4 +72,6 @@ def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[S
             )  # fmt: skip
             blocks.append(found.blocks)
         footprints.append(found)
-    return ReplicaMemory(min(blocks), tuple(footprints))
+    least = min(blocks)
+    used = tuple(replace(found, blocks=least, kv=found.kv * (least / found.blocks)) for found in footprints)
+    return ReplicaMemory(least, used)
