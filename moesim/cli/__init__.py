@@ -26,6 +26,10 @@ from moesim.spec.errors import MoesimError
 class Door(click.Group):
     """Where a user's mistake becomes one line and exit code 2, and Ctrl-C exit code 130."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a newcomer meets them."""
+        return list(self.commands)
+
     def make_context(self, *arguments: Any, **more: Any) -> click.Context:
         with _one_line():
             return super().make_context(*arguments, **more)
@@ -70,7 +74,14 @@ def _complain(message: str) -> NoReturn:
 @click.group("moesim", cls=Door, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="moesim", message="%(prog)s %(version)s")
 def main() -> None:
-    """Simulate Mixture-of-Experts models on hardware that may not exist yet."""
+    """Simulate Mixture-of-Experts models on hardware that may not exist yet.
+
+    \b
+    First steps:
+      moesim run quickstart       simulate a serving run: numbers, figures, a timeline
+      moesim list                 what the library holds
+      moesim show dgx-h100        one descriptor, with the source of every number
+    """
 
 
 for command in (run_command, list_command, show_command, import_group, routing_group, validate_command):

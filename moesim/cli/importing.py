@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.group("import")
+@click.group("import", short_help="Descriptors from other projects' files.")
 def import_group() -> None:
     """Make a descriptor from another project's file."""
 

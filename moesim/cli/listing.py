@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 KINDS: tuple[Kind, ...] = ("devices", "fabrics", "systems", "models", "requests", "routing", "engines", "experiments")
 
 
-@click.command("list")
+@click.command("list", short_help="What the library holds.")
 @click.argument("kind", type=click.Choice(KINDS), metavar="[KIND]", required=False)
 def list_command(kind: Kind | None) -> None:
     """List the descriptors of a KIND, or of all kinds.
@@ -23,6 +23,7 @@ def list_command(kind: Kind | None) -> None:
     from moesim.report.describe import catalogue, console
 
     screen = console()
-    for each in KINDS:
-        if kind in (None, each):
-            screen.print(catalogue(each))
+    for number, each in enumerate(KINDS if kind is None else (kind,)):
+        if number:
+            screen.print()
+        screen.print(catalogue(each))

@@ -12,7 +12,7 @@ def routing_group() -> None:
     """Make routing traces."""
 
 
-@routing_group.command("generate")
+@routing_group.command("generate", short_help="Generate a trace token by token.")
 @click.option("--model", required=True, help="A model of the library, or a YAML file.")
 @click.option("--profile", help="A routing profile of the library, or a YAML file; by default the model's.")
 @click.option("--requests", type=int, default=64, show_default=True, help="Sequences in the trace.")

@@ -12,7 +12,7 @@ import click
 from moesim.cli.options import INTERRUPTED, set_option
 
 
-@click.command("run")
+@click.command("run", short_help="Simulate an experiment and write its results.")
 @click.argument("experiment")
 @set_option
 @click.option(

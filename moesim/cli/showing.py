@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from moesim.spec.library import Kind
 
 
-@click.command("show")
+@click.command("show", short_help="One descriptor: numbers, sources, the machine's graph.")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), help="Which kind NAME is, where several have one of that name.")
+@click.option("--kind", type=click.Choice(KINDS), metavar="KIND", help="Which kind NAME is, as `moesim list` has them.")
 @set_option
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the machine's graph (PDF, PNG, SVG)."
@@ -30,7 +30,7 @@ def show_command(name: str, kind: Kind | None, overrides: tuple[str, ...], plot:
     screen = console()
     kinds = kinds_of(name, kind)
     for each in kinds:
-        for part in show(each, name, overrides):
+        for part in show(each, name, overrides, brief=screen.is_terminal):
             screen.print(part)
     if plot is not None:
         screen.print(f"graph: {draw(kinds, name, overrides, plot)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 
-@click.command("validate")
+@click.command("validate", short_help="How far to trust it.")
 @click.option(
     "--suite", "suites", multiple=True, metavar="NAME|FILE",
     help="exact, fabric, ... or a YAML file of one's own cases; may be repeated. Default: all.",

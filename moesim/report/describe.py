@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 #: Keys of a descriptor that speak about its numbers instead of being one.
 _ABOUT = ("name", "description", "sources", "unverified", "estimated")
 
+_AGAIN = "as above"
+
 #: Columns of a page that is not a terminal.
 _WIDTH = 130
 
@@ -58,7 +60,7 @@ def rows(document: Mapping[str, Any]) -> list[Row]:
         found.append(Row(".".join(steps), value, _first(aliases, sources), _first(aliases, marks)))
     for name, word in marks.items():
         if name not in seen:
-            found.append(Row(name, "not given, default of the family", sources.get(name, ""), word))
+            found.append(Row(name, "default of its family", sources.get(name, ""), word))
     return found
 
 
@@ -87,21 +89,31 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, int):
-        return f"{value:,}".replace(",", " ") if abs(value) >= 100_000 else str(value)
+        return f"{value:,}" if abs(value) >= 10_000 else str(value)
     return "none" if value is None else str(value)
 
 
-def table(title: str, lines: Sequence[Row]) -> Table:
-    """Rows for the console; unverified and estimated numbers are marked in their own column."""
+def table(title: str, lines: Sequence[Row], last: str = "source", *, brief: bool = False) -> Table:
+    """Rows for the console; unverified and estimated numbers are marked in their own column.
+
+    Args:
+        last: heads the last column.
+        brief: print a source that several rows in a row share once.
+    """
     from rich.table import Table
     from rich.text import Text
 
     sheet = Table(title=Text(title, style="bold"), title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    for heading in ("field", "value", "", "source"):
+    for heading in ("field", "value", "", last):
         sheet.add_column(Text(heading, style="dim"), overflow="fold", no_wrap=heading == "field")
+    before = ""
     for line in lines:
         mark = Text(line.mark, style="yellow")
-        sheet.add_row(Text(line.name), Text(line.value, style="bold"), mark, Text(line.source, style="dim"))
+        again = brief and line.source == before and len(before) > len(_AGAIN)
+        source = _AGAIN if again else line.source
+        source = source.removeprefix(f"{line.mark}: ")
+        sheet.add_row(Text(line.name), Text(line.value, style="bold"), mark, Text(source, style="dim"))
+        before = line.source
     return sheet
 
 

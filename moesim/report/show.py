@@ -44,8 +44,11 @@ def kinds_of(reference: str, kind: Kind | None) -> list[Kind]:
     return found
 
 
-def show(kind: Kind, reference: str, overrides: Sequence[str] = ()) -> list[RenderableType]:
+def show(kind: Kind, reference: str, overrides: Sequence[str] = (), *, brief: bool = False) -> list[RenderableType]:
     """Tables and trees about one descriptor, for a rich console.
+
+    Args:
+        brief: for eyes, not for grep: a source that several numbers in a row share is printed once.
 
     Raises:
         MoesimError: it does not exist, is not valid, or is a machine that cannot be put together.
@@ -60,17 +63,20 @@ def show(kind: Kind, reference: str, overrides: Sequence[str] = ()) -> list[Rend
         Text(title, style="bold") + Text(f"  {display(source)}" if source else "", style="dim")
     ]
     parts += [Text(about)] if about else []
-    parts += [table("", rows(document))]
+    parts += [table("", rows(document), brief=brief)]
     if kind == "devices":
         with loaded.placing(("library", "devices", spec.name)):
             defaults = family_rows(spec)
-        parts += [table(f"defaults of family {spec.family}, where the device says nothing", defaults)]
+        parts += [
+            Text(""),
+            table(f"defaults of family {spec.family}, where the device says nothing", defaults, brief=brief),
+        ]
     if kind == "models":
-        parts += [table("parameters", parameter_rows(spec))]
+        parts += [Text(""), table("parameters", parameter_rows(spec), "against the published")]
     if kind in ("systems", "experiments"):
         from moesim.report.machine import machine_tree
 
-        parts += [machine_tree(_machine(kind, reference, overrides))]
+        parts += [Text(""), machine_tree(_machine(kind, reference, overrides))]
     return [*parts, Text("")]
 
 
@@ -120,9 +126,9 @@ def parameter_rows(model: ModelSpec) -> list[Row]:
     count, published = parameters(model), model.published
     lines = []
     for name, counted, said in (("total", count.total, published.total), ("active", count.active, published.active)):
-        compared = f"published {said / 1e9:.4g}e9, deviation {counted / said - 1:+.2%}" if said else "not published"
+        compared = f"{said / 1e9:.4g}e9, deviation {100 * (counted / said - 1):+.2f} %" if said else "not published"
         lines.append(Row(name, f"{counted / 1e9:.4g}e9", compared))
-    return [*lines, Row("deviation", published.deviation)] if published.deviation else lines
+    return [*lines, Row("why", "", published.deviation)] if published.deviation else lines
 
 
 def family_rows(device: DeviceSpec) -> list[Row]:
