@@ -1,0 +1,1 @@
+"""From measured tables to coefficients: splits, fits, held-out errors."""
