@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from moesim.hardware.device import Device
 from moesim.hardware.machine import Machine
+from moesim.hardware.wiring import vertex_kind
 from moesim.spec.hardware import FabricSpec
 
 if TYPE_CHECKING:
@@ -78,7 +79,8 @@ def _add_parts(branch: Tree, parts: Sequence[Device]) -> None:
 
 
 def _fabric_line(fabric: FabricSpec, role: str) -> str:
-    cap = f", at most {quantity(fabric.bandwidth, 'B/s')}" if fabric.bandwidth is not None else ""
+    limit = fabric.bandwidth if fabric.chiplet is None else fabric.chiplet.bandwidth
+    cap = f", at most {quantity(limit, 'B/s')}" if limit is not None else ""
     reach = f"{fabric.efficiency:.0%} of the rate, {fabric.latency * 1e6:g} us"
     return f"[bold]{fabric.name}[/bold]  {role} {fabric.kind} on {fabric.link}{cap}, {reach}"
 
@@ -126,7 +128,7 @@ def draw_machine(machine: Machine, path: str | Path) -> None:
         right += 2 * _FRAME + 1.2
     if machine.scale_out is not None and machine.scale_out.name in machine.vertices:
         fabric = machine.scale_out
-        canvas.add(_Box(0.0, -2.4, right, _BAR, fabric.kind, _fabric_title(fabric)), [fabric.name])
+        canvas.add(_Box(0.0, -2.4, right, _BAR, vertex_kind(fabric), _fabric_title(fabric)), [fabric.name])
     width, height = canvas.size()
     figure = Figure(figsize=(1.45 * width + 2.0, 1.45 * height + 1.0))
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
@@ -154,7 +156,7 @@ class _Canvas:
     def add_node(self, machine: Machine, node: int, left: float) -> float:
         """Draws one node from `left` on; returns where it ends. Storage above hosts above devices above the switch."""
         fabric = machine.scale_up(node)
-        bridge = fabric is not None and fabric.kind == "host-bridge"
+        bridge = fabric is not None and vertex_kind(fabric) == "host-bridge"
         hosts = [part for part in machine.hosts if part.node == node]
         storage = [part for part in machine.storage if part.node == node]
         rows = [("device", machine.devices_of(node), 0.0), ("host", hosts, 2.2 if bridge else 1.5)]
@@ -169,8 +171,9 @@ class _Canvas:
         if fabric is not None:
             y = 1.3 if bridge else -1.3
             bottom, top = min(bottom, y), max(top, y + _BAR)
-            bar = _Box(left, y, width, _BAR, fabric.kind, _fabric_title(fabric))
-            self.add(bar, [f"node{node}/{fabric.name}"])
+            bar = _Box(left, y, width, _BAR, vertex_kind(fabric), _fabric_title(fabric))
+            hub = f"node{node}/{fabric.name}"
+            self.add(bar, [name for name in machine.vertices if name == hub or name.startswith(f"{hub}/")])
         name = f"node {node}"
         self.frames.append((left - _FRAME / 2, bottom - 0.2, width + _FRAME, top - bottom + 0.55, name))
         return left + width

@@ -137,11 +137,10 @@ def port_rate(system: SystemSpec, device: DeviceSpec, fabric: FabricSpec, scope:
     else its own port of the fabric's kind.
     """
     rate = device.links.get(fabric.link)
-    if scope == "scale_out" and system.nic is not None:
-        rate = min(system.nic, device.links.get("pcie", system.nic))
-    if rate is None or fabric.bandwidth is None:
-        return rate
-    return min(rate, fabric.bandwidth)
+    nic = system.nic_of(device.name) if scope == "scale_out" else None
+    if nic is not None:
+        rate = min(nic, device.links.get("pcie", nic))
+    return None if rate is None else fabric.port_rate(rate, sum(system.devices.values()))
 
 
 def _place(counts: Mapping[str, int], specs: Mapping[str, DeviceSpec], nodes: int) -> Iterator[Device]:

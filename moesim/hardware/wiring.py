@@ -8,7 +8,9 @@ from itertools import pairwise
 from typing import Literal, TypeAlias
 
 from moesim.hardware.device import Device, MemoryTier
+from moesim.hardware.lattice import lattice
 from moesim.spec.errors import MoesimError
+from moesim.spec.fabric import LATTICES
 from moesim.spec.hardware import DeviceSpec, FabricSpec
 
 VertexKind: TypeAlias = Literal["device", "host", "storage", "memory", "switch", "host-bridge", "nic"]
@@ -74,13 +76,16 @@ class Wiring:
     ) -> None:
         """Devices to their fabric, devices and storage to their host, hosts to each other."""
         bridge = None
-        if fabric is not None:
+        if fabric is not None and fabric.kind in LATTICES:
+            self._wire_lattice(node, devices, fabric)
+        elif fabric is not None:
             hub = f"node{node}/{fabric.name}"
-            self._vertex(hub, fabric.kind, node, fabric)
+            kind = vertex_kind(fabric)
+            self._vertex(hub, kind, node, fabric)
             for device in devices:
-                rate = min(device.spec.links[fabric.link], fabric.bandwidth or float("inf"))
+                rate = fabric.port_rate(device.spec.links[fabric.link], len(devices))
                 self._plug(device.name, hub, fabric, rate, _fabric_energy(device, fabric))
-            bridge = hub if fabric.kind == "host-bridge" else None
+            bridge = hub if kind == "host-bridge" else None
         for host in hosts if bridge else ():
             self._both(host.name, bridge or "", "root complex", host.memory.bandwidth, HOST_LATENCY, HOST_ENERGY)
         if hosts and not bridge:
@@ -91,6 +96,21 @@ class Wiring:
             self._to_hosts(storage, hosts)
         elif storage:
             self._storage_to(bridge, storage)
+
+    def _wire_lattice(self, node: int, devices: Sequence[Device], fabric: FabricSpec) -> None:
+        """Neighbours to each other; sites of a wafer that hold no device pass traffic on, as switches do."""
+        sites = lattice(fabric, len(devices))
+        rates = [fabric.port_rate(device.spec.links[fabric.link], len(devices)) for device in devices]
+        names = [device.name for device in devices]
+        for site in range(len(devices), sites.sites):
+            names.append(f"node{node}/{fabric.name}/site{site}")
+            rates.append(min(rates))
+            self._vertex(names[-1], "switch", node, fabric)
+        links = fabric.links_of_port(len(devices))
+        for one, other in sites.cables.tolist():
+            rate = min(rates[one], rates[other]) / links * fabric.efficiency
+            energy = _fabric_energy(devices[min(one, len(devices) - 1)], fabric)
+            self._both(names[one], names[other], fabric.link, rate, fabric.latency, energy)
 
     def wire_out(self, device: Device, fabric: FabricSpec, rate: float) -> None:
         """The device's NIC (or its own port) and the way from there to the scale-out fabric."""
@@ -137,6 +157,11 @@ class Wiring:
         self.vertices.setdefault(name, Vertex(name, kind, node, subject))
 
 
+def vertex_kind(fabric: FabricSpec) -> Literal["switch", "host-bridge"]:
+    """What a fabric with switches is in the graph, where one vertex stands for all of them."""
+    return "host-bridge" if fabric.kind in ("host-bridge", "pcie-tree") else "switch"
+
+
 def _common_port(one: DeviceSpec, other: DeviceSpec) -> str | None:
     """The port on which two parts exchange most; None where they share none."""
     shared = [port for port in one.links if port in other.links]
@@ -144,4 +169,5 @@ def _common_port(one: DeviceSpec, other: DeviceSpec) -> str | None:
 
 
 def _fabric_energy(device: Device, fabric: FabricSpec) -> float:
-    return device.family.link_energy if fabric.energy is None else fabric.energy
+    own = fabric.energy is None and (fabric.chiplet is None or fabric.chiplet.energy is None)
+    return device.family.link_energy if own else fabric.joules_per_byte

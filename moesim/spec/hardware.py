@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Descriptor, Dtype, Schema
+from moesim.spec.fabric import FabricSpec as FabricSpec
 from moesim.spec.units import (
     Bytes,
     BytesPerSecond,
@@ -19,6 +20,7 @@ from moesim.spec.units import (
     PositiveWatts,
     Seconds,
     Watts,
+    converter,
     parse,
 )
 
@@ -49,6 +51,23 @@ def _port(value: object) -> object:
 
 
 PortBandwidth = Annotated[float, BeforeValidator(_port)]
+
+
+def _nic(value: object) -> object:
+    """One bandwidth for all devices, or one by device name."""
+    convert = converter(BytesPerSecond)
+    if not isinstance(value, dict):
+        return convert(value)
+    rates = {}
+    for name, each in value.items():
+        try:
+            rates[name] = convert(each)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return rates
+
+
+Nic = Annotated[float | dict[str, float], BeforeValidator(_nic)]
 
 
 class Compute(Schema):
@@ -115,22 +134,6 @@ class DeviceSpec(Descriptor):
         return self
 
 
-class FabricSpec(Descriptor):
-    """What joins the devices of a node, or the nodes of a system. `link` names the port that devices plug in."""
-
-    kind: Literal["switch", "host-bridge"]
-    link: str
-    #: Caps the port's bandwidth per direction, where the fabric is slower than the device's port.
-    bandwidth: BytesPerSecond | None = None
-    #: Share of the wire rate that large transfers reach.
-    efficiency: float = Field(default=1.0, ge=0.001, le=1)
-    #: One message from memory to memory, without queueing.
-    latency: Seconds
-    #: Start of a collective: kernel launch and protocol set-up, once per call.
-    overhead: Seconds = 0.0
-    energy: JoulesPerByte | None = None
-
-
 class NodeSpec(Schema):
     """What one chassis holds. Names refer to descriptors of the library."""
 
@@ -138,8 +141,20 @@ class NodeSpec(Schema):
     fabric: str | None = None
     host: dict[str, Count] = {}
     storage: dict[str, Count] = {}
-    #: Bandwidth of the scale-out port per device and direction.
-    nic: BytesPerSecond | None = None
+    #: Bandwidth of the scale-out port per device and direction: one for all, or by device name.
+    nic: Nic | None = None
+
+    @model_validator(mode="after")
+    def _nics_of_devices(self) -> NodeSpec:
+        strange = [name for name in self.nic if name not in self.devices] if isinstance(self.nic, dict) else []
+        if strange:
+            has = ", ".join(self.devices)
+            raise ValueError(f"nic: {strange[0]} is no device of the node; it has {has}")
+        return self
+
+    def nic_of(self, device: str) -> float | None:
+        """Bandwidth of the NIC of a device by name; None where it has none."""
+        return self.nic.get(device) if isinstance(self.nic, dict) else self.nic
 
 
 class SystemSpec(NodeSpec, Descriptor):

@@ -7,6 +7,7 @@ What no machine or run can have (a latency of hours, an exabyte of memory) is an
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -91,6 +92,12 @@ def _validator(unit: str, example: str, most: str, least: str | None = None) -> 
     return BeforeValidator(convert)
 
 
+def converter(quantity: Any) -> Callable[[object], float]:
+    """What turns text into one of the quantities below; it raises ValueError."""
+    convert: Callable[[object], float] = quantity.__metadata__[0].func
+    return convert
+
+
 Bytes = Annotated[float, _validator("byte", "80 GB", "1000 PB", "1 B")]
 BytesPerSecond = Annotated[float, _validator("byte/second", "3.35 TB/s", "1000 PB/s", "1 B/s")]
 FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", "1e6 PFLOP/s", "1 FLOP/s")]
@@ -102,6 +109,7 @@ Hertz = Annotated[float, _validator("1/second", "1.98 GHz", "1000 GHz", "1 Hz")]
 Rate = Annotated[float, _validator("1/second", "10/s", "1e9/s", "1/day")]
 Watts = Annotated[float, _validator("watt", "700 W", "1000 MW")]
 PositiveWatts = Annotated[float, _validator("watt", "700 W", "1000 MW", "1 mW")]
+Metres = Annotated[float, _validator("meter", "5 mm", "1 m", "1 nm")]
 JoulesPerByte = Annotated[float, _validator("joule/byte", "3.6 pJ/bit", "1 J/B")]
 JoulesPerFlop = Annotated[float, _validator("joule/FLOP", "0.6 pJ/FLOP", "1 J/FLOP")]
 DollarsPerSecond = Annotated[float, _validator("dollar/second", "4.63 $/h", "1e6 $/h")]
