@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
-from moesim.fabric.distance import UNREACHABLE, HopArray, hop_counts
+from moesim.fabric.distance import UNREACHABLE, CostArray, path_costs
 from moesim.fabric.links import GroupLinks, Pattern, UniformPhase
 from moesim.fabric.routes import next_hops, path_links
 from moesim.fabric.topology import FloatArray, IntArray, Topology
@@ -116,7 +116,7 @@ def combining_tree(topology: Topology, devices: IntArray) -> Tree:
     """Up to the switch that adds up and is nearest to the farthest device; the lowest of equals."""
     tops, hops = _tops(topology, devices)
     top = tops[int(np.argmin(hops[devices].max(axis=0)))]
-    counts = hop_counts(topology, np.array([top]))
+    counts = path_costs(topology, np.array([top]))
     vertices, parent, links = _edges(topology, counts[:, 0], devices)
     place = {vertex: index for index, vertex in enumerate(vertices)}
     below = np.zeros((len(vertices), len(devices)))
@@ -142,12 +142,12 @@ def _tops(topology: Topology, devices: IntArray) -> tuple[IntArray, IntArray]:
     """Switches that add up and that all devices reach, and the hops to each of them, [vertices, switches]."""
     assert topology.reduces is not None
     switches = np.flatnonzero(topology.reduces)
-    hops = hop_counts(topology, switches)
+    hops = path_costs(topology, switches)
     reached = (hops[devices] != UNREACHABLE).all(axis=0)
     return switches[reached], hops[:, reached].astype(np.int64)
 
 
-def _edges(topology: Topology, left: HopArray, devices: IntArray) -> tuple[list[int], list[int], list[int]]:
+def _edges(topology: Topology, left: CostArray, devices: IntArray) -> tuple[list[int], list[int], list[int]]:
     """(vertex, next vertex, link) of every edge on the way of the devices to the top, from far to near."""
     vertices: list[int] = []
     parents: list[int] = []

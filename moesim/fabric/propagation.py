@@ -7,31 +7,19 @@ the longest route has links, and far fewer terms than pairs x links.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moesim.fabric.distance import UNREACHABLE, hop_counts
+from moesim.fabric.distance import UNREACHABLE, path_costs
 from moesim.fabric.routes import csr, next_hops, product, refuse_pair
 from moesim.fabric.topology import FloatArray, IntArray, Topology
 
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
-
-
-@dataclass(frozen=True, eq=False)
-class _Level:
-    """States equally far from their destinations: their keys, and their hops as columns (position of the state in the
-    level, link, share of its bytes, position of the next state in the next level; 0 at the destination)."""
-
-    keys: IntArray
-    state: IntArray
-    link: IntArray
-    share: FloatArray
-    onward: IntArray
 
 
 class Propagation:
@@ -47,31 +35,55 @@ class Propagation:
     def __init__(self, topology: Topology, pairs: IntArray, *, split: bool) -> None:
         self.topology, self.pairs, self.split = topology, pairs, split
         destinations, column = np.unique(pairs[:, 1], return_inverse=True)
-        self._destinations, self._counts = len(destinations), hop_counts(topology, destinations)
-        left = self._counts[pairs[:, 0], column].astype(np.int64)
-        if (left == UNREACHABLE).any():
-            refuse_pair(topology, *pairs[np.argmax(left == UNREACHABLE)].tolist())
-        self.hops = left.astype(np.float64)
+        self._destinations, self._costs = len(destinations), path_costs(topology, destinations)
+        self._left = self._costs[pairs[:, 0], column].astype(np.int64)
+        if (self._left == UNREACHABLE).any():
+            refuse_pair(topology, *pairs[np.argmax(self._left == UNREACHABLE)].tolist())
         self._keys = pairs[:, 0] * self._destinations + column
-        self._levels = self._walk(left)
-        self._bounds = np.cumsum([0, *(len(level.keys) for level in self._levels)])
+        self._walk()
 
-    def _walk(self, left: IntArray) -> list[_Level]:
-        """Levels from the farthest to the nearest."""
-        levels: list[_Level] = []
-        keys = np.unique(self._keys[left == left.max(initial=0)])
-        for distance in range(int(left.max(initial=0)), 0, -1):
+    def _walk(self) -> None:
+        """Number the states level by level, from the farthest to the nearest, and their hops in the same order.
+
+        `_levels`: distance -> (number of the first state, keys), sorted by key. Hops as columns: `_from`, `_to` states
+        (the last number is the destination), `_link`, `_share` of the state's bytes; those of level i are at
+        `_cuts[i]:_cuts[i + 1]`, its states at `_bounds[i]:_bounds[i + 1]`.
+        """
+        waiting: dict[int, list[IntArray]] = defaultdict(list)
+        for distance in np.unique(self._left[self._left > 0]).tolist():
+            waiting[distance].append(self._keys[self._left == distance])
+        self._levels: dict[int, tuple[int, IntArray]] = {}
+        hops: list[tuple[IntArray, IntArray, FloatArray, IntArray, IntArray]] = []
+        count = 0
+        while waiting:
+            keys = np.unique(np.concatenate(waiting.pop(distance := max(waiting))))
+            self._levels[distance] = count, keys
             state, link, share, key = self._hop(keys)
-            after = np.union1d(key, self._keys[left == distance - 1]) if distance > 1 else key[:0]
-            onward = np.searchsorted(after, key) if distance > 1 else np.zeros(len(key), dtype=np.int64)
-            levels.append(_Level(keys, state, link, share, onward))
-            keys = after
-        return levels
+            left = distance - self.topology.costs[link]
+            hops.append((state + count, link, share, key, left))
+            for nearer in np.unique(left[left > 0]).tolist():
+                waiting[nearer].append(np.unique(key[left == nearer]))
+            count += len(keys)
+        self._states = count
+        self._bounds = np.array([*(first for first, _ in self._levels.values()), count])
+        self._cuts = np.cumsum([0, *(len(hop[0]) for hop in hops)])
+        none = np.zeros(0, dtype=np.int64)
+        columns = zip(*hops, strict=True) if hops else [[none]] * 5
+        self._from, self._link, self._share, key, left = (np.concatenate(list(column)) for column in columns)
+        self._to = self._numbers(key, left)
+
+    def _numbers(self, keys: IntArray, left: IntArray) -> IntArray:
+        """States of these keys; the number of states where the destination is reached."""
+        numbers = np.full(len(keys), self._states, dtype=np.int64)
+        for distance, (first, known) in self._levels.items():
+            here = np.flatnonzero(left == distance)
+            numbers[here] = first + np.searchsorted(known, keys[here])
+        return numbers
 
     def _hop(self, keys: IntArray) -> tuple[IntArray, IntArray, FloatArray, IntArray]:
         """(state, link, share, key after the hop) columns of the hops out of these states."""
         vertex, column = np.divmod(keys, self._destinations)
-        state, link = next_hops(self.topology, self._counts, vertex, column)
+        state, link = next_hops(self.topology, self._costs, vertex, column)
         ways = np.bincount(state, minlength=len(keys))
         if not self.split:
             link, state, ways = link[np.cumsum(ways) - ways], np.arange(len(keys)), np.ones_like(ways)
@@ -79,48 +91,51 @@ class Propagation:
 
     @cached_property
     def _place(self) -> IntArray:
-        """[P] position of each pair's first state among all; the number of states for a pair of one device."""
-        place = np.full(len(self.pairs), self._bounds[-1], dtype=np.int64)
-        for index, level in enumerate(self._levels):
-            here = np.flatnonzero(self.hops == len(self._levels) - index)
-            place[here] = self._bounds[index] + np.searchsorted(level.keys, self._keys[here])
-        return place
+        """[P] state in which each pair's bytes start; that of the destination for a pair of one device."""
+        return self._numbers(self._keys, self._left)
 
     @cached_property
     def used(self) -> IntArray:
-        return np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(level.link for level in self._levels)]))
+        return np.unique(self._link)
 
     @cached_property
     def _begin(self) -> csr_matrix[np.float64]:
         """[states + 1, P] where each pair's bytes start."""
         order = np.argsort(self._place, kind="stable")
-        pointer = np.searchsorted(self._place[order], np.arange(self._bounds[-1] + 2))
-        return csr(np.ones(len(order)), order, pointer, (int(self._bounds[-1]) + 1, len(order)))
+        return _matrix(self._place[order], order, np.ones(len(order)), (self._states + 1, len(order)))
 
     @cached_property
-    def _steps(self) -> list[csr_matrix[np.float64]]:
-        """From each level but the last to the next."""
-        return [
-            _matrix(level.onward, level.state, level.share, (len(after.keys), len(level.keys)))
-            for level, after in zip(self._levels, self._levels[1:], strict=False)
-        ]
+    def _steps(self) -> list[tuple[slice, slice, csr_matrix[np.float64]]]:
+        """Per level: its states, the later states that their hops reach, and the shares from those to these."""
+        steps = []
+        for index in range(len(self._levels)):
+            here = slice(int(self._bounds[index]), int(self._bounds[index + 1]))
+            hops = np.arange(self._cuts[index], self._cuts[index + 1])
+            hops = hops[self._to[hops] < self._states]
+            if len(hops):
+                there = slice(here.stop, int(self._to[hops].max()) + 1)
+                shape = there.stop - there.start, here.stop - here.start
+                shares = _matrix(self._to[hops] - there.start, self._from[hops] - here.start, self._share[hops], shape)
+                steps.append((here, there, shares))
+        return steps
 
     @cached_property
     def _crossing(self) -> csr_matrix[np.float64]:
-        """[K, states] share of a state's bytes on each used link."""
-        link = np.concatenate([np.zeros(0, dtype=np.int64), *(level.link for level in self._levels)])
-        places = (level.state + start for level, start in zip(self._levels, self._bounds, strict=False))
-        share = np.concatenate([np.zeros(0), *(level.share for level in self._levels)])
-        state = np.concatenate([np.zeros(0, dtype=np.int64), *places])
-        return _matrix(np.searchsorted(self.used, link), state, share, (len(self.used), int(self._bounds[-1]) + 1))
+        """[K, states + 1] share of a state's bytes on each used link."""
+        rows = np.searchsorted(self.used, self._link)
+        return _matrix(rows, self._from, self._share, (len(self.used), self._states + 1))
 
     def loads(self, traffic: ArrayLike) -> FloatArray:
         """[..., K] bytes over each link of `used`, from [..., P] bytes of each pair."""
         states = product(self._begin, np.asarray(traffic, dtype=np.float64))
-        for index, step in enumerate(self._steps):
-            here, after, end = self._bounds[index : index + 3]
-            states[..., after:end] += product(step, states[..., here:after])
+        for here, there, shares in self._steps:
+            states[..., there] += product(shares, states[..., here])
         return product(self._crossing, states)
+
+    @cached_property
+    def hops(self) -> FloatArray:
+        """[P] links that a byte crosses."""
+        return self._towards_the_source(np.ones(self.topology.links), slowest=False)
 
     @cached_property
     def latency(self) -> FloatArray:
@@ -134,15 +149,14 @@ class Propagation:
 
     def _towards_the_source(self, cost: FloatArray, *, slowest: bool) -> FloatArray:
         """[P] cost of the links of each pair's path: of the dearest path, or the mean over its bytes."""
-        total, after = np.zeros(int(self._bounds[-1]) + 1), np.zeros(1)
+        total = np.zeros(self._states + 1)
         for index in reversed(range(len(self._levels))):
-            level, here = self._levels[index], np.zeros(len(self._levels[index].keys))
-            along = cost[level.link] + after[level.onward]
+            hops = slice(self._cuts[index], self._cuts[index + 1])
+            along = cost[self._link[hops]] + total[self._to[hops]]
             if slowest:
-                np.maximum.at(here, level.state, along)
+                np.maximum.at(total, self._from[hops], along)
             else:
-                here += np.bincount(level.state, along * level.share, minlength=len(here))
-            total[self._bounds[index] : self._bounds[index + 1]] = after = here
+                np.add.at(total, self._from[hops], along * self._share[hops])
         return total[self._place]
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from moesim.fabric.distance import UNREACHABLE, HopArray, hop_counts
+from moesim.fabric.distance import UNREACHABLE, CostArray, path_costs
 from moesim.fabric.topology import BoolArray, FloatArray, IntArray, Topology
 from moesim.spec.errors import MoesimError
 
@@ -107,7 +107,7 @@ def gather_routes(
 
 
 def shortest_routes(topology: Topology, pairs: ArrayLike, ties: Ties = "split", seed: int = 0) -> Routes:
-    """Routes over the fewest links.
+    """Routes over the fewest links (of the least cost, where the topology's links differ in it).
 
     Args:
         pairs: [P, 2] source and destination, of any vertices. seed: of the draws of `hash`.
@@ -129,7 +129,7 @@ class _Expansion:
     def __init__(self, topology: Topology, pairs: IntArray, ties: Ties, seed: int) -> None:
         self.topology, self.pairs, self.ties, self.seed = topology, pairs, ties, seed
         destinations, self.column = np.unique(pairs[:, 1], return_inverse=True)
-        self.hops: HopArray = hop_counts(topology, destinations)
+        self.costs: CostArray = path_costs(topology, destinations)
         self._refuse_unreachable()
         self.pair = np.flatnonzero(pairs[:, 0] != pairs[:, 1])
         self.vertex = pairs[self.pair, 0]
@@ -138,7 +138,7 @@ class _Expansion:
         self.latency = np.zeros(len(pairs))
 
     def _refuse_unreachable(self) -> None:
-        lost = self.hops[self.pairs[:, 0], self.column] == UNREACHABLE
+        lost = self.costs[self.pairs[:, 0], self.column] == UNREACHABLE
         if lost.any():
             refuse_pair(self.topology, *self.pairs[np.argmax(lost)].tolist())
 
@@ -154,7 +154,7 @@ class _Expansion:
         return gather_routes(self.topology, self.pairs, pair, link, fraction, self.latency)
 
     def _step(self) -> tuple[IntArray, IntArray, FloatArray]:
-        walker, link = next_hops(self.topology, self.hops, self.vertex, self.column[self.pair])
+        walker, link = next_hops(self.topology, self.costs, self.vertex, self.column[self.pair])
         ways = np.bincount(walker, minlength=len(self.pair))
         if self.ties != "split":
             first = np.cumsum(ways) - ways
@@ -185,8 +185,8 @@ class _Expansion:
         return mixed(self.pairs[self.pair, 0], self.pairs[self.pair, 1], self.vertex, seed=self.seed)
 
 
-def next_hops(topology: Topology, hops: HopArray, vertex: IntArray, column: IntArray) -> tuple[IntArray, IntArray]:
-    """All links by which each of W walkers at `vertex` comes nearer to its destination (a column of `hops`).
+def next_hops(topology: Topology, costs: CostArray, vertex: IntArray, column: IntArray) -> tuple[IntArray, IntArray]:
+    """All links by which each of W walkers at `vertex` comes nearer to its destination (a column of `costs`).
 
     Returns: (walker, link) columns, by walker, then by link.
     """
@@ -196,8 +196,8 @@ def next_hops(topology: Topology, hops: HopArray, vertex: IntArray, column: IntA
     offset = np.arange(len(walker)) - np.repeat(np.cumsum(degree) - degree, degree)
     link = links[pointer[vertex][walker] + offset]
     target, to = topology.target[link], column[walker]
-    left = hops[target, to]
-    nearer = (left + np.uint16(1) == hops[vertex, column][walker]) & (topology.passes[target] | (left == 0))
+    left = costs[target, to].astype(np.int64)
+    nearer = (left + topology.costs[link] == costs[vertex, column][walker]) & (topology.passes[target] | (left == 0))
     return walker[nearer], link[nearer]
 
 

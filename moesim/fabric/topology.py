@@ -27,7 +27,8 @@ class Topology:
     messages. coordinates: [vertices or endpoints, dimensions] for dimension-order routing, -1 where a vertex has none.
     node: [endpoints] node of each device. reduces: [vertices] can add up and multicast (NVSwitch with SHARP, a NoP
     tree's switches). forwards: [vertices] pass on traffic that is neither from nor to them; None: all do. overhead:
-    seconds per collective call (kernel launch, protocol set-up). routing: the policy that the generator advises.
+    seconds per collective call (kernel launch, protocol set-up). routing: the policy that the generator advises. cost:
+    [M] what shortest routing adds up, whole numbers from 1 (1 for every link where None).
 
     Raises:
         MoesimError: a link without bandwidth, with a negative latency or energy, from a vertex to itself or to none.
@@ -49,6 +50,7 @@ class Topology:
     forwards: BoolArray | None = None
     overhead: float = 0.0
     routing: str = "shortest"
+    cost: IntArray | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.endpoints <= self.vertices == len(self.vertex_name):
@@ -63,6 +65,7 @@ class Topology:
         self._refuse(~(self.bandwidth > 0), "has no bandwidth", "give it one, or leave the link out")
         for what, column in (("latency", self.latency), ("energy", self.energy)):
             self._refuse(~(np.isfinite(column) & (column >= 0)), f"has no valid {what}", "give it 0 or more")
+        self._refuse(self.costs < 1, "costs nothing to shortest routing", "give it 1 or more")
 
     def _refuse(self, wrong: BoolArray, what: str, fix: str) -> None:
         if wrong.any():
@@ -71,6 +74,11 @@ class Topology:
     @property
     def links(self) -> int:
         return len(self.source)
+
+    @cached_property
+    def costs(self) -> IntArray:
+        """[M] cost of each link."""
+        return np.ones(self.links, dtype=np.int64) if self.cost is None else self.cost
 
     def link_name(self, link: int) -> str:
         return f"{self.vertex_name[self.source[link]]} -> {self.vertex_name[self.target[link]]}"
@@ -187,7 +195,8 @@ def nest(
 ) -> Topology:
     """Node topologies joined by an outer one, whose endpoints become NICs, or vertices of the nodes themselves.
 
-    Devices are numbered node by node; then come the nodes' other vertices, then what remains of the outer topology.
+    Devices are numbered node by node; then come the nodes' other vertices, then what remains of the outer topology. The
+    links beyond the nodes cost so much that no shortest route between devices of one node leaves it.
 
     Args:
         attach: [K, 3] rows (endpoint of outer, node, vertex of that node's topology). Default: the outer endpoints are
@@ -203,6 +212,8 @@ def nest(
         places = np.array([numbering.inner[node][vertex] for _, node, vertex in rows], dtype=np.int64)
         cables = np.stack([places, numbering.outer[rows[:, 0]]], axis=1)
     extra = np.full(2 * len(cables), 1.0)
+    beyond = 1 + max(map(_diameter, inner)) // 2  # at least two such links lead out of a node and back
+    costs = [*(topology.costs for topology in inner), beyond * outer.costs, np.full(len(extra), beyond, dtype=np.int64)]
     return Topology(
         name=name or f"{inner[0].name} in {outer.name}",
         endpoints=numbering.devices,
@@ -219,7 +230,16 @@ def nest(
         forwards=numbering.forwards(),
         overhead=max(part.overhead for part, _ in parts),
         routing=routing,
+        cost=np.concatenate(costs),
     )
+
+
+def _diameter(topology: Topology) -> int:
+    """Cost of the longest of the shortest routes between devices."""
+    from moesim.fabric.distance import UNREACHABLE, path_costs
+
+    costs = path_costs(topology, np.arange(topology.endpoints))[: topology.endpoints]
+    return int(costs[costs != UNREACHABLE].max(initial=0))
 
 
 def _default_attach(inner: Sequence[Topology], outer: Topology) -> list[tuple[int, int, int]]:

@@ -1,5 +1,6 @@
 """Routes: link loads of a uniform all-to-all against closed forms, and properties of every policy."""
 
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.fabric.distance import UNREACHABLE, hop_counts
+from moesim.fabric.distance import UNREACHABLE, path_costs
 from moesim.fabric.policies import RoutingOptions, make_routing
 from moesim.fabric.propagation import Propagation
 from moesim.fabric.routes import path_links, shortest_routes
@@ -201,7 +202,26 @@ def test_disconnected_devices_are_named() -> None:
             routing.routes(apart, [(0, 1), (1, 2)])
     with pytest.raises(MoesimError, match="no path leads from b to c"):
         Propagation(apart, np.array([(0, 1), (1, 2)]), split=True)
-    assert hop_counts(apart, np.array([3]))[:, 0].tolist() == [UNREACHABLE, UNREACHABLE, 1, 0]
+    assert path_costs(apart, np.array([3]))[:, 0].tolist() == [UNREACHABLE, UNREACHABLE, 1, 0]
+
+
+def test_cheaper_links_are_taken_though_they_are_more() -> None:
+    ring = grid(4, ring=True)
+    dear = replace(ring, cost=np.where(np.isin(np.arange(8) // 2, [0]), 4, 1))  # gpu0 - gpu1
+    routes = shortest_routes(dear, [(0, 1)])
+    assert set(dict(routes.path(0))) == {"gpu0 -> gpu3", "gpu3 -> gpu2", "gpu2 -> gpu1"}
+    assert path_costs(dear, np.array([1]))[:, 0].tolist() == [3, 0, 1, 2]
+    with pytest.raises(MoesimError, match="link gpu0 -> gpu1 costs nothing to shortest routing"):
+        replace(ring, cost=np.zeros(8, dtype=np.int64))
+
+
+def test_devices_of_a_node_never_talk_over_its_network() -> None:
+    """Through the network it would be as near: two links to the switch of the node, two to the spine."""
+    for inner in (star(8, 9e9), grid(8, ring=True)):
+        joined = nest([inner, inner], star(16, 1e9, name="spine", level="scale_out"))
+        routes = shortest_routes(joined, [(0, 4), (4, 1), (0, 8)])
+        assert all("spine" not in name for pair in (0, 1) for name, _ in routes.path(pair))
+        assert dict(routes.path(2)) == {"node0/gpu0 -> spine": 1.0, "spine -> node1/gpu0": 1.0}
 
 
 def test_ten_thousand_devices() -> None:
@@ -211,14 +231,14 @@ def test_ten_thousand_devices() -> None:
     assert routes.hops.tolist() == pytest.approx([4, 4, 2])
     wafer = grid(100, 100)
     assert DimensionOrder().routes(wafer, [(0, 9999)]).hops == pytest.approx([198])
-    counts = hop_counts(wafer, np.arange(0, 10_000, 1111))
+    counts = path_costs(wafer, np.arange(0, 10_000, 1111))
     assert counts[9999, 0] == 198
     assert counts.dtype == np.uint16
 
 
 def test_more_destinations_than_fit_one_word() -> None:
     torus = grid(9, 15, ring=True)
-    counts = hop_counts(torus, np.arange(135))
+    counts = path_costs(torus, np.arange(135))
     x, y = (np.abs(c[:, None] - c[None]) for c in np.divmod(np.arange(135), 15))
     assert (counts == np.minimum(x, 9 - x) + np.minimum(y, 15 - y)).all()
 
@@ -256,9 +276,9 @@ def test_bytes_in_are_bytes_out_everywhere(name: str, ties: str, seed: int) -> N
 def test_folded_routes_equal_spelled_out_ones(split: bool, seed: int) -> None:
     draw = np.random.default_rng(seed)
     base = grid(4, 5, ring=True)
-    topology = Topology(
-        **{**vars(base), "latency": draw.uniform(0, 1, base.links), "energy": draw.uniform(0, 1, base.links)}
-    )
+    seconds, joules = draw.uniform(0, 1, (2, base.links))
+    cost = np.repeat(draw.integers(1, 4, base.links // 2), 2)
+    topology = replace(base, latency=seconds, energy=joules, cost=cost)
     pairs = draw.integers(0, 20, (60, 2))
     spelled, folded = (
         shortest_routes(topology, pairs, "split" if split else "lowest"),
