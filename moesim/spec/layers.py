@@ -9,6 +9,7 @@ from typing import TypeAlias
 
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.marked import OVERRIDE, Location, Marked, parse_yaml
+from moesim.spec.origins import disown
 
 #: Turns a reference (`machine: dgx-h100`) at a location into the mapping that it stands for, so that a part of it can
 #: be overridden; None where the location holds no reference. Arguments: location, what it holds, the override's value.
@@ -139,6 +140,7 @@ def _set(node: Marked, rest: Location, value: Marked, expand: Expand, above: Loc
     if not isinstance(node.value, dict):
         raise MoesimError(f"{'.'.join(map(str, above))} is no mapping, it has no key {step!r}", where=value.where)
     current = node.value.get(step)
+    node = disown(node, {rest: value})
     if not further:
         removes = value.value is None and current is not None
         return node.with_items({step: None if removes else value})

@@ -11,6 +11,7 @@ from moesim.spec.errors import MoesimError, Where
 from moesim.spec.layers import merge, sections, without_rivals
 from moesim.spec.library import Kind, did_you_mean, find, is_path
 from moesim.spec.marked import Location, Marked, display, read_yaml
+from moesim.spec.origins import derive
 
 #: Experiment keys that name one descriptor, which takes the name's place.
 INLINE: dict[str, Kind] = {"model": "models", "machine": "systems", "engine": "engines"}
@@ -68,6 +69,8 @@ def _extended(kind: Kind, own: Marked, chain: tuple[Path, ...]) -> Marked:
     own = own.with_items({"extends": None})
     if kind == "experiments":
         lower = without_rivals(lower, sections(own))
+    else:
+        own, lower = derive(own, lower)
     return merge(own, lower)
 
 
