@@ -8,6 +8,7 @@ from pathlib import Path
 from moesim.results import Results
 from moesim.serving.simulate import Progress
 from moesim.spec.loading import LoadedExperiment
+from moesim.spec.marked import display
 
 
 def run(
@@ -36,7 +37,16 @@ def run(
     with experiment.placing():
         record = simulate(spec, progress)
     simulated = time.perf_counter() - begin
-    about = manifest(seed=spec.seed, partial=record.partial, timing={"simulation": simulated})
+    about = manifest(
+        seed=spec.seed,
+        partial=record.partial,
+        options={
+            "experiment": None if experiment.source is None else display(experiment.source),
+            "set": list(experiment.overrides),
+            "figures": figures,
+        },
+        timing={"simulation": simulated},
+    )
     results = from_record(record, experiment.document, about, spec.slo)
     extras = []
     if figures:

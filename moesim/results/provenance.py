@@ -32,7 +32,7 @@ def manifest(
     """Describe a run.
 
     Args:
-        options: what the command line added (`--set` assignments, files), as plain data.
+        options: what the command line said (file, `--set` assignments), as plain data.
         timing: wall-clock seconds by stage.
     """
     return {

@@ -78,7 +78,13 @@ class Loaded(Generic[SpecT]):
 
 
 class LoadedExperiment(Loaded[ExperimentSpec]):
-    """An experiment with everything that it refers to."""
+    """An experiment with everything that it refers to, and the overrides that were applied."""
+
+    def __init__(
+        self, spec: ExperimentSpec, tree: Marked, source: Path | None, overrides: Sequence[str] = ()
+    ) -> None:  # fmt: skip
+        super().__init__(spec, tree, source)
+        self.overrides = tuple(overrides)
 
 
 def load_experiment(
@@ -102,7 +108,7 @@ def load_experiment(
     tree = resolver.experiment(tree, check_traces=check_traces)
     for text in overrides:
         _refuse_unused(text, resolver)
-    return LoadedExperiment(validate(ExperimentSpec, tree), tree, path)
+    return LoadedExperiment(validate(ExperimentSpec, tree), tree, path, overrides)
 
 
 def _experiment_tree(source: str | Path | Mapping[str, Any]) -> tuple[Marked, Path | None]:
