@@ -11,7 +11,7 @@ Computing 2009):
     tree                 2 log2(n) (a + S / B)
     double-binary-tree   about 2 log2(n) a + 2 S / B
     hierarchical         reduce-scatter in the node, all-reduce of S/g across, all-gather in the node
-    multi-dimensional    the same along each dimension of a grid (two-dimensional on a mesh)
+    multi-dimensional    along each dimension of a grid in turn, both ways round (two-dimensional on a mesh)
 """
 
 from __future__ import annotations
@@ -71,6 +71,12 @@ def ring_flows(rings: IntArray) -> IntArray:
     return np.stack([rings, np.roll(rings, -1, axis=1)], axis=-1).reshape(-1, 2)
 
 
+def both_ways(rings: IntArray) -> IntArray:
+    """Each lane of every ring to the next and to the previous one."""
+    forth = ring_flows(rings)
+    return np.concatenate([forth, forth[:, ::-1]])
+
+
 def mutual_flows(sets: IntArray) -> IntArray:
     """Each lane of every set [sets, members] to every other of it."""
     here, there = np.nonzero(~np.eye(sets.shape[1], dtype=bool))
@@ -119,8 +125,7 @@ def ring_reduce(layout: Layout) -> list[Move]:
 
 def bidirectional_gather(layout: Layout) -> list[Move]:
     """Two rings, one each way round, with half of every chunk."""
-    forth = ring_flows(layout.order[None])
-    return [move(np.concatenate([forth, forth[:, ::-1]]), 0.5, layout.lanes - 1)]
+    return [move(both_ways(layout.order[None]), 0.5, layout.lanes - 1)]
 
 
 def direct_gather(layout: Layout) -> list[Move]:
@@ -160,27 +165,27 @@ def bruck_gather(layout: Layout) -> list[Move]:
 
 
 def hierarchical_gather(layout: Layout) -> list[Move]:
-    """Between the lanes of equal index of all nodes, then, of what these hold, inside the nodes."""
+    """Rings between the lanes of equal index of all nodes, then, of what these hold, inside the nodes."""
     if layout.nodes is None:
         raise MoesimError(
             "a hierarchical collective needs several nodes with as many devices of the group in each", fix="choose ring"
         )
-    return _grid_gather(layout.nodes)
+    return _grid_gather(layout.nodes, ring_flows, 1.0)
 
 
 def lattice_gather(layout: Layout) -> list[Move]:
-    """Along the first dimension of a grid, then, of what these hold, along the next."""
+    """Rings along the first dimension of a grid, then, of what these hold, along the next; half each way round."""
     if layout.grid is None:
         raise MoesimError("a multi-dimensional collective needs devices that fill a grid", fix="choose ring")
-    return _grid_gather(layout.grid)
+    return _grid_gather(layout.grid, both_ways, 0.5)
 
 
-def _grid_gather(grid: IntArray) -> list[Move]:
+def _grid_gather(grid: IntArray, flows: Callable[[IntArray], IntArray], share: float) -> list[Move]:
     moves, held = [], 1
     for axis, extent in enumerate(grid.shape):
-        rings = np.moveaxis(grid, axis, -1).reshape(-1, extent)
         if extent > 1:
-            moves.append(move(ring_flows(rings), float(held), extent - 1))
+            rings = np.moveaxis(grid, axis, -1).reshape(-1, extent)
+            moves.append(move(flows(rings), share * held, extent - 1))
         held *= extent
     return moves
 

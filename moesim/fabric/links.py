@@ -87,7 +87,7 @@ class UniformPhase:
         return int(picoseconds(self.latency))
 
     def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
-        return link_uses(self.links, picoseconds(self.latency + self.size * self.pattern.seconds), members)
+        return link_uses(group, self.links, picoseconds(self.latency + self.size * self.pattern.seconds), members)
 
     def at(self, place: tuple[int, ...], shape: tuple[int, ...], lanes: int) -> UniformPhase:
         size = np.broadcast_to(self.size, shape)[place]
@@ -154,16 +154,18 @@ class TrafficPhase:
         return int(picoseconds(self.latency))
 
     def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
-        return link_uses(self.links, picoseconds(self.latency + self.load / self.flows.bandwidth), members)
+        return link_uses(group, self.links, picoseconds(self.latency + self.load / self.flows.bandwidth), members)
 
     def at(self, place: tuple[int, ...], shape: tuple[int, ...], lanes: int) -> TrafficPhase:
         moved = np.broadcast_to(self.moved, (*shape, self.moved.shape[-1]))[place]
         return TrafficPhase(self.flows, moved, self.parallel)
 
 
-def link_uses(links: IntArray, duration: IntArray, members: Sequence[int]) -> list[Use]:
-    """Links as a communicator sees them: what others move over them at the same time is part of the duration."""
-    return [Use((members[0], "link", link), took) for link, took in zip(links.tolist(), duration.tolist(), strict=True)]
+def link_uses(group: Group, links: IntArray, duration: IntArray, members: Sequence[int]) -> list[Use]:
+    """Links by number. Where the durations already count what other groups move at the same time, each group has the
+    links to itself."""
+    own = members[:1] if isinstance(group, GroupLinks) and group.beside else ()
+    return [Use((*own, "link", link), took) for link, took in zip(links.tolist(), duration.tolist(), strict=True)]
 
 
 @dataclass(frozen=True, eq=False)

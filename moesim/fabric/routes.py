@@ -193,11 +193,13 @@ def next_hops(topology: Topology, costs: CostArray, vertex: IntArray, column: In
     pointer, links = topology.outgoing
     degree = pointer[vertex + 1] - pointer[vertex]
     walker = np.repeat(np.arange(len(vertex)), degree)
-    offset = np.arange(len(walker)) - np.repeat(np.cumsum(degree) - degree, degree)
-    link = links[pointer[vertex][walker] + offset]
-    target, to = topology.target[link], column[walker]
-    left = costs[target, to].astype(np.int64)
-    nearer = (left + topology.costs[link] == costs[vertex, column][walker]) & (topology.passes[target] | (left == 0))
+    first = pointer[vertex] - (np.cumsum(degree) - degree)
+    link = links.take(np.arange(len(walker)) + first.take(walker))
+    target = topology.target.take(link)
+    left = costs.ravel().take(target * costs.shape[1] + column.take(walker))
+    after = costs[vertex, column].take(walker) - topology.costs.astype(np.uint16).take(link)
+    nearer = np.flatnonzero(left == after)
+    nearer = nearer[(topology.passes[target[nearer]] | (left[nearer] == 0)) & (left[nearer] != UNREACHABLE)]
     return walker[nearer], link[nearer]
 
 

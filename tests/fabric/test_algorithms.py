@@ -200,14 +200,13 @@ def test_two_level_all_to_all_sends_one_message_per_node_and_rail() -> None:
 
 @pytest.mark.parametrize("k", [2, 4])
 def test_multi_dimensional_all_reduce_on_a_torus(k: int) -> None:
-    """Rings of k along each dimension, of S, S / k, ...: every ring over neighbours."""
+    """Rings of k along each dimension, of S, S / k, ..., half each way round, over neighbours."""
     for dimensions in (2, 3):
         group = group_links(grid(*[k] * dimensions, ring=True, bandwidth=1e9, latency=1e-6), range(k**dimensions))
         transfer = collectives.all_reduce(64e6, group, "multi-dimensional")
         sizes = [64e6 / k**level for level in range(dimensions)]
-        # Two cables join two neighbours that are a ring of two: each carries half.
-        expected = sum(2 * (k - 1) * (1e-6 + size / k / 1e9 / (2 if k == 2 else 1)) for size in sizes)
-        assert seconds(transfer) == pytest.approx(expected)
+        # Two devices are joined by two cables, and their two rings use both.
+        assert seconds(transfer) == pytest.approx(sum(2 * (k - 1) * (1e-6 + size / k / 2e9) for size in sizes))
 
 
 def test_a_serpentine_ring_has_only_neighbours() -> None:
