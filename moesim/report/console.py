@@ -83,7 +83,7 @@ def _facts(results: Results, caveat: str) -> Table:
     for label, text in (
         ("throughput", _throughput(summary)),
         ("goodput", _goodput(summary["goodput"])),
-        ("utilisation", _utilisation(summary["utilisation"])),
+        ("utilisation", _utilisation(summary)),
         ("experts", _experts(summary["experts"])),
         ("memory", _memory(summary["memory"], summary["requests"])),
         ("energy", _energy(summary["energy"])),
@@ -119,10 +119,14 @@ def _goodput(goodput: Mapping[str, Any]) -> str:
     return f"{_number(goodput['requests'])} requests/s, {percent(goodput['share'])} of requests meet the whole SLO"
 
 
-def _utilisation(shares: Mapping[str, Any]) -> str:
-    names = {"mfu": "MFU", "s_mfu": "S-MFU", "mbu": "MBU", "s_mbu": "S-MBU", "busy": "steps run"}
-    text = " · ".join(f"{label} {percent(shares[name])}" for name, label in names.items())
-    return text + " of the time"
+def _utilisation(summary: Mapping[str, Any]) -> str:
+    """The sparse forms first: the plain ones count experts that no token visits. Without experts they are equal."""
+    shares = summary["utilisation"]
+    plain = [f"MFU {percent(shares['mfu'])}", f"MBU {percent(shares['mbu'])}"]
+    text = " · ".join(plain)
+    if summary["experts"]["layers"]:
+        text = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])} ({', '.join(plain)})"
+    return f"{text} · steps run {percent(shares['busy'])} of the time"
 
 
 def _experts(experts: Mapping[str, Any]) -> str:

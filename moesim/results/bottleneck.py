@@ -27,7 +27,7 @@ def bottleneck(record: RunRecord) -> dict[str, Any]:
     """Which resource bounds step time and by how much, with sentences (`lines`) for a reader.
 
     `shares` divide the critical path of all steps by what bounds each operator. `speedup` is Amdahl's bound (1967) on
-    shorter steps from twice the resource: 1 / (1 - share / 2), reached only if nothing else becomes the bound.
+    faster steps from twice the resource: 1 / (1 - share / 2), reached only if nothing else becomes the bound.
     `waiting_share` is the part of all TTFT spent before the first scheduling.
     """
     result = _step_time(record)
@@ -110,7 +110,7 @@ def _headline(result: dict[str, Any]) -> str:
     parts = ", ".join(f"{name} {percent(part)}" for name, part in result["operators"].items() if part >= 0.01)
     within = f" ({parts})" if parts else ""
     change = "halving" if resource == "overhead" else "doubling"
-    bound = f"{change} it would shorten steps by at most {result['speedup']:.2f}x"
+    bound = f"{change} it would speed steps up by at most {result['speedup']:.2f}x"
     return f"{RESOURCES[resource]} bounds {percent(share)} of step time{within}; {bound}"
 
 

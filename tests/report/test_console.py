@@ -40,6 +40,13 @@ def test_partial_runs_and_unknown_prices_are_said(synthetic, as_results):
     assert "experts " not in text.split("bottleneck")[0]
 
 
+def test_the_forms_that_count_every_expert_come_last_and_only_where_there_are_experts(synthetic, as_results, trial):
+    assert "S-MFU 5 % · S-MBU 50 % (MFU" in _text(trial)
+    dense = _text(as_results(synthetic.record(layers=0)))
+    assert "utilisation  MFU" in dense
+    assert "S-M" not in dense
+
+
 def test_names_are_not_markup(record, as_results):
     assert "[red]x" in _text(as_results(record, name="[red]x"))
 

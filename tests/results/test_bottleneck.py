@@ -14,7 +14,7 @@ def test_memory_bound_by_hand(record):
     assert list(result["operators"]) == ["experts", "attention", "qkv projection"]
     assert result["lines"][0] == (
         "memory bandwidth bounds 71 % of step time (experts 40 %, attention 19 %, qkv projection 4 %); "
-        "doubling it would shorten steps by at most 1.55x"
+        "doubling it would speed steps up by at most 1.55x"
     )
     assert any("host take 12 %" in line for line in result["lines"])
 
