@@ -28,6 +28,7 @@ _RIVALS: dict[str, dict[str, tuple[str, ...]]] = {
         "source=uniform": ("profile", "zipf", "correlation", "trace"),
         "source=profile": ("trace",),
         "source=trace": ("profile", "zipf", "correlation"),
+        "trace": ("source", "profile", "zipf", "correlation"),
         "profile": ("source", "trace"),
         "zipf": ("source", "trace"),
         "correlation": ("source", "trace"),

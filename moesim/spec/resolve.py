@@ -162,8 +162,9 @@ class Resolver:
 
     def _routing(self, tree: Marked) -> Marked:
         routing = tree.child("routing")
-        source = routing.child("source") if routing is not None else None
-        if source is not None and source.value != "profile":
+        given = routing.items if routing is not None else {}
+        named = given["source"].value if "source" in given else "trace" if "trace" in given else "profile"
+        if named != "profile":
             return tree
         if routing is not None and (profile := routing.child("profile")) is not None and profile.value is not None:
             return self._rename(tree, "routing", "profile", "profiles")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -33,13 +33,21 @@ class RoutingProfile(Descriptor):
 
 
 class RoutingSpec(Schema):
-    """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file."""
+    """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file; a trace
+    alone is its own source."""
 
     source: str = "profile"
     profile: str | None = None
     zipf: Zipf | None = None
     correlation: Correlation | None = None
     trace: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _trace_is_its_source(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("trace") is not None and "source" not in given:
+            return {**given, "source": "trace"}
+        return given
 
     @model_validator(mode="after")
     def _fits_source(self) -> RoutingSpec:

@@ -134,6 +134,7 @@ def test_a_mix_takes_the_place_of_a_trace_and_a_duration_that_of_a_count() -> No
         ("routing.source=uniform", {"source": "uniform"}),
         ("routing.source=profile", {"profile": "p", "zipf": 1.0, "source": "profile"}),
         ("routing.profile=q", {"profile": "q", "zipf": 1.0}),
+        ("routing.trace=t", {"trace": "t"}),
     ],
 )
 def test_another_routing_source_drops_what_belongs_to_the_old_one(override: str, expected: dict[str, Any]) -> None:

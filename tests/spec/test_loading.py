@@ -51,6 +51,24 @@ def test_the_routing_profile_is_the_experiments_or_the_models(library: Path, ove
     assert set(load_experiment(BASE, [override]).spec.library.profiles) == profiles
 
 
+@pytest.mark.parametrize(
+    ("below", "override", "source", "profiles"),
+    [
+        ({"profile": "flat"}, "routing.trace=t.parquet", "trace", set()),
+        ({"source": "uniform"}, "routing.trace=t.parquet", "trace", set()),
+        ({"trace": "t.parquet"}, "routing.profile=flat", "profile", {"flat"}),
+        ({"source": "uniform"}, "routing.profile=flat", "profile", {"flat"}),
+        ({"trace": "t.parquet"}, "seed=2", "trace", set()),
+    ],
+)
+def test_a_trace_or_profile_is_its_own_source(
+    library: Path, below: dict[str, str], override: str, source: str, profiles: set[str]
+) -> None:
+    Path("t.parquet").touch()
+    spec = load_experiment(BASE | {"routing": below}, [override]).spec
+    assert (spec.routing.source, set(spec.library.profiles)) == (source, profiles)
+
+
 def test_without_any_profile_none_is_needed(library: Path) -> None:
     assert load_experiment(BASE, ["model.routing_profile=null"]).spec.library.profiles == {}
 
