@@ -65,7 +65,8 @@ def test_a_trace_or_profile_is_its_own_source(
     library: Path, below: dict[str, str], override: str, source: str, profiles: set[str]
 ) -> None:
     Path("t.parquet").touch()
-    spec = load_experiment(BASE | {"routing": below}, [override]).spec
+    Path("below.yaml").write_text(f"extends: {BASE}\nrouting: {below}\n")
+    spec = load_experiment("below.yaml", [override]).spec
     assert (spec.routing.source, set(spec.library.profiles)) == (source, profiles)
 
 
