@@ -20,8 +20,8 @@ photonic:
 """
 
 
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
-    file = tmp_path / "hardware" / "calibrations" / "families.yaml"
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, place: str = "hardware") -> None:
+    file = tmp_path / place / "calibrations" / "families.yaml"
     file.parent.mkdir(parents=True)
     file.write_text(text)
     monkeypatch.setenv("MOESIM_PATH", str(tmp_path))
@@ -35,8 +35,9 @@ def test_values_are_si() -> None:
     assert hopper.memory_energy["hbm"] == pytest.approx(13.4e-12 * 8)
 
 
-def test_a_users_family_joins_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own_folder(tmp_path, monkeypatch, PHOTONIC + PHOTONIC.replace("photonic", "hopper"))
+@pytest.mark.parametrize("place", ["hardware", "."])
+def test_a_users_family_joins_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    own_folder(tmp_path, monkeypatch, PHOTONIC + PHOTONIC.replace("photonic", "hopper"), place)
     families = load_families()
     assert families["photonic"].energy["bf16"] == pytest.approx(1e-14)
     assert families["hopper"].idle_fraction == 0.5  # goes before the library's
