@@ -20,7 +20,8 @@ Share = Annotated[float, Field(ge=0.001, le=1)]
 Tier = Literal["sram", "hbm", "gddr", "lpddr", "ddr", "flash", "optane"]
 
 #: Below a folder of MOESIM_PATH, which has the library's layout or the folders of descriptors directly below it.
-_FILES = (Path("hardware") / "calibrations" / "families.yaml", Path("calibrations") / "families.yaml")
+_FILE = Path("hardware") / "calibrations" / "families.yaml"
+_PLACES = (_FILE, _FILE.relative_to("hardware"))
 
 
 class Efficiency(Schema):
@@ -70,9 +71,9 @@ def load_families() -> dict[str, FamilyDefaults]:
 
 @lru_cache(maxsize=8)
 def _load(search_path: str) -> dict[str, FamilyDefaults]:
-    own = [Path(entry).expanduser() / file for entry in search_path.split(os.pathsep) if entry for file in _FILES]
+    own = [Path(entry).expanduser() / file for entry in search_path.split(os.pathsep) if entry for file in _PLACES]
     families: dict[str, FamilyDefaults] = {}
-    for path in (builtin_root() / _FILES[0], *(path for path in reversed(own) if path.is_file())):
+    for path in (builtin_root() / _FILE, *(path for path in reversed(own) if path.is_file())):
         for name, tree in read_yaml(path).items.items():
             families[name] = validate(FamilyDefaults, _named(tree, name))
     return families
