@@ -36,7 +36,7 @@ def test_every_key_that_is_bound_to_kinds_exists_and_so_do_the_kinds() -> None:
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{kind: torus, link: ici, latency: 0, planes: 8}", "planes means nothing to a torus; it belongs to multi-plane"),
+        ("{kind: torus, link: ici, latency: 0, planes: 8}", "planes means nothing to a torus; it belongs to multi-"),
         ("{kind: switch, link: ici, latency: 0, shape: [2, 4]}", "shape means nothing to a switch"),
         ("{kind: dragonfly, link: ib, latency: 0, hosts: 4}", "a dragonfly needs more than its kind; add routers: 8, "),
         ("{kind: wafer, link: nop, latency: 0}", "add shape: [5, 5]"),
