@@ -21,7 +21,8 @@ class Pattern:
     """What one byte of a size puts on links, where every flow of a round moves a fixed share of it.
 
     links: [K] of the topology. bandwidth: [K] bytes/s. load: [K] bytes over each, and `shared` [K] with what other
-    groups move over it at the same time. sent, received, joules: [lanes]. latency: seconds of the longest path.
+    groups move over it at the same time. sent, received, joules: [lanes]. latency: seconds of the longest path. flows,
+    share: [F] the flows and what each moves, None where switches add up or multiply on the way.
     """
 
     links: IntArray
@@ -32,6 +33,8 @@ class Pattern:
     received: FloatArray
     joules: FloatArray
     latency: float
+    flows: RoutedFlows | None = None
+    share: FloatArray | None = None
 
     @cached_property
     def seconds(self) -> FloatArray:
@@ -94,7 +97,7 @@ class UniformPhase:
         return UniformPhase(self.pattern, self.rounds, np.asarray(size), self.parallel, self.depth)
 
 
-class Flows:
+class RoutedFlows:
     """F flows between lanes of a group, routed once. A flow from a lane to itself moves nothing.
 
     Args:
@@ -118,7 +121,7 @@ class Flows:
 class TrafficPhase:
     """One round in which every flow moves bytes of its own, `moved` [..., F]; see transfer.Phase."""
 
-    flows: Flows
+    flows: RoutedFlows
     moved: FloatArray
     parallel: bool = False
     rounds: int = 1
@@ -180,18 +183,18 @@ class GroupLinks(Lanes):
     topology: Topology
     routing: Routing
     beside: tuple[GroupLinks, ...] = ()
-    _known: dict[tuple[bytes, ...], Flows] = field(default_factory=dict, repr=False)
+    _known: dict[tuple[bytes, ...], RoutedFlows] = field(default_factory=dict, repr=False)
 
     @property
     def overhead(self) -> float:
         return self.topology.overhead
 
-    def flows(self, pairs: IntArray) -> Flows:
+    def flows(self, pairs: IntArray) -> RoutedFlows:
         """Routed flows between lanes [F, 2]; routes are found once per set of flows."""
         key = (pairs.tobytes(),)
         if key not in self._known:
             routes = self.routing.loads(self.topology, self.devices[pairs])
-            self._known[key] = Flows(pairs, self.lanes, routes, self.topology.bandwidth)
+            self._known[key] = RoutedFlows(pairs, self.lanes, routes, self.topology.bandwidth)
         return self._known[key]
 
     def pattern(self, pairs: IntArray, share: FloatArray) -> Pattern:
@@ -202,7 +205,7 @@ class GroupLinks(Lanes):
         shared = self._with_others(links, load, [other.pattern(pairs, share) for other in self.beside])
         sent, received = flows.by_lane(share, 0), flows.by_lane(share, 1)
         joules = flows.by_lane(share * flows.routes.energy, 0)
-        return Pattern(links, flows.bandwidth, load, shared, sent, received, joules, flows.latency)
+        return Pattern(links, flows.bandwidth, load, shared, sent, received, joules, flows.latency, flows, share)
 
     def _with_others(self, links: IntArray, load: FloatArray, others: list[Pattern]) -> FloatArray:
         if not others:
