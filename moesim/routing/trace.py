@@ -11,11 +11,15 @@ from numpy.typing import NDArray
 
 from moesim.routing.base import IntArray
 from moesim.spec.errors import MoesimError, Where
+from moesim.spec.marked import display
 
 if TYPE_CHECKING:
     import pyarrow
 
 FORMAT_VERSION = "1"
+
+#: Numbers of requests, positions and steps, tokens of an expert in a step, and source ranks lie below these.
+MOST, MOST_SOURCES = 2**31, 4096
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,10 @@ def read_trace(path: str | Path, layers: int, experts: int, top_k: int) -> Token
             impossible; with the row, counted from 1.
     """
     table = _open(path)
-    file = _File(str(path), table)
+    file = _File(display(Path(path)), table)
     file.check_dimensions({"layers": layers, "experts": experts, "top_k": top_k})
     if table.num_rows == 0:
-        raise MoesimError("the routing trace is empty", where=Where(str(path)), fix="give a trace with tokens in it")
+        raise MoesimError("the routing trace is empty", where=Where(file.path), fix="give a trace with tokens in it")
     if "count" in table.column_names:
         return _read_counts(file, layers, experts, top_k)
     return _read_tokens(file, layers, experts, top_k)
@@ -95,9 +99,9 @@ def _open(path: str | Path) -> pyarrow.Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    where = Where(str(path))
+    where = Where(display(Path(path)))
     if not Path(path).is_file():
-        raise MoesimError(f"no routing trace {str(path)!r}", where=where, fix="check routing.trace")
+        raise MoesimError(f"no routing trace {display(Path(path))!r}", where=where, fix="check routing.trace")
     try:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -120,7 +124,7 @@ class _File:
             line = (at if row is None else int(row[at])) + 1
             raise MoesimError(what.format(at), where=Where(self.path, line), fix=fix)
 
-    def integers(self, name: str, low: int, high: int | None) -> IntArray:
+    def integers(self, name: str, low: int, high: int) -> IntArray:
         """A column of integers in [low, high)."""
         where = Where(self.path)
         if name not in self.table.column_names:
@@ -135,11 +139,10 @@ class _File:
         with np.errstate(invalid="ignore"):
             odd = ~np.isfinite(numbers) | (numbers != np.rint(numbers))
             self.reject(odd, f"{name} is not an integer", "write integers, no NaN and no empty cells")
-            outside = numbers < low if high is None else (numbers < low) | (numbers >= high)
+            outside = (numbers < low) | (numbers >= high)
         if outside.any():
             value = int(numbers[np.argmax(outside)])
-            limits = f"{low} or more" if high is None else f"{low} to {high - 1}"
-            self.reject(outside, f"{name} {value} is out of range", f"the model allows {limits}")
+            self.reject(outside, f"{name} {value} is out of range", f"allowed are {low} to {high - 1}")
         return np.asarray(values.astype(np.int64))
 
     def check_dimensions(self, model: dict[str, int]) -> None:
@@ -161,8 +164,8 @@ class _File:
 
 
 def _read_tokens(file: _File, layers: int, experts: int, top_k: int) -> TokenTrace:
-    request = file.integers("request", 0, None)
-    position = file.integers("position", 0, None)
+    request = file.integers("request", 0, MOST)
+    position = file.integers("position", 0, MOST)
     layer = file.integers("layer", 0, layers)
     places = sorted(name for name in file.table.column_names if name.startswith("e") and name[1:].isdecimal())
     if len(places) != top_k:
@@ -207,12 +210,12 @@ def _check_complete(
 
 
 def _read_counts(file: _File, layers: int, experts: int, top_k: int) -> CountTrace:
-    step = file.integers("step", 0, None)
+    step = file.integers("step", 0, MOST)
     layer = file.integers("layer", 0, layers)
     expert = file.integers("expert", 0, experts)
-    count = file.integers("count", 0, None)
+    count = file.integers("count", 0, MOST)
     has_source = "source" in file.table.column_names
-    source = file.integers("source", 0, None) if has_source else np.zeros_like(step)
+    source = file.integers("source", 0, MOST_SOURCES) if has_source else np.zeros_like(step)
     row = np.lexsort((expert, source, layer, step))
     step, layer, source, expert, count = (column[row] for column in (step, layer, source, expert, count))
     _check_sums(file, np.stack([step, layer, source]), count, top_k, row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -127,11 +128,10 @@ def mark(value: object, *, where: Where | None = None, folder: Path | None = Non
 
 
 def display(path: Path) -> str:
-    """`path` as a person writes it: relative where it lies below the working directory."""
-    try:
-        return str(path.resolve().relative_to(Path.cwd().resolve()))
-    except ValueError:
-        return str(path)
+    """`path` as a person writes it: relative where it lies below the working directory, or where that is shorter."""
+    full = path.resolve()
+    near = os.path.relpath(full, Path.cwd().resolve())
+    return near if not near.startswith("..") or len(near) < len(str(full)) else str(path)
 
 
 def read_yaml(path: Path) -> Marked:

@@ -196,7 +196,7 @@ def _near_file(path: Path) -> str:
     """What may have been meant by a trace file that is none."""
     folder = path if path.is_dir() else path.parent
     names = sorted(each.name for each in folder.iterdir() if each.is_file()) if folder.is_dir() else []
-    where = f"it would be {path}" if folder.is_dir() else f"there is no folder {folder}"
+    where = f"it would be {path}" if folder.is_dir() else f"there is no folder {display(folder)}"
     return did_you_mean(path.name, names) or ("name a file in it" if path.is_dir() else where)
 
 

@@ -195,7 +195,7 @@ TRACES = {
 def test_a_malformed_request_trace_is_cited_with_its_row(run: Run, name: str) -> None:
     content, what = TRACES[name]
     Path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    assert complaint(run, f"requests.trace={name}").startswith(str(Path(what).resolve()))
+    assert complaint(run, f"requests.trace={name}").startswith(what)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ ROUTING = [
 def test_a_routing_trace_that_does_not_match_the_model(run: Run, columns: Mapping[str, Any], what: str) -> None:
     Path("routing.parquet").write_bytes(routing_trace(columns))
     said = complaint(run, "routing={source: trace, trace: routing.parquet}")
-    assert said.startswith(f"{Path('routing.parquet').resolve()}{what}")
+    assert said.startswith(f"routing.parquet{what}")
 
 
 def test_routing_traces_that_match_run(run: Run) -> None:

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 from moesim.serving.requests.table import RowKind, bad_row
 from moesim.spec.errors import MoesimError, Where
+from moesim.spec.marked import display
 
 _SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".jsonl.gz", ".parquet")
 
@@ -45,22 +46,24 @@ def read_columns(path: Path) -> Columns:
     name = path.name.lower()
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
     if suffix is None:
-        known = ", ".join(_SUFFIXES)
-        raise MoesimError(f"{path.name} is of no known kind", where=Where(str(path)), fix=f"a trace ends in {known}")
+        fix = f"a trace ends in {', '.join(_SUFFIXES)}"
+        raise MoesimError(f"{path.name} is of no known kind", where=Where(display(path)), fix=fix)
     if not path.is_file():
-        raise MoesimError(f"the trace {path} does not exist", fix=_nearest_file(path))
+        raise MoesimError(f"the trace {display(path)} does not exist", fix=_nearest_file(path))
     if suffix == ".parquet":
         return _read_parquet(path)
     with _opened(path, compressed=suffix.endswith(".gz")) as stream:
-        return _read_csv(stream, str(path)) if suffix.startswith(".csv") else _read_jsonl(stream, str(path))
+        return _read_csv(stream, display(path)) if suffix.startswith(".csv") else _read_jsonl(stream, display(path))
 
 
 def _nearest_file(path: Path) -> str:
     if not path.parent.is_dir():
-        return f"there is no folder {path.parent}"
+        return f"there is no folder {display(path.parent)}"
     names = [other.name for other in path.parent.iterdir() if other.name.lower().endswith(_SUFFIXES)]
     near = difflib.get_close_matches(path.name, names, n=1)
-    return f"did you mean {str(path.parent / near[0])!r}?" if near else f"{path.parent} holds {len(names)} trace files"
+    if near:
+        return f"did you mean {display(path.parent / near[0])!r}?"
+    return f"{display(path.parent)} holds {len(names)} trace files"
 
 
 @contextmanager
@@ -74,9 +77,9 @@ def _opened(path: Path, *, compressed: bool) -> Iterator[TextIO]:
             with path.open(encoding="utf-8-sig", newline="") as stream:
                 yield stream
     except UnicodeDecodeError:
-        raise MoesimError("this is no text in UTF-8", where=Where(str(path))) from None
+        raise MoesimError("this is no text in UTF-8", where=Where(display(path))) from None
     except (OSError, EOFError) as error:
-        raise MoesimError(f"the file cannot be read: {error}", where=Where(str(path))) from None
+        raise MoesimError(f"the file cannot be read: {error}", where=Where(display(path))) from None
 
 
 def _read_csv(stream: TextIO, file: str) -> Columns:
@@ -133,12 +136,12 @@ def _read_parquet(path: Path) -> Columns:
             table = source.read()
     except (arrow.ArrowException, OSError) as error:
         message = str(error).splitlines()[0]
-        raise MoesimError(f"this is no Parquet file: {message}", where=Where(str(path))) from None
+        raise MoesimError(f"this is no Parquet file: {message}", where=Where(display(path))) from None
     values: dict[str, Sequence[Any]] = {}
     for name, column in zip(table.column_names, table.columns, strict=True):
         plain = arrow.types.is_integer(column.type) or arrow.types.is_floating(column.type)
         values[name] = column.to_numpy() if plain and not column.null_count else _objects(column, arrow)
-    return Columns(str(path), "row", range(1, table.num_rows + 1), values)
+    return Columns(display(path), "row", range(1, table.num_rows + 1), values)
 
 
 def _objects(column: Any, arrow: Any) -> Sequence[Any]:
