@@ -184,6 +184,10 @@ TRACES = {
     "short.csv": (HEADER + "0,10\n", "short.csv:2: 2 fields, but the header names 3; write one value for each column"),
     "long.csv": (HEADER + "0,1,1\n\n0,2000,100\n", "long.csv:4: 2000 input and 100 output tokens exceed the model's"),
     "column.csv": ("arrival_s,input_tokens,outputs\n0,1,1\n", "column.csv:1: the column 'output_tokens' is missing"),
+    "stamp.csv": (
+        "TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:15:46+01,374,44\n",
+        "stamp.csv:2: TIMESTAMP is '2023-11-16 18:15:46+01', expected a time stamp like 2023-11-16 18:15:46.6805900",
+    ),
     "binary.csv": (b"\xff\xfe\x00\x80", "binary.csv: this is no text in UTF-8"),
     "text.jsonl": ("{\n", "text.jsonl:1: this is no JSON"),
     "other.txt": (HEADER, "other.txt: other.txt is of no known kind; a trace ends in .csv"),
@@ -223,13 +227,14 @@ CHOICES: dict[str, Any] = {"request": [0, 0], "position": [0, 0], "layer": [0, 1
 COUNTS: dict[str, Any] = {"step": [0] * 4, "layer": [0, 0, 1, 1], "expert": [0, 1, 2, 3], "count": [5] * 4}
 
 ROUTING = [
-    (CHOICES | {"e1": [1, 8]}, ":2: e1 8 is out of range; the model allows 0 to 7"),
+    (CHOICES | {"e1": [1, 8]}, ":2: e1 8 is out of range; allowed are 0 to 7"),
     (CHOICES | {"e1": [0, 2]}, ":1: a token chooses an expert twice"),
     (CHOICES | {"e1": [1.5, 2.0]}, ":1: e1 is not an integer"),
-    (CHOICES | {"layer": [0, 2]}, ":2: layer 2 is out of range; the model allows 0 to 1"),
+    (CHOICES | {"layer": [0, 2]}, ":2: layer 2 is out of range; allowed are 0 to 1"),
     (CHOICES | {"layer": [0, 0]}, ":2: a token has not exactly one row for each layer"),
     (CHOICES | {"e2": [3, 3]}, ": the trace has 3 experts per token, the model 2; give columns e0 to e1"),
     ({name: values[:0] for name, values in CHOICES.items()}, ": the routing trace is empty"),
+    (COUNTS | {"source": [1e300] * 4}, ":1: source 1"),
     (COUNTS | {"count": [5, 5, 5, -5]}, ":4: count -5 is out of range"),
     (COUNTS | {"count": [5, 5, 5, 4]}, ":3: the counts of a step, layer and source are no multiple of top_k 2"),
     (COUNTS | {"count": [0] * 4}, ":1: a step routes no tokens; leave the step out"),

@@ -72,7 +72,7 @@ def test_rows_may_stand_in_any_order(tmp_path: Path) -> None:
         ({"position": None}, r"no column 'position'"),
         ({"e1": None}, r"1 experts per token, the model 2; give columns e0 to e1"),
         ({"e2": [3, 3, 1, 1, 3, 3]}, r"3 experts per token, the model 2"),
-        ({"e0": [0, 1, 2, 4, 0, 2]}, r":4: e0 4 is out of range; the model allows 0 to 3"),
+        ({"e0": [0, 1, 2, 4, 0, 2]}, r":4: e0 4 is out of range; allowed are 0 to 3"),
         ({"e0": [0, 1, -1, 3, 0, 2]}, r":3: e0 -1 is out of range"),
         ({"layer": [0, 1, 0, 2, 0, 1]}, r":4: layer 2 is out of range"),
         ({"e1": [1, 2, 3, 3, 2, 1]}, r":4: a token chooses an expert twice"),
