@@ -13,7 +13,6 @@ from moesim.step.exchange import Exchange
 from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, FloatArray, IntArray, StepGraph
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
-from moesim.step.routed import RoutedLoad
 
 _STREAM = {"operator": COMPUTE, "attention": COMPUTE, "experts": COMPUTE, "barrier": COMPUTE, "shared": SIDE_COMPUTE}
 
@@ -78,11 +77,11 @@ class _Compiler:
         self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
         self.lanes = self.layout.pp * self.layout.stage_lanes
         self.rows = _Rows(self.lanes, partitions=[tuple(range(self.lanes))])
-        self.load: RoutedLoad | None = None
+        self.experts: tuple[IntArray, FloatArray] | None = None
         self.traffic = np.zeros((0, 0, 0))
         self.layers: dict[int, int] = {}
         if counts is not None and pricer.experts is not None:
-            self.load = pricer.experts.load(counts.sum(axis=1))
+            self.experts = pricer.experts.by_layer(counts.sum(axis=1))
             self.traffic = rank_loads(counts, pricer.experts.owner, self.layout.expert_ranks).astype(np.float64)
             moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
             self.layers = {layer: index for index, layer in enumerate(moe_layers)}
@@ -146,10 +145,11 @@ class _Compiler:
         costs = self.pricer.stages[stage]
         if row.action == "attention" and row.attention is not None:
             return self._by_lane(self.block.attention[stage][row.attention][0]), np.zeros(self.layout.stage_lanes)
-        if row.action == "experts" and self.load is not None:
+        if row.action == "experts" and self.experts is not None:
             of_lane = np.arange(self.layout.stage_lanes) // self.layout.expert_tp
             layer = self.layers[row.layer]
-            return self.load.layer_duration[layer][of_lane], self.load.layer_memory[layer][of_lane]
+            duration, memory = self.experts
+            return duration[layer][of_lane], memory[layer][of_lane]
         assert row.operator is not None
         sizes = self.sequences if row.operator.per_sequence else self.tokens
         entries = [table[row.operator] for table in costs.tables]

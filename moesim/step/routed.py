@@ -7,9 +7,9 @@ on the routing is reused this way.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,24 +27,22 @@ from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
 
 
-@dataclass
+@dataclass(frozen=True)
 class RoutedLoad:
-    """What one step's routing puts on the expert ranks (P stages, E expert ranks, L MoE layers of the model).
+    """What routing puts on the expert ranks, in each of D draws (P stages, E expert ranks, L MoE layers of the model).
 
-    duration: [P, E] picoseconds of expert kernels, summed over the stage's layers; slowest: [P] the same of the slowest
-    rank of each layer; bound: [3] seconds of the slowest ranks' overhead, compute-bound and memory-bound time.
+    duration: [D, P, E] picoseconds of expert kernels, summed over the stage's layers; slowest: [D, P] the same of the
+    slowest rank of each layer; bound: [D, 3] seconds of the slowest ranks' overhead, compute-bound and memory-bound
+    time.
     """
 
     duration: FloatArray
     slowest: FloatArray
     bound: FloatArray
-    copies: FloatArray  # [P, E] (token, expert) pairs
-    touched: FloatArray  # [P, E] distinct experts, summed over layers
-    expert_tokens: FloatArray  # [L, experts]
-    rank_imbalance: float  # largest rank's tokens over the mean, mean over layers
-    expert_imbalance: float
-    layer_duration: IntArray  # [L, E] picoseconds
-    layer_memory: FloatArray  # [L, E] seconds that the kernels' bytes take at full bandwidth
+    copies: FloatArray  # [D, P, E] (token, expert) pairs
+    touched: FloatArray  # [D, P, E] distinct experts, summed over layers
+    rank_imbalance: FloatArray  # [D] largest rank's tokens over the mean, mean over layers
+    expert_imbalance: FloatArray  # [D]
 
 
 @dataclass
@@ -65,34 +63,45 @@ class RoutedTotals:
         by_rank = [np.zeros((stages, ranks)) for _ in range(3)]
         return cls(by_rank[0], np.zeros(3), by_rank[1], by_rank[2], np.zeros((layers, experts)))
 
-    def add(self, load: RoutedLoad, steps: float) -> None:
-        self.duration += load.duration * (steps / PICOSECONDS)
-        self.bound += load.bound * steps
-        self.copies += load.copies * steps
-        self.touched += load.touched * steps
-        self.expert_tokens += load.expert_tokens * steps
-        tokens = float(load.copies.sum()) * steps
-        self.weight += tokens
-        self.rank_imbalance += tokens * load.rank_imbalance
-        self.expert_imbalance += tokens * load.expert_imbalance
+    def add(self, load: RoutedLoad, steps: FloatArray, expert_tokens: NDArray[Any]) -> None:
+        """Add each draw `steps` [D] times, and tokens [L, experts] once."""
+        each = steps[:, None, None]
+        self.duration += (load.duration * each).sum(axis=0) / PICOSECONDS
+        self.bound += (load.bound * steps[:, None]).sum(axis=0)
+        self.copies += (load.copies * each).sum(axis=0)
+        self.touched += (load.touched * each).sum(axis=0)
+        self.expert_tokens += expert_tokens
+        tokens = load.copies.sum(axis=(1, 2)) * steps
+        self.weight += float(tokens.sum())
+        self.rank_imbalance += float((tokens * load.rank_imbalance).sum())
+        self.expert_imbalance += float((tokens * load.expert_imbalance).sum())
 
 
-def _imbalance(loads: NDArray[Any]) -> float:
-    """Mean over layers of the largest load over the mean one."""
-    return float((loads.max(axis=1) / loads.mean(axis=1)).mean())
+def _imbalance(loads: NDArray[Any]) -> FloatArray:
+    """[D] mean over layers of the largest load over the mean one, of loads [D, L, ...]."""
+    ratios: FloatArray = (loads.max(axis=2) / loads.mean(axis=2)).mean(axis=1)
+    return ratios
 
 
 @dataclass(frozen=True)
 class RoutedPrice:
-    """Picoseconds of the MoE parts of consecutive steps on the critical path, [P, steps], and what they come from: the
-    load of each step, or the tokens (in all [steps], of prefill) for which tabulated loads were interpolated."""
+    """Picoseconds of the MoE parts of consecutive steps on the critical path, [P, steps], and what their pricer wants
+    to know about them once they have been executed."""
 
     experts: IntArray
     dispatch: IntArray
     combine: IntArray
-    loads: tuple[RoutedLoad, ...] = ()
-    tokens: IntArray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    prefill: int = 0
+    origin: Any
+
+
+class _Kernels(NamedTuple):
+    """[..., L, E] of the expert kernels of every layer and rank; bound: [3, ..., L, E] as in RoutedLoad."""
+
+    copies: FloatArray
+    touched: FloatArray
+    duration: IntArray
+    memory: FloatArray
+    bound: FloatArray
 
 
 class ExpertCosts:
@@ -130,51 +139,63 @@ class ExpertCosts:
         return RoutedTotals.zeros(self.layout.pp, self.layout.expert_ranks, self.layers, self.experts)
 
     def load(self, counts: IntArray) -> RoutedLoad:
-        """Args: counts: [layers, experts] tokens per expert, over all sources."""
-        shape = (self.layers, self.layout.expert_ranks)
+        """Args: counts: [D, layers, experts] tokens per expert, over all sources."""
+        kernels = self._kernels(counts)
+        slowest = kernels.duration.argmax(axis=2)[:, :, None]
+        bound = np.take_along_axis(kernels.bound, slowest[None], axis=3)
+        return RoutedLoad(
+            duration=self._by_stage(kernels.duration),
+            slowest=self._by_stage(np.take_along_axis(kernels.duration, slowest, axis=2)[:, :, 0]),
+            bound=bound.sum(axis=(2, 3)).T,
+            copies=self._by_stage(kernels.copies),
+            touched=self._by_stage(kernels.touched),
+            rank_imbalance=_imbalance(kernels.copies),
+            expert_imbalance=_imbalance(counts),
+        )
+
+    def by_layer(self, counts: IntArray) -> tuple[IntArray, FloatArray]:
+        """[layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full bandwidth.
+
+        Args:
+            counts: [layers, experts] tokens per expert.
+        """
+        kernels = self._kernels(counts[None])
+        return kernels.duration[0], kernels.memory[0]
+
+    def by_rank(self, values: NDArray[Any]) -> FloatArray:
+        """[..., L, experts] summed over the experts of each rank, [..., L, expert ranks]."""
+        tables = values.reshape(-1, len(self._cell))
+        size = self.layers * self.layout.expert_ranks
+        cell = self._cell if len(tables) == 1 else self._cell + np.arange(0, len(tables) * size, size)[:, None]
+        sums = np.bincount(cell.ravel(), weights=tables.ravel(), minlength=len(tables) * size)
+        shape = (*values.shape[:-1], self.layout.expert_ranks)
+        return sums.reshape(shape).astype(np.float64, copy=False)
+
+    def _kernels(self, counts: IntArray) -> _Kernels:
+        """Args: counts: [D, layers, experts]."""
         copies, touched = self.by_rank(counts), self.by_rank(counts > 0)
-        seconds, memory, bounds = np.zeros(shape), np.zeros(shape), np.zeros((3, *shape))
+        seconds, memory, bound = np.zeros(copies.shape), np.zeros(copies.shape), np.zeros((3, *copies.shape))
         for at, device in self._kinds:
             cost = self.context.kernels.cost(self.calls(copies[at], touched[at]), device)
             seconds[at], memory[at] = cost.seconds, cost.memory
             compute_bound = cost.compute > cost.memory
-            bounds[0][at] = cost.overhead
-            bounds[1][at] = np.where(compute_bound, cost.compute, 0)
-            bounds[2][at] = np.where(compute_bound, 0, cost.memory)
-        duration = picoseconds(seconds)
-        slowest = duration.argmax(axis=1)
-        rows = np.arange(len(duration))
-        return RoutedLoad(
-            duration=self._by_stage(duration),
-            slowest=self._by_stage(duration[rows, slowest]),
-            bound=bounds[:, rows, slowest].sum(axis=1),
-            copies=self._by_stage(copies),
-            touched=self._by_stage(touched),
-            expert_tokens=counts.astype(np.float64),
-            rank_imbalance=_imbalance(copies),
-            expert_imbalance=_imbalance(counts),
-            layer_duration=duration,
-            layer_memory=memory,
-        )
-
-    def by_rank(self, values: NDArray[Any]) -> FloatArray:
-        """[L, experts] summed over the experts of each rank, [L, expert ranks]."""
-        shape = (self.layers, self.layout.expert_ranks)
-        sums = np.bincount(self._cell, weights=values.ravel(), minlength=shape[0] * shape[1])
-        return sums.reshape(shape).astype(np.float64, copy=False)
+            bound[0][at] = cost.overhead
+            bound[1][at] = np.where(compute_bound, cost.compute, 0)
+            bound[2][at] = np.where(compute_bound, 0, cost.memory)
+        return _Kernels(copies, touched, picoseconds(seconds), memory, bound)
 
     def _by_stage(self, values: NDArray[Any]) -> FloatArray:
-        """[L, ...] summed over the layers of each stage."""
-        return np.array([values[at].sum(axis=0) for at in self.stage_layers], dtype=np.float64)
+        """[D, L, ...] summed over the layers of each stage, [D, P, ...]."""
+        return np.stack([values[:, at].sum(axis=1) for at in self.stage_layers], axis=1).astype(np.float64)
 
 
-def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slice | list[int]], Device]]:
-    """Places in a table [layers, expert ranks] that devices of one kind fill, with one of these devices."""
+def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slice, slice | list[int]], Device]]:
+    """Places in a table [D, layers, expert ranks] that devices of one kind fill, with one of these devices."""
     names = [device.spec.name for device in devices]
     if len(set(names)) == 1:
-        return [((layers, slice(None)), devices[0])]
+        return [((slice(None), layers, slice(None)), devices[0])]
     return [
-        ((layers, [e for e, other in enumerate(names) if other == name]), devices[names.index(name)])
+        ((slice(None), layers, [e for e, other in enumerate(names) if other == name]), devices[names.index(name)])
         for name in dict.fromkeys(names)
     ]
 

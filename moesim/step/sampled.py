@@ -11,10 +11,12 @@ from moesim.routing.base import RoutingSource, TokenSpans
 from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
-from moesim.step.exchange import Exchange, Picoseconds
+from moesim.step.exchange import Exchange
 from moesim.step.graph import IntArray
-from moesim.step.routed import ExpertCosts, RoutedLoad, RoutedPrice, RoutedTotals
+from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedTotals
 from moesim.step.sizes import Sizes
+
+_ONCE = np.ones(1)
 
 
 class Sampled:
@@ -27,8 +29,8 @@ class Sampled:
     reuses = False
 
     def record(self, price: RoutedPrice, steps: int) -> None:
-        for load in price.loads[:steps]:
-            self._totals.add(load, 1)
+        for load, expert_tokens in price.origin[:steps]:
+            self._totals.add(load, _ONCE, expert_tokens)
 
     def totals(self) -> RoutedTotals:
         return self._totals
@@ -37,18 +39,17 @@ class Sampled:
         return draw_counts(self._routing, self._key, batch, step)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
-        steps = [self._step(sizes, batch, step) for step in range(batch.steps)]
-        experts = np.stack([load.slowest for load, _ in steps], axis=1).astype(np.int64)
-        dispatch, combine = (np.stack([times[way] for _, times in steps], axis=1) for way in (0, 1))
-        return RoutedPrice(experts, dispatch, combine, tuple(load for load, _ in steps))
-
-    def _step(self, sizes: Sizes, batch: Batch, step: int) -> tuple[RoutedLoad, Picoseconds]:
-        drawn = self._draw(batch, step)
-        load = self._costs.load(drawn.totals)
-        if not self._exchange.all_to_all:
-            return load, self._exchange.of_largest(sizes.tokens[step].max())
-        traffic = drawn.traffic(self._costs.owner, self._costs.layout.expert_ranks)
-        return load, self._exchange.of_traffic(traffic)
+        draws = [self._draw(batch, step) for step in range(batch.steps)]
+        tokens = [drawn.totals for drawn in draws]
+        loads = [self._costs.load(each[None]) for each in tokens]
+        if self._exchange.all_to_all:
+            placed = self._costs.owner, self._costs.layout.expert_ranks
+            times = [self._exchange.of_traffic(drawn.traffic(*placed)) for drawn in draws]
+            dispatch, combine = (np.stack([time[way] for time in times], axis=1) for way in (0, 1))
+        else:
+            dispatch, combine = self._exchange.of_largest(sizes.tokens.max(axis=1))
+        experts = np.concatenate([load.slowest for load in loads]).T.astype(np.int64)
+        return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)))
 
     def _draw(self, batch: Batch, step: int) -> Drawn | Counted:
         if isinstance(self._routing, CountRouting):

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 #: Tokens per rank for which deviations are drawn. Few tokens make skewed sums, many make normal ones.
 _GRID = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
 #: Draws per number of tokens; steps take them in turns.
-_DRAWS = 4
+SCATTER_TURNS = 4
 
 
 class ScatteredExchange:
-    """Picoseconds of dispatch and combine by tokens per DP rank, a function of these and of `key` alone.
+    """Picoseconds of dispatch and combine by tokens per DP rank, a function of these, the turn and `key` alone.
 
     Args:
         costs: knows where the experts are.
@@ -38,13 +38,17 @@ class ScatteredExchange:
         self._towards = [at.towards(share[mine]) for at, mine in zip(exchange.stages, exchange.slices, strict=True)]
         self._drawn: dict[tuple[int, int], list[PortSums]] = {}
 
-    def price(self, singles: IntArray, chunked: IntArray) -> Picoseconds:
-        """Args: singles, chunked: [DP ranks] tokens, as of `CountRouting.choose`."""
+    def price(self, singles: IntArray, chunked: IntArray, turn: int) -> Picoseconds:
+        """[P] each.
+
+        Args:
+            singles, chunked: [DP ranks] tokens, as of `CountRouting.choose`.
+            turn: number of the step, which decides the draw it takes.
+        """
         tokens = singles + chunked
-        total = int(tokens.sum())
         # Tokens of a segment choose alike, which multiplies the variance of their sum.
         independent = singles + self._routing.overdispersion * chunked
-        deviations = self._deviations(total / len(tokens), total % _DRAWS)
+        deviations = self._deviations(tokens.mean(), turn % SCATTER_TURNS)
         return self._exchange.of_sums(
             [
                 _scattered(at, at.expected(tokens, towards), drawn, independent)

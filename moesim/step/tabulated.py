@@ -3,177 +3,174 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import Counter, defaultdict
-from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange, Picoseconds
-from moesim.step.graph import IntArray
+from moesim.step.graph import FloatArray, IntArray
 from moesim.step.routed import ExpertCosts, RoutedLoad, RoutedPrice, RoutedTotals
 from moesim.step.sampled import draw_counts
-from moesim.step.scatter import ScatteredExchange
+from moesim.step.scatter import SCATTER_TURNS, ScatteredExchange
 from moesim.step.sizes import Sizes
 
 #: Token counts are tabulated one by one up to here, then in steps of this ratio with linear interpolation.
-_DENSE_GRID, _GRID_RATIO = 24, 1.12
+_DENSE_GRID, _GRID_RATIO = 64, 1.12
 #: Shares of prefill tokens at which mixed batches are tabulated; consecutive tokens of a prompt are over-dispersed.
 _MIXTURES = (0.0, 0.5, 1.0)
+#: What `_mixture_weights` says of steps without prefill.
+_DECODE = ((0, 1.0),)
+#: Draws are taken in turns by the steps of a run, which repeat after so many.
+_TURNS = 512
+#: Layers drawn at a point of the grid: so many tokens in all, within these bounds. With few tokens the slowest
+#: rank's time scatters by a tenth and more from layer to layer; with many, hardly, as every expert is touched.
+_TOKENS_DRAWN, _FEWEST_LAYERS, _MOST_LAYERS = 16384, 96, 8192
 
 
-@dataclass
+#: The points below and above a size.
+_SIDES = np.array([0, 1])
+
+
+class _Use(NamedTuple):
+    """How steps use the grid: the share of each mixture; the points below, the weights of those above, and the turns,
+    [steps] each or single numbers."""
+
+    mixtures: tuple[tuple[int, float], ...]
+    below: Any
+    weight: Any
+    turn: Any
+
+
 class Tabulated:
-    """Loads drawn once per (total tokens, share of prefill) grid point and interpolated linearly between points.
+    """Loads drawn for each (share of prefill, total tokens) of a grid, and interpolated linearly between its points.
 
     Expert loads of a routing without state depend on the totals alone, since every source draws from the same
-    popularity. Each point has its own random stream, so its value does not depend on when it is first needed. Which
-    expert gets how many tokens is taken in expectation, to which a run comes closer than a few draws.
+    popularity. Each point has its own random stream, so its draws do not depend on when it is first needed; a step
+    takes one of them by its number, so that times scatter from step to step as those of fresh draws do. Which expert
+    gets how many tokens is taken in expectation, to which a run comes closer than a few draws.
+
+    Args:
+        limit: most tokens in a step.
     """
 
-    costs: ExpertCosts
-    exchange: Exchange
-    routing: CountRouting
-    key: int
-    limit: int
-    _points: dict[tuple[int, float], RoutedLoad] = field(default_factory=dict, init=False)
-    _grid: list[int] = field(default_factory=list, init=False)
-
-    def __post_init__(self) -> None:
-        self._grid = _token_grid(self.limit)
-        self._draws = max(1, round(96 / max(self.costs.layers, 1)))
-        self._scattered = (
-            ScatteredExchange(self.exchange, self.routing, self.costs, self.key) if self.exchange.all_to_all else None
-        )
-        #: Executed steps without prefill by tokens, and the others by tokens in all and of prefill.
-        self._decodes = np.zeros(self.limit + 1, dtype=np.int64)
-        self._mixed: Counter[tuple[int, int]] = Counter()
-        #: [P, tokens] picoseconds of the slowest experts in steps without prefill, -1 where not needed so far.
-        self._slowest = np.full((self.costs.layout.pp, self.limit + 1), -1)
-        self._known: dict[tuple[int, float], list[float]] = {}
-        self._totals: RoutedTotals | None = None
-
     reuses = True
+
+    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: CountRouting, key: int, limit: int) -> None:
+        self.costs, self.exchange, self.routing, self.key = costs, exchange, routing, key
+        self._scattered = ScatteredExchange(exchange, routing, costs, key) if exchange.all_to_all else None
+        self._grid = _token_grid(limit)
+        self._loads: dict[tuple[int, int], RoutedLoad] = {}
+        points = (len(_MIXTURES), len(self._grid))
+        self._known = np.zeros(points, dtype=np.bool_)
+        #: Picoseconds of the slowest experts by stage, point and turn; the steps that used each.
+        self._slowest = np.zeros((costs.layout.pp, *points, _TURNS))
+        self._uses = np.zeros((*points, _TURNS))
+        #: For every number of tokens: the point below, and the weight of the one above it.
+        self._below, self._weight = _interpolation(self._grid)
+        self._totals: RoutedTotals | None = None
 
     def counts(self, batch: Batch, step: int) -> IntArray:
         return draw_counts(self.routing, self.key, batch, step)
 
+    def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
+        tokens = sizes.tokens.sum(axis=1)
+        if batch.chunks:  # a single step
+            total = int(tokens[0])
+            mixtures = _mixture_weights(int(sizes.chunked.sum()) / total)
+            use = _Use(mixtures, self._below[total], self._weight[total], batch.first_step % _TURNS)
+        else:
+            turn = (np.arange(batch.steps) + batch.first_step) % _TURNS
+            use = _Use(_DECODE, self._below[tokens], self._weight[tokens], turn)
+        experts: FloatArray | float = 0.0
+        for mixture, share in use.mixtures:
+            self._prepare(mixture, use)
+            times = self._slowest[:, mixture, use.below, use.turn]
+            above = self._slowest[:, mixture, use.below + 1, use.turn]
+            experts = experts + (times + (above - times) * use.weight) * share
+        picoseconds = np.rint(experts).astype(np.int64).reshape(-1, batch.steps)
+        return RoutedPrice(picoseconds, *self._exchanged(sizes, batch), use)
+
     def record(self, price: RoutedPrice, steps: int) -> None:
         self._totals = None
-        if price.prefill:
-            self._mixed[int(price.tokens[0]), price.prefill] += steps
-        else:
-            np.add.at(self._decodes, price.tokens[:steps], 1)
+        use: _Use = price.origin
+        below, weight, turn = (np.atleast_1d(part)[:steps, None] for part in (use.below, use.weight, use.turn))
+        for mixture, share in use.mixtures:
+            # Step by step, below and above, so that sums do not show how steps came in blocks.
+            shares = np.concatenate([1.0 - weight, weight], axis=1) * share
+            np.add.at(self._uses[mixture], (below + _SIDES, turn), shares)
 
     def totals(self) -> RoutedTotals:
         if self._totals is None:
-            self._totals = self._sum()
+            self._totals = self.costs.zeros()
+            for (mixture, point), load in sorted(self._loads.items()):
+                uses = self._uses[mixture, point].reshape(-1, len(load.slowest)).sum(axis=0)
+                tokens = uses.sum() * self._grid[point] * self.routing.popularity
+                self._totals.add(load, uses, tokens)
         return self._totals
 
-    def _sum(self) -> RoutedTotals:
-        """In a fixed order, whichever sizes came first."""
-        used = np.flatnonzero(self._decodes).tolist()
-        sizes = [(tokens, 0, int(self._decodes[tokens])) for tokens in used]
-        sizes += [(*tokens, steps) for tokens, steps in sorted(self._mixed.items())]
-        uses: defaultdict[tuple[int, float], float] = defaultdict(float)
-        for tokens, prefill, steps in sizes:
-            for point, weight in self._weights(tokens, prefill):
-                uses[point] += weight * steps
-        totals = self.costs.zeros()
-        for point, use in sorted(uses.items()):
-            totals.add(self._point(*point), use)
-        return totals
+    def _prepare(self, mixture: int, use: _Use) -> None:
+        """Draw what is needed and not known yet."""
+        known = self._known[mixture]
+        missing = ~known[use.below], ~known[use.below + 1] & (use.weight > 0)
+        for side, lacks in enumerate(missing):
+            if lacks.any():
+                for point in np.unique((use.below + side)[lacks]).tolist():
+                    self._draw(mixture, point)
 
-    def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
-        tokens, prefill = sizes.tokens.sum(axis=1), 0
-        if batch.chunks:
-            prefill = int(sizes.chunked.sum())
-            experts = self._interpolated(int(tokens[0]), prefill)[:, None]
-        else:
-            experts = self._of_decodes(tokens)
-        dispatch, combine = self._exchanged(sizes, batch)
-        return RoutedPrice(experts, dispatch, combine, tokens=tokens, prefill=prefill)
-
-    def _of_decodes(self, tokens: IntArray) -> IntArray:
-        """[P, steps] picoseconds of the slowest experts in steps without prefill."""
-        slowest = self._slowest[:, tokens]
-        if slowest.min() < 0:
-            for size in np.unique(tokens[slowest.min(axis=0) < 0]).tolist():
-                self._slowest[:, size] = self._interpolated(size, 0)
-            slowest = self._slowest[:, tokens]
-        return slowest
+    def _draw(self, mixture: int, point: int) -> None:
+        """Draw the loads of a point of the grid."""
+        tokens, layers = self._grid[point], self.costs.layers
+        stream = np.random.Generator(
+            np.random.Philox(key=self.key, counter=[0, 1, tokens, int(_MIXTURES[mixture] * 16)])
+        )
+        wanted = min(max(_TOKENS_DRAWN // tokens, _FEWEST_LAYERS), _MOST_LAYERS) / layers
+        draws = min(_TURNS, 1 << max(0, round(np.log2(wanted))))
+        chunked = np.full(draws, round(tokens * _MIXTURES[mixture]))
+        counts = self.routing.choose(tokens - chunked, chunked, stream).counts  # every source is a draw
+        load = self.costs.load(counts.transpose(1, 0, 2))
+        self._loads[mixture, point] = load
+        self._slowest[:, mixture, point] = np.tile(load.slowest.T, _TURNS // draws)
+        self._known[mixture, point] = True
 
     def _exchanged(self, sizes: Sizes, batch: Batch) -> Picoseconds:
-        """[P, steps] each. Runs of steps in which every rank has the same tokens are priced once."""
+        """[P, steps] each. In runs of steps in which every rank has the same tokens, each draw is priced once."""
         if self._scattered is None:
             return self.exchange.of_largest(sizes.tokens.max(axis=1))
+        dispatch, combine = np.zeros((2, len(self._slowest), batch.steps), dtype=np.int64)
         changes = (sizes.decodes[1:] != sizes.decodes[:-1]).any(axis=1)
-        first = [0, *(np.flatnonzero(changes) + 1).tolist()]
-        times = [self._scattered.price(sizes.decodes[k] + sizes.idle[k], sizes.chunked[0]) for k in first]
-        length = np.diff([*first, batch.steps])
-        dispatch, combine = (np.stack([time[way] for time in times], axis=1) for way in (0, 1))
-        return np.repeat(dispatch, length, axis=1), np.repeat(combine, length, axis=1)
-
-    def _interpolated(self, tokens: int, prefill: int) -> IntArray:
-        """[P] picoseconds of the slowest experts."""
-        parts = [[weight * each for each in self._times(*point)] for point, weight in self._weights(tokens, prefill)]
-        return np.array([round(sum(stage)) for stage in zip(*parts, strict=True)])
-
-    def _times(self, tokens: int, mixture: float) -> list[float]:
-        """The same at a grid point, as plain numbers, which are faster than arrays of one or two."""
-        if (tokens, mixture) not in self._known:
-            self._known[tokens, mixture] = self._point(tokens, mixture).slowest.tolist()
-        return self._known[tokens, mixture]
-
-    def _weights(self, tokens: int, prefill: int) -> list[tuple[tuple[int, float], float]]:
-        """Grid points around a step, with their shares."""
-        return [
-            ((size, mixture), weight * share)
-            for mixture, share in _mixture_weights(prefill / tokens)
-            for size, weight in self._token_weights(tokens)
-            if weight * share > 0
-        ]
-
-    def _token_weights(self, total: int) -> tuple[tuple[int, float], ...]:
-        at = bisect_right(self._grid, total) - 1
-        low = self._grid[at]
-        if low == total or at + 1 == len(self._grid):
-            return ((low, 1.0),)
-        weight = (total - low) / (self._grid[at + 1] - low)
-        return ((low, 1 - weight), (self._grid[at + 1], weight))
-
-    def _point(self, tokens: int, mixture: float) -> RoutedLoad:
-        key = (tokens, mixture)
-        if key not in self._points:
-            stream = np.random.Generator(np.random.Philox(key=self.key, counter=[0, 1, tokens, int(mixture * 16)]))
-            chunked = np.array([round(tokens * mixture)])
-            draws = [
-                self.costs.load(self.routing.choose(tokens - chunked, chunked, stream).totals)
-                for _ in range(self._draws)
-            ]
-            self._points[key] = replace(_mean_load(draws), expert_tokens=tokens * self.routing.popularity)
-        return self._points[key]
+        for begin, end in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.steps]):
+            singles = sizes.decodes[begin] + sizes.idle[begin]
+            for step in range(begin, min(end, begin + SCATTER_TURNS)):
+                times = self._scattered.price(singles, sizes.chunked[0], batch.first_step + step)
+                for found, time in zip((dispatch, combine), times, strict=True):
+                    found[:, step:end:SCATTER_TURNS] = time[:, None]
+        return dispatch, combine
 
 
-def _mixture_weights(share: float) -> tuple[tuple[float, float], ...]:
+def _mixture_weights(share: float) -> tuple[tuple[int, float], ...]:
+    """Indices of the mixtures around a share of prefill tokens, with their weights."""
     if share in _MIXTURES:
-        return ((share, 1.0),)
+        return ((_MIXTURES.index(share), 1.0),)
     above = bisect_right(_MIXTURES, share)
     low, high = _MIXTURES[above - 1 : above + 1]
     weight = (share - low) / (high - low)
-    return ((low, 1 - weight), (high, weight))
+    return ((above - 1, 1.0 - weight), (above, weight))
 
 
 def _token_grid(limit: int) -> list[int]:
+    """Token counts from 1 to one beyond the limit, so that every size has a point above it."""
     grid = list(range(1, _DENSE_GRID + 1))
-    while grid[-1] < limit:
+    while grid[-1] <= limit:
         grid.append(max(grid[-1] + 1, round(grid[-1] * _GRID_RATIO)))
     return grid
 
 
-def _mean_load(draws: list[RoutedLoad]) -> RoutedLoad:
-    """The mean of several draws, also of what their slowest ranks take and of their imbalance, which is not the
-    imbalance of the mean."""
-    names = [each.name for each in fields(RoutedLoad)]
-    return RoutedLoad(**{name: np.mean([getattr(draw, name) for draw in draws], axis=0) for name in names})
+def _interpolation(grid: list[int]) -> tuple[IntArray, FloatArray]:
+    """For every number of tokens below the last point: the index of the point below, the weight of the one above."""
+    tokens, points = np.arange(grid[-1]), np.array(grid)
+    below = np.maximum(np.searchsorted(points, tokens, side="right") - 1, 0)
+    weight = (tokens - points[below]) / (points[below + 1] - points[below])
+    return below, np.maximum(weight, 0.0)
