@@ -127,6 +127,7 @@ def assemble(system: SystemSpec, library: Library) -> Machine:
         rate = port_rate(system, device.spec, out, "scale_out") if out is not None else None
         if out is not None and rate is not None:
             wiring.wire_out(device, out, rate)
+    _check_hosts(wiring, hosts, storage)
     return Machine(system, devices, hosts, storage, wiring.vertices, tuple(wiring.links), up, out)
 
 
@@ -199,6 +200,20 @@ def _check_reach(
     for name in system.devices:
         if port_rate(system, specs[name], out, "scale_out") is None:
             raise _no_port(name, specs[name], out, "scale_out")
+
+
+def _check_hosts(wiring: Wiring, hosts: tuple[Device, ...], storage: tuple[Device, ...]) -> None:
+    """Raises MoesimError where nothing is joined to a host or a drive."""
+    joined = {link.u for link in wiring.links if wiring.vertices[link.v].kind != "memory"}
+    for role, parts in (("host", hosts), ("storage", storage)):
+        lonely = next((part for part in parts if part.name not in joined), None)
+        if lonely is not None:
+            ports = ", ".join(lonely.spec.links) or "none"
+            raise MoesimError(
+                f"no link reaches {lonely.name}: nothing that it could be joined to has a port of its kind ({ports})",
+                key=f"machine.{role}",
+                fix=f"choose another {role}, or leave it out",
+            )
 
 
 def _common_ports(system: SystemSpec, specs: Mapping[str, DeviceSpec]) -> list[str]:

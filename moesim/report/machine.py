@@ -93,7 +93,7 @@ def _capacity(size: float) -> str:
     """Bytes as the descriptor has them: binary where that gives a round number ("24 GiB"), else decimal ("141 GB")."""
     for power, prefix in ((40, "Ti"), (30, "Gi"), (20, "Mi")):
         count = round(size / 2**power, 1)
-        if count >= 1 and math.isclose(count * 2**power, size, rel_tol=1e-9):
+        if 1 <= count < 1024 and math.isclose(count * 2**power, size, rel_tol=1e-9):
             return f"{count:g} {prefix}B"
     return f"{_si(size)}B"
 

@@ -92,6 +92,10 @@ IN_THE_FILE = [
     ("pcie4-host", "nvlink4-switch", 2, "no link reaches rtx4090: ", "choose a fabric on a port that all devices have"),
     (", fabric: pcie4-host", "", 2, "no link reaches rtx4090: a node holds 4 devices", "add a fabric"),
     ("fabric: pcie4-host", "fabric: pcie4-host, nodes: 2", 2, "no link joins the 2 nodes", "add scale_out"),
+    (
+        "fabric: pcie4-host}", "fabric: pcie4-host, host: {xeon-8480-plus: 1}, storage: {hbf-8-stacks: 1}}",
+        2, "no link reaches node0/hbf-8-stacks0: ", "choose another storage, or leave it out",
+    ),
     ("rtx4090: 4", "rtx4090: 0", 2, "machine.devices.rtx4090: 0 must be more than 0", ""),
     ("rtx4090: 4", "rtx4090: 99999999", 2, "99999999 must be at most 100,000", ""),
     (
@@ -324,7 +328,7 @@ def test_an_output_that_cannot_be_written(run: Run, output: str, what: str) -> N
         (["run", "quickstart", "--outptu", "x"], "no such option '--outptu'"),
         (["--wrong"], "no such option '--wrong'"),
         (["rnu", "quickstart"], "there is no command 'rnu'; did you mean 'run'?; see `moesim --help`"),
-        (["list", "device"], "invalid value for '[KIND]': 'device' is not one of 'devices', "),
+        (["list", "gadgets"], "invalid value for '[KIND]': 'gadgets' is not one of 'devices', "),
     ],
 )
 def test_the_command_line_itself(arguments: list[str], what: str) -> None:
