@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from stepping import deployment
 
 from moesim.engine.record import RunRecord
 from moesim.serving.simulate import simulate
@@ -105,26 +106,15 @@ def spec_of(tree: Mapping[str, Any], *overrides: str) -> ExperimentSpec:
 
 
 def with_blocks(tree: dict[str, Any], blocks: int) -> dict[str, Any]:
-    """The experiment with memory for exactly `blocks` KV blocks per DP rank.
-
-    The driver keeps 1 % of a device that is no GPU; what weights and activations take does not depend on the capacity,
-    and follows from a machine that is large enough.
-    """
+    """The experiment with memory for exactly `blocks` KV blocks per DP rank: on the fullest stage, beside them, weights
+    and activations, and the 1 % that the driver keeps of a device that is no GPU."""
     tree = deepcopy(tree)
-    roomy = simulate(spec_of(tree))
     (name,) = tree["machine"]["devices"]
-    tier = tree["library"]["devices"][name]["memory"][0]
-    kv, weights, capacity = (float(roomy.devices[c][0]) for c in ("kv_bytes", "weight_bytes", "capacity_bytes"))
-    block = block_bytes(spec_of(tree))
-    activations = 0.99 * capacity - weights - kv  # and less than one block
-    tier["capacity"] = f"{(weights + activations + blocks * block + 1e-3) / 0.99!r} B"
+    stages = deployment(tree).memory[0].footprints
+    size = max(each.weights + each.activations + each.kv * blocks / each.blocks for each in stages)
+    tree["library"]["devices"][name]["memory"][0]["capacity"] = f"{(size + 1e-3) / 0.99!r} B"
+    assert deployment(tree).memory[0].blocks == blocks
     return tree
-
-
-def block_bytes(spec: ExperimentSpec) -> float:
-    """Keys and values of a block's tokens in the layers of the first pipeline stage, 2 bytes an element."""
-    attention, layers = spec.model.attention, -(-spec.model.layers // spec.parallelism.pp)
-    return 2.0 * 2 * attention.kv_heads * attention.head_dim * layers * spec.engine.block_size
 
 
 def run(tree: Mapping[str, Any]) -> RunRecord:

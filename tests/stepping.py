@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.fidelity import schedule
-from moesim.serving.build import deploy
+from moesim.serving.build import Deployment, deploy
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.spec.loading import load_experiment
@@ -37,10 +37,14 @@ def document(model: str, devices: Mapping[str, int], fabric: str | None = None, 
     }
 
 
-def replicas(tree: Mapping[str, Any], *overrides: str) -> list[Replica]:
+def deployment(tree: Mapping[str, Any], *overrides: str) -> Deployment:
     spec = load_experiment(tree, overrides).spec
     streams = dict(zip(("requests", "routing", "draws"), np.random.SeedSequence(1).spawn(3), strict=True))
-    return deploy(spec, _REQUESTS, Clock(), streams, lambda state: None).replicas
+    return deploy(spec, _REQUESTS, Clock(), streams, lambda state: None)
+
+
+def replicas(tree: Mapping[str, Any], *overrides: str) -> list[Replica]:
+    return deployment(tree, *overrides).replicas
 
 
 def pricer(tree: Mapping[str, Any], *overrides: str) -> StepPricer:

@@ -20,7 +20,7 @@ LAYOUTS = (
     (MOE, {"dp": 2, "ep": 2, "pp": 2}),
 )
 ROW = st.tuples(
-    st.floats(0, 60).map(lambda t: round(t, 1)), st.integers(1, 100), st.integers(1, 40),
+    st.floats(0, 60).map(lambda t: round(t, 1)), st.integers(1, 100), st.integers(1, 25),
     st.sampled_from("abc"), st.sampled_from([0, 16, 40, 64, 96]),
 )  # fmt: skip
 ENGINE = st.fixed_dictionaries({
@@ -33,11 +33,11 @@ ENGINE = st.fixed_dictionaries({
 
 
 @given(
-    rows=st.lists(ROW, min_size=1, max_size=25), engine=ENGINE, layout=st.sampled_from(LAYOUTS),
-    blocks=st.integers(9, 30), router=st.sampled_from(["round-robin", "least-loaded"]),
+    rows=st.lists(ROW, min_size=1, max_size=20), engine=ENGINE, layout=st.sampled_from(LAYOUTS),
+    blocks=st.integers(8, 30), router=st.sampled_from(["round-robin", "least-loaded"]),
     family=st.sampled_from(["ideal", "paced"]),
 )  # fmt: skip
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_every_token_comes_once(ruler_families, tmp_path_factory, rows, engine, layout, blocks, router, family):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MOESIM_PATH", str(ruler_families))

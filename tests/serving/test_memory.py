@@ -18,7 +18,7 @@ def blocks(tree, *overrides):
 
 
 def devices(tree, *overrides):
-    return simulate(load_experiment(tree, overrides).spec).devices
+    return simulate(load_experiment(tree, ["requests.mix=fixed-512-128", *overrides]).spec).devices
 
 
 @pytest.mark.parametrize("order", [("rtx-pro-6000", "l40s"), ("l40s", "rtx-pro-6000")])
