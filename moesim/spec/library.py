@@ -120,7 +120,10 @@ def _advice(kind: Kind, reference: str, folder: Path) -> str:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str:
-    """ "did you mean 'x'?" for the nearest of the `known` words; empty where none is near."""
+    """ "did you mean 'x'?" for the shortest of the `known` words that goes on where `word` ends, else for the nearest;
+    empty where none is near."""
     folded = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
+    longer = [candidate for candidate in folded if len(word) > 2 and candidate.startswith(word.lower())]
+    near = sorted(longer, key=lambda candidate: (len(candidate), candidate))
+    near = near or difflib.get_close_matches(word.lower(), folded, n=1, cutoff=0.6)
     return f"did you mean {folded[near[0]]!r}?" if near else ""
