@@ -111,7 +111,7 @@ def table(title: str, lines: Sequence[Row], last: str = "source", *, brief: bool
         mark = Text(line.mark, style="yellow")
         again = brief and line.source == before and len(before) > len(_AGAIN)
         source = _AGAIN if again else line.source
-        source = source.removeprefix(f"{line.mark}: ")
+        source = source.removeprefix(f"{line.mark}: ").removeprefix(f"{line.mark} ")
         sheet.add_row(Text(line.name), Text(line.value, style="bold"), mark, Text(source, style="dim"))
         before = line.source
     return sheet
