@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from moesim.cli.options import KindName
+
 if TYPE_CHECKING:
     from moesim.spec.library import Kind
 
@@ -13,7 +15,7 @@ KINDS: tuple[Kind, ...] = ("devices", "fabrics", "systems", "models", "requests"
 
 
 @click.command("list", short_help="What the library holds.")
-@click.argument("kind", type=click.Choice(KINDS), metavar="[KIND]", required=False)
+@click.argument("kind", type=KindName(KINDS), metavar="[KIND]", required=False)
 def list_command(kind: Kind | None) -> None:
     """List the descriptors of a KIND, or of all kinds.
 

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
 
 #: Exit codes: the user's mistake, Ctrl-C (128 + SIGINT, as shells have it).
 MISTAKE, INTERRUPTED = 2, 130
+
+class KindName(click.Choice[str]):
+    """A kind of descriptor, in the plural or the singular."""
+
+    def __init__(self, kinds: Sequence[str]) -> None:
+        super().__init__(kinds)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        plural = f"{value}s"
+        return super().convert(plural if plural in self.choices else value, param, ctx)
+
 
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 

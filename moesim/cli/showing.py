@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from moesim.cli.listing import KINDS
-from moesim.cli.options import set_option
+from moesim.cli.options import KindName, set_option
 
 if TYPE_CHECKING:
     from moesim.spec.library import Kind
@@ -16,14 +16,22 @@ if TYPE_CHECKING:
 
 @click.command("show", short_help="One descriptor: numbers, sources, the machine's graph.")
 @click.argument("name")
-@click.option("--kind", type=click.Choice(KINDS), metavar="KIND", help="Which kind NAME is, as `moesim list` has them.")
+@click.option("--kind", type=KindName(KINDS), metavar="KIND", help="Which kind NAME is, as `moesim list` has them.")
 @set_option
 @click.option(
     "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Draw the machine's graph (PDF, PNG, SVG)."
 )
 def show_command(name: str, kind: Kind | None, overrides: tuple[str, ...], plot: Path | None) -> None:
     """Show the descriptor NAME (or a YAML file): each number with its source, what is unverified or estimated marked;
-    of a system also its graph."""
+    of a system also its graph. Of a results folder, its summary."""
+    if (Path(name) / "manifest.json").is_file():
+        if kind is not None or overrides or plot is not None:
+            raise click.UsageError("options do not apply to a results folder")
+        from moesim.report import print_summary
+        from moesim.results import load
+
+        print_summary(load(name))
+        return
     from moesim.report.describe import console
     from moesim.report.show import draw, kinds_of, show
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.report.describe import Row, rows, table
 from moesim.spec.errors import MoesimError
+from moesim.spec.kinds import kinds_of_file
 from moesim.spec.library import KINDS, SINGULAR, Kind, did_you_mean, is_path, list_descriptors
 from moesim.spec.loading import Loaded, load_experiment, load_system, read_descriptor
 from moesim.spec.marked import display
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def kinds_of(reference: str, kind: Kind | None) -> list[Kind]:
-    """The kinds that have a descriptor of this name; of a file the kind after which its folder is called.
+    """The kinds that have a descriptor of this name; of a file the kind that its keys and folder tell.
 
     Raises:
         MoesimError: there is none.
@@ -29,17 +30,19 @@ def kinds_of(reference: str, kind: Kind | None) -> list[Kind]:
     if kind is not None:
         return [kind]
     if is_path(reference):
-        path = Path(reference).expanduser().resolve()
+        path = Path(reference).expanduser()
         if not path.is_file():
             raise MoesimError(f"there is no file {reference}")
-        folders = [each for each in KINDS if each in (part.name for part in path.parents)]
-        if not folders:
+        told = kinds_of_file(path)
+        if len(told) != 1:
             raise MoesimError(f"what {reference} describes is not clear", fix=f"give --kind ({', '.join(KINDS)})")
-        return folders[-1:]
+        return told
     found: list[Kind] = [each for each in KINDS if reference in list_descriptors(each)]
     if not found:
         everything = [name for each in KINDS for name in list_descriptors(each)]
         fix = did_you_mean(reference, everything) or "`moesim list` prints those that exist"
+        if Path(reference).is_dir():
+            fix = "the folder of that name holds no results"
         raise MoesimError(f"there is no descriptor {reference!r}", fix=fix)
     return found
 

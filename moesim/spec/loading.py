@@ -25,7 +25,8 @@ __all__ = [
     "load_system", "read_descriptor",
 ]  # fmt: skip
 
-_SCHEMAS: dict[Kind, type[Descriptor]] = {
+#: Of every kind but experiments, which have a loader of their own.
+SCHEMAS: dict[Kind, type[Descriptor]] = {
     "devices": DeviceSpec, "fabrics": FabricSpec, "systems": SystemSpec, "models": ModelSpec, "requests": MixSpec,
     "routing": RoutingProfile, "engines": EngineSpec,
 }  # fmt: skip
@@ -141,7 +142,7 @@ def read_descriptor(kind: Kind, reference: str | Path, overrides: Sequence[str] 
     """
     path = find(kind, str(reference), folder=Path.cwd())
     tree = apply_overrides(read_tree(kind, path), overrides, _no_reference)
-    return Loaded(validate(_SCHEMAS[kind], tree), tree, path)
+    return Loaded(validate(SCHEMAS[kind], tree), tree, path)
 
 
 @overload
