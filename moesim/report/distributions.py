@@ -47,8 +47,9 @@ def _curve(label: str, values: Array, colour: str, counts: NDArray[np.int64] | N
 def latency(results: Results) -> Figure:
     """Three panels: how long until the first token, between tokens, and until the last; with the SLO where given."""
     requests, itl = results.requests, results.itl
+    height = 4.4
     finished, total = results.summary["requests"]["finished"], results.summary["requests"]["total"]
-    figure = canvas(10.2, 3.7, "Latency", f"{results.name} · {finished:,} of {total:,} requests finished")
+    figure = canvas(10.2, height, "Latency", f"{results.name} · {finished:,} of {total:,} requests finished")
     panels: tuple[tuple[str, str, list[Curve]], ...] = (
         ("Time to first token", "ttft", [_curve("TTFT", requests["ttft"].to_numpy(), BLUE)]),
         (
@@ -63,7 +64,7 @@ def latency(results: Results) -> Figure:
     )
     goodput = results.summary["goodput"]
     for index, (title, name, curves) in enumerate(panels):
-        axes = panel(figure, 0.85 + 3.15 * index, 0.55, 2.8, 3.7 - 0.55 - HEADER - 0.45)
+        axes = panel(figure, 0.85 + 3.15 * index, 1.25, 2.8, height - 1.25 - HEADER - 0.45)
         axes.set_title(title, pad=17)
         limit = goodput["slo"].get(name)
         _draw(axes, [curve for curve in curves if len(curve.values)], limit, goodput["attainment"].get(name))
@@ -97,19 +98,17 @@ def _draw(axes: Axes, curves: list[Curve], limit: float | None, share: float | N
 def _range(curves: list[Curve], limit: float | None) -> tuple[float, float, bool]:
     """What the panel shows: the body of the samples, the p99 marks, and the SLO unless it is far away; logarithmic
     where the sample spans more than a factor of thirty."""
-    points = np.array([weighted_percentiles(curve.values, curve.counts, (0.3, 10, 42, 99, 99.7)) for curve in curves])
+    points = np.array([weighted_percentiles(curve.values, curve.counts, (0.3, 10, 99, 99.7)) for curve in curves])
     low, tenth = points[:, :2].min(axis=0).tolist()
-    body, p99, high = points[:, 2:].max(axis=0).tolist()
+    p99, high = points[:, 2:].max(axis=0).tolist()
     if limit is not None and low - 0.5 * (high - low) <= limit <= high + 0.5 * (high - low):
         low, high = min(low, limit), max(high, limit)
-    free = _table_left(len(curves))  # where the curves have to be above the table
     if tenth > 0 and p99 / tenth > 30:
         low = max(low, tenth / 3) / 1.2
-        return low, max(high * 1.25, low * (body / low) ** (1 / free)), True
+        return low, high * 1.25, True
     # Equal values differ by rounding only: show them in the middle, not their noise.
     margin = 0.06 * (high - low) if high - low > 0.02 * high else 0.1 * high or 1e-3
-    low = max(0.0, low - margin)
-    return low, max(high + margin, low + (body - low) / free), False
+    return max(0.0, low - margin), high + margin, False
 
 
 def _steps(curve: Curve) -> tuple[Array, Array]:
@@ -147,30 +146,24 @@ def _slo(axes: Axes, limit: float, share: float | None, view: tuple[float, float
     axes.text(at, 1.015, text, ha=side, **options)
 
 
-#: The percentile table, in parts of the panel: right edge, a line, a column of values, the column of names.
-TABLE_RIGHT, TABLE_LINE, TABLE_COLUMN, TABLE_NAMES = 0.985, 0.085, 0.25, 0.105
-
-
-def _table_left(curves: int) -> float:
-    return TABLE_RIGHT - curves * TABLE_COLUMN - TABLE_NAMES - 0.02
+#: The percentile table below a panel, in inches from its lower edge: its first line, and from line to line.
+TABLE_TOP, TABLE_LINE = 0.62, 0.19
 
 
 def _percentile_table(axes: Axes, curves: list[Curve]) -> None:
-    """The marked values, in the corner that a distribution function leaves free."""
-    from matplotlib.patches import Rectangle
-
-    left, line = _table_left(len(curves)), TABLE_LINE
-    size = (1.0 - left, line * (len(MARKED) + 1) + 0.045)
-    axes.add_patch(Rectangle((left, 0.006), *size, transform=axes.transAxes, color="white", zorder=3))
-    for index, curve in enumerate(reversed(curves)):
-        rows = [curve.label, *(short_time(float(mark)) for mark in curve.marks)]
-        for row, text in enumerate(reversed(rows)):
-            weight = "bold" if row == len(MARKED) else "normal"
-            x = TABLE_RIGHT - index * TABLE_COLUMN
-            _entry(axes, x, 0.035 + line * row, text, color=curve.colour, fontweight=weight)
-    for row, percentile in enumerate(reversed(MARKED)):
-        _entry(axes, left + TABLE_NAMES, 0.035 + line * row, f"p{percentile}", color=GREY)
+    """The marked values below the panel, a line per curve, whose names are the legend."""
+    columns = np.linspace(0.42, 1.0, len(MARKED))
+    for x, percentile in zip(columns, MARKED, strict=True):
+        _entry(axes, x, 0, f"p{percentile}", color=GREY)
+    for line, curve in enumerate(curves, 1):
+        _entry(axes, 0.0, line, curve.label, ha="left", color=curve.colour, fontweight="bold")
+        for x, mark in zip(columns, curve.marks, strict=True):
+            _entry(axes, x, line, short_time(float(mark)), color=curve.colour)
 
 
-def _entry(axes: Axes, x: float, y: float, text: str, **options: Any) -> None:
-    axes.text(x, y, text, transform=axes.transAxes, ha="right", fontsize=8, zorder=4, **options)
+def _entry(axes: Axes, x: float, line: int, text: str, *, ha: str = "right", **options: Any) -> None:
+    drop = -72 * (TABLE_TOP + TABLE_LINE * line)
+    axes.annotate(
+        text, (x, 0), (0, drop), xycoords="axes fraction", textcoords="offset points", ha=ha, fontsize=8,
+        annotation_clip=False, **options,
+    )  # fmt: skip

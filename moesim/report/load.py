@@ -117,8 +117,10 @@ def operators(results: Results) -> Figure:
         at = at + column / total
     for y, share in enumerate(at):
         text = f"{percent(share)}  {short_time(share * total)}"
-        axes.text(share + 0.004 * at.max(), y, f" {text}", va="center", fontsize=8, color=GREY)
-    axes.set(yticks=position, yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(0, 1.17 * at.max()))
+        inside = share > 0.85  # no room for it beside the bar
+        colour, side = ("white", "right") if inside else (GREY, "left")
+        axes.text(share, y, f" {text} ", ha=side, va="center", fontsize=8, color=colour)
+    axes.set(yticks=position, yticklabels=names, ylim=(len(names) - 0.4, -0.6), xlim=(0, 1))
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
     axes.set_xlabel("share of step time")
     axes.grid(False, axis="y")

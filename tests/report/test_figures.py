@@ -68,17 +68,31 @@ def test_slo_is_drawn_with_the_share_that_meets_it(trial):
     assert any(np.allclose(line.get_xdata(), 50) for line in axes.lines)
 
 
-def test_percentiles_are_written_where_no_curve_runs(trial, synthetic, as_results):
+def test_percentiles_are_written_below_the_panels(trial, synthetic, as_results):
+    """They cover neither curves nor the SLO, and nothing covers them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     for results in (trial, as_results(synthetic.record(1, layers=0)), as_results(synthetic.record(50, rate=200))):
         with styled():
             figure = FIGURES["latency"](results)
+            renderer = FigureCanvasAgg(figure).get_renderer()
+            figure.draw(renderer)
         for axes in figure.axes:
-            table = axes.patches[0].get_window_extent()
-            for line in axes.lines:
-                if len(line.get_xdata()) > 3:  # a curve, not its marks or the SLO
-                    points = axes.transData.transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
-                    inside = (points[:, 0] > table.x0) & (points[:, 1] < table.y1) & (points[:, 1] > table.y0)
-                    assert not inside.any()
+            unit = axes.xaxis.label.get_window_extent(renderer)
+            texts = [text for text in axes.texts if "SLO" not in text.get_text()]
+            boxes = [text.get_window_extent(renderer) for text in texts]
+            assert {"p50", "p90", "p99"} < {text.get_text() for text in texts}
+            assert all(0 < box.y0 < box.y1 < unit.y0 and box.x1 < figure.bbox.x1 for box in boxes)
+            assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+
+
+def test_both_parts_of_the_operators_have_one_scale(trial):
+    with styled():
+        figure = FIGURES["operators"](trial)
+    assert [axes.get_xlim() for axes in figure.axes] == [(0, 1), (0, 1)]
+    total, single = (axes.get_window_extent() for axes in figure.axes)
+    assert (total.x0, total.x1) == pytest.approx((single.x0, single.x1))
+    assert sum(patch.get_width() for patch in figure.axes[1].patches) == pytest.approx(1)
 
 
 def test_throughput_panels_integrate_to_the_tokens(trial):
