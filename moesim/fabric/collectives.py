@@ -28,10 +28,13 @@ from moesim.fabric import algorithms, switched
 from moesim.fabric.algorithms import Moves, layout_of
 from moesim.fabric.auto import choose
 from moesim.fabric.exchanges import ALL_TO_ALLS
-from moesim.fabric.in_switch import IN_SWITCH, in_switch
+from moesim.fabric.in_switch import in_switch
 from moesim.fabric.moved import check_bytes, flow_phases, uniform_phases
 from moesim.fabric.transfer import FloatArray, Group, GroupPorts, Operation, Phase, PortPhase, Transfer
 from moesim.spec.errors import MoesimError
+
+#: Algorithms of reductions and gathers that need switches which add up.
+IN_SWITCH = ("nvls", "sharp", "write-accumulate")
 
 
 def all_reduce(size: ArrayLike, ports: Group, algorithm: str = "ring") -> Transfer:

@@ -9,19 +9,21 @@ write-accumulate   a memory that all share adds up what is written to it; then a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from moesim.fabric.distance import UNREACHABLE, CostArray, path_costs
-from moesim.fabric.links import GroupLinks, Pattern, UniformPhase
+from moesim.fabric.links import GroupLinks, Pattern, UniformPhase, link_uses
 from moesim.fabric.routes import next_hops, path_links
 from moesim.fabric.topology import FloatArray, IntArray, Topology
-from moesim.fabric.transfer import Group, GroupPorts, Phase, PortPhase
+from moesim.fabric.transfer import Group, GroupPorts, Phase, PortPhase, Use, picoseconds, spelled
 from moesim.spec.errors import MoesimError
 
-IN_SWITCH = ("nvls", "sharp", "write-accumulate")
+#: What a transfer is called in which bytes out of the lanes need not be bytes into them.
+IN_SWITCH = ("nvls", "sharp", "write-accumulate", "in-network")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +100,82 @@ def _loads(operation: str, algorithm: str, tree: Tree, lanes: int, root: int) ->
     return sender, tree.streams * (below > sender)
 
 
+def single_switch(group: GroupPorts) -> Tree:
+    """Ports around one switch: every lane is an edge of its own."""
+    lanes = np.arange(group.lanes)
+    return Tree(lanes, lanes, np.eye(group.lanes), np.ones(group.lanes), group.up_latency / 2)
+
+
+@dataclass(frozen=True, eq=False)
+class TreePhase:
+    """One round of uneven loads on a tree, `up` and `down` [..., E] bytes over each edge; see transfer.Phase."""
+
+    tree: Tree
+    topology: Topology
+    devices: IntArray
+    up: FloatArray
+    down: FloatArray
+    parallel: bool = False
+    rounds: int = 1
+
+    @property
+    def sent(self) -> FloatArray:
+        return self._at_lanes(self.topology.source)
+
+    @property
+    def received(self) -> FloatArray:
+        return self._at_lanes(self.topology.target)
+
+    def _at_lanes(self, end: IntArray) -> FloatArray:
+        place = end[self.links][:, None] == self.devices
+        lanes: FloatArray = self.load @ place.astype(np.float64)
+        return lanes
+
+    @property
+    def links(self) -> IntArray:
+        return np.concatenate([self.tree.up, self.tree.down])
+
+    @property
+    def load(self) -> FloatArray:
+        """[..., 2 E] bytes over each link."""
+        return np.concatenate([self.up, self.down], axis=-1)
+
+    @property
+    def latency(self) -> float:
+        return 2 * self.tree.latency
+
+    def _seconds(self) -> FloatArray:
+        return self.latency + self.load / self.topology.bandwidth[self.links]
+
+    def round_picoseconds(self, group: Group) -> IntArray:
+        return picoseconds(self._seconds().max(axis=-1))
+
+    def joules(self, group: Group) -> FloatArray:
+        """What switches add up or multiply belongs to no one lane: an equal part to each."""
+        total = self.load @ self.topology.energy[self.links] / len(self.devices)
+        return np.repeat(total[..., None], len(self.devices), axis=-1)
+
+    def pause(self, group: Group) -> int:
+        return int(picoseconds(self.latency))
+
+    def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
+        return link_uses(group, self.links, picoseconds(self._seconds()), members)
+
+    def at(self, place: tuple[int, ...], shape: tuple[int, ...], lanes: int) -> TreePhase:
+        up, down = (spelled(each, place, shape, each.shape[-1]) for each in (self.up, self.down))
+        return TreePhase(self.tree, self.topology, self.devices, up, down, self.parallel)
+
+
+def tree_phase(group: Group, tree: Tree, up: FloatArray, down: FloatArray) -> Phase:
+    """One round with `up` and `down` [..., E] bytes over the edges of a tree."""
+    if isinstance(group, GroupPorts):
+        return PortPhase("scale_up", 1, up, down)
+    return TreePhase(tree, group.topology, group.devices, up, down)
+
+
 def _on_ports(operation: str, algorithm: str, group: GroupPorts, size: FloatArray, root: int) -> tuple[Phase, ...]:
     """On one switch every device is an edge of its own."""
-    lanes = np.arange(group.lanes)
-    tree = Tree(lanes, lanes, np.eye(group.lanes), np.ones(group.lanes), group.up_latency / 2)
+    tree = single_switch(group)
     bytes_of = size[..., None]
     if algorithm == "write-accumulate":
         up, down = _shared_memory(operation, group.lanes, root)

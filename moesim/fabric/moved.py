@@ -58,15 +58,15 @@ def _by_port(flows: IntArray, group: GroupPorts) -> list[tuple[PortKind, IntArra
     return [part for part in parts if len(part[1])]
 
 
-def flow_phases(moved: FloatArray, group: Group, flows: IntArray) -> tuple[Phase, ...]:
-    """One round in which flows [F, 2] move bytes of their own, `moved` [..., F]."""
+def flow_phases(moved: FloatArray, group: Group, flows: IntArray, parallel: bool = False) -> tuple[Phase, ...]:
+    """One round in which flows [F, 2] move bytes of their own, `moved` [..., F], perhaps beside the phase before."""
     flows = np.ascontiguousarray(flows)
     if isinstance(group, GroupLinks):
-        return (TrafficPhase(group.flows(flows), moved),)
+        return (TrafficPhase(group.flows(flows), moved, parallel),)
     phases: list[Phase] = []
     for kind, chosen in _by_port(flows, group):
         sent, received = (_sums(moved, flows[:, end], chosen, group.lanes) for end in (0, 1))
-        phases.append(PortPhase(kind, 1, sent, received, parallel=bool(phases)))
+        phases.append(PortPhase(kind, 1, sent, received, parallel=parallel or bool(phases)))
     return tuple(phases)
 
 
