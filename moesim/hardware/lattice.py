@@ -33,6 +33,11 @@ def lattice(spec: FabricSpec, devices: int) -> Lattice:
         MoesimError: the devices do not fill its shape, or do not fit on the wafer.
     """
     if spec.kind == "full-mesh":
+        if spec.links_of_port(devices) < devices - 1:
+            raise MoesimError(
+                f"{spec.name}: each of {devices} devices has {spec.ports} links, too few to reach all others",
+                fix=f"use at most {spec.links_of_port(devices) + 1} devices, or another kind of fabric",
+            )
         return Lattice(devices, np.array(list(combinations(range(devices), 2)), dtype=np.int64).reshape(-1, 2))
     if spec.kind in ("ring", "line"):
         return Lattice(devices, _grid((devices,), closed=spec.kind == "ring"))

@@ -19,6 +19,7 @@ from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import Library
 from moesim.spec.fabric import FabricSpec
 from moesim.spec.hardware import DeviceSpec, SystemSpec
+from moesim.spec.loading import list_descriptors, load_descriptor, load_system
 
 RATE = 100e9
 DIRECT = ["full-mesh", "ring", "line", "mesh", "torus"]
@@ -354,3 +355,47 @@ def test_the_machines_graph_shows_every_form(kind: str) -> None:
     joined = [(u, v) for u, v in graph.edges if {graph.nodes[u]["kind"], graph.nodes[v]["kind"]} == {"device"}]
     assert bool(joined) == direct
     assert ("node0/inner" in graph) != direct
+
+
+# The library
+
+
+@pytest.mark.parametrize("name", list_descriptors("systems"))
+def test_every_device_of_a_system_reaches_every_other(name: str) -> None:
+    built = assemble(*load_system(name))
+    topology = machine_topology(built)
+    assert topology.vertex_name[: topology.endpoints] == tuple(device.name for device in built.devices)
+    others = np.unique(np.linspace(1, topology.endpoints - 1, 20).astype(int)) if topology.endpoints > 1 else []
+    pairs = [(0, int(other)) for other in others] + [(int(other), 0) for other in others]
+    if pairs:
+        routes = machine_routing(built, topology).routes(topology, pairs)
+        assert (routes.latency > 0).all()
+        assert (routes.hops >= 1).all()
+
+
+def test_each_of_seven_links_of_a_full_mesh() -> None:
+    """MI300X: 64 GB/s to each other device, so that 2, 4, 8 devices gather at 1 : 3 : 7 times a link."""
+    topology = machine_topology(assemble(*load_system("mi300x-8")))
+    efficiency = load_descriptor("fabrics", "xgmi-mesh").efficiency
+    assert (topology.bandwidth / efficiency).tolist() == pytest.approx([64e9] * 56)
+    for n, links in ((2, 1), (4, 3), (8, 7)):
+        assert np.count_nonzero((topology.target == 0) & (topology.source < n)) == links
+
+
+def test_published_sizes_of_machines() -> None:
+    """CloudMatrix384: 48 x 7 switches in nodes and 7 x 16 above (arXiv 2506.12708). 2048 devices on rails: 8 rails x 8
+    leaves of 32 ports down, 32 spines. A slice of TPU v5p: 3 cables per chip."""
+    matrix = machine_topology(assemble(*load_system("cloudmatrix384")))
+    assert matrix.vertices - matrix.endpoints == 48 * 7 + 7 * 16
+    rails = machine_topology(assemble(*load_system("h800-rail-2048")))
+    assert rails.vertices - rails.endpoints == 256 + 64 + 32
+    planes = machine_topology(assemble(*load_system("h800-planes-2048")))
+    assert planes.vertices - planes.endpoints == 256 + 8 * (8 + 32)
+    cube = machine_topology(assemble(*load_system("tpu-v5p-64")))
+    assert cables(cube) == 3 * 64
+    assert degrees(cube) == [6] * 64
+
+
+def test_more_devices_than_links_in_a_full_mesh_are_refused() -> None:
+    with pytest.raises(MoesimError, match="each of 9 devices has 7 links, too few to reach all others; use at most 8"):
+        assemble(*load_system("mi300x-8", ["devices.mi300x=9"]))

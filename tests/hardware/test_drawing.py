@@ -30,7 +30,7 @@ def test_tree_folds_many_equal_devices() -> None:
     assert "48 nodes, each with" in text
     assert "8 x ascend-910c  752 TFLOP/s bf16, hbm 128 GB, 3.2 TB/s, 800 W" in text
     assert text.count("ascend-910c") == 1
-    assert "ub-supernode  scale-out switch on ub" in text
+    assert "ub-supernode  scale-out unified-bus on ub" in text
 
 
 def test_tree_lists_few_devices_one_by_one() -> None:

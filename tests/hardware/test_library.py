@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import get_args
 
 import pytest
 
 from moesim.hardware.device import make_device
 from moesim.hardware.machine import assemble
 from moesim.spec.base import Descriptor
+from moesim.spec.fabric import FabricKind
 from moesim.spec.families import load_families
 from moesim.spec.hardware import DeviceSpec, FabricSpec
 from moesim.spec.loading import list_descriptors, load_descriptor, load_system
@@ -28,8 +30,11 @@ mozart-chiplet
 epyc-7763 epyc-9654 epyc-9755 epyc-7313 xeon-8380 xeon-8480-plus xeon-8592-plus xeon-6980p grace kunpeng-920
 samsung-980-pro samsung-pm9a3 intel-p5800x samsung-pm1743 kioxia-cm7-r micron-9550 hbf-8-stacks
 """
-FABRICS = "pcie4-host pcie5-host nvlink3-switch nvlink4-switch nvlink5-switch ib-ndr400 roce400"
-SYSTEMS = "dgx-a100 dgx-h100 dgx-h100-cap70 cloudmatrix384"
+FABRICS = """
+pcie4-host pcie5-host nvlink3-switch nvlink4-switch nvlink5-switch ib-ndr400 roce400 ici-torus xgmi-mesh hccs ub-node
+ub-supernode groq-c2c roce-gaudi nop-tree
+"""
+SYSTEMS = "dgx-a100 dgx-h100 dgx-h100-cap70 cloudmatrix384 mi300x-8 tpu-v5p-64 h800-rail-2048"
 
 
 def words(text: str) -> set[str]:
@@ -37,14 +42,15 @@ def words(text: str) -> set[str]:
 
 
 def numbers(value: object, path: str = "") -> Iterator[str]:
-    """Dotted paths of all numbers in a descriptor as it was written; memory tiers go by their name."""
+    """Dotted paths of all numbers in a descriptor as it was written; memory tiers go by their name, the numbers of a
+    list by the list's."""
     if isinstance(value, Mapping):
         for key, below in value.items():
             if key not in TEXT:
                 yield from numbers(below, f"{path}.{key}".lstrip("."))
     elif isinstance(value, tuple | list):
         for below in value:
-            yield from numbers(below, f"{path}.{below['tier']}")
+            yield from numbers(below, f"{path}.{below['tier']}" if isinstance(below, Mapping) else path)
     elif isinstance(value, int | float):
         yield path
 
@@ -117,6 +123,10 @@ def test_the_library_is_complete(devices: dict[str, DeviceSpec], fabrics: dict[s
     assert words(DEVICES) <= set(devices)
     assert words(FABRICS) <= set(fabrics)
     assert words(SYSTEMS) <= set(list_descriptors("systems"))
+
+
+def test_there_is_a_fabric_of_every_kind(fabrics: dict[str, FabricSpec]) -> None:
+    assert {spec.kind for spec in fabrics.values()} == set(get_args(FabricKind))
 
 
 def test_what_the_datasheet_leaves_out_is_marked_as_estimated(devices: dict[str, DeviceSpec]) -> None:
