@@ -29,6 +29,7 @@ from moesim.fabric.algorithms import Moves, layout_of
 from moesim.fabric.auto import choose
 from moesim.fabric.exchanges import ALL_TO_ALLS
 from moesim.fabric.in_switch import in_switch
+from moesim.fabric.links import check_distinct
 from moesim.fabric.moved import check_bytes, flow_phases, uniform_phases
 from moesim.fabric.transfer import FloatArray, Group, GroupPorts, Operation, Phase, PortPhase, Transfer
 from moesim.spec.errors import MoesimError
@@ -124,6 +125,25 @@ def all_to_all(traffic: ArrayLike, ports: Group, algorithm: str = "direct", *, b
         raise _unknown("all_to_all", algorithm, ALL_TO_ALLS)
     phases = ALL_TO_ALLS[algorithm](matrix, ports, back) if ports.lanes > 1 else ()
     return Transfer("all_to_all", algorithm, ports, phases, matrix.shape[:-2])
+
+
+def all_to_alls(traffic: ArrayLike, ports: Group, members: ArrayLike, *, back: bool = False) -> Transfer:
+    """All-to-alls inside several parts of a group at the same time, over links that they may share.
+
+    Args:
+        traffic: [..., G, n, n] bytes within each part. members: [G, n] lanes of each. back: as in all_to_all.
+    """
+    parts = np.asarray(members, dtype=np.int64)
+    matrix = np.asarray(traffic, dtype=np.float64)
+    if parts.ndim != 2 or matrix.shape[-3:] != (*parts.shape, parts.shape[1]):
+        raise ValueError(f"traffic {matrix.shape} does not fit parts of {parts.shape} lanes")
+    check_distinct(parts.ravel().tolist(), [ports.name(lane) for lane in range(ports.lanes)])
+    check_bytes(matrix, ports)
+    here, there = np.divmod(np.arange(parts.shape[1] ** 2), parts.shape[1])
+    flows = np.stack([parts[:, here], parts[:, there]], axis=-1).reshape(-1, 2)
+    shape = matrix.shape[:-3]
+    phases = flow_phases(matrix.reshape(*shape, -1), ports, flows[:, ::-1] if back else flows)
+    return Transfer("all_to_all", "direct", ports, phases, shape)
 
 
 def exchange(

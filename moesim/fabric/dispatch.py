@@ -16,11 +16,12 @@ from collections.abc import Callable
 import numpy as np
 
 from moesim.fabric.exchanges import direct
+from moesim.fabric.expert_protocol import ExpertLoad
 from moesim.fabric.in_switch import can_combine, combining_tree, single_switch, tree_phase
 from moesim.fabric.moved import flow_phases
 from moesim.fabric.tokens import Tokens
 from moesim.fabric.topology import FloatArray
-from moesim.fabric.transfer import Group, GroupPorts, Phase, Transfer
+from moesim.fabric.transfer import Group, GroupPorts, Phase, PortPhase, Transfer
 from moesim.spec.errors import MoesimError
 
 Form = Callable[[Tokens, float, Group, bool], tuple[Phase, ...]]
@@ -38,6 +39,23 @@ def dispatch(tokens: Tokens, size: float, group: Group, form: str = "per-device"
 def combine(tokens: Tokens, size: float, group: Group, form: str = "per-device") -> Transfer:
     """The experts' results to the ranks of their tokens, `size` bytes per copy."""
     return _moved(tokens, size, group, form, back=True)
+
+
+def expert_load(tokens: Tokens, group: GroupPorts, form: str = "per-device") -> ExpertLoad:
+    """What the busiest rank handles in a dispatch or a combine, for kernels with calibrated terms. Arrays [...]."""
+    everyone = np.ones((1, group.lanes), dtype=bool)
+    each = np.eye(group.lanes, dtype=bool)
+    made = tokens.copies if form == "per-expert" else tokens.visits(each)
+    through: dict[str, FloatArray] = {"scale_up": np.zeros(1), "scale_out": np.zeros(1)}
+    for phase in dispatch(tokens, 1.0, group, form).phases:
+        assert isinstance(phase, PortPhase)
+        through[phase.port] = np.maximum(phase.sent, phase.received).max(axis=-1)
+    return ExpertLoad(
+        tokens=tokens.visits(everyone).max(axis=(-2, -1)),
+        copies=np.maximum(made.sum(axis=-1), made.sum(axis=-2)).max(axis=-1),
+        up=through["scale_up"],
+        out=through["scale_out"],
+    )
 
 
 def payload(hidden: int, element: float, *, block: int = 0, scale: float = 4.0, header: float = 0.0) -> float:

@@ -81,6 +81,27 @@ def test_an_all_to_all_takes_no_less_than_any_cut_allows(seed: int, routing: str
         assert links == pytest.approx((traffic * hops).sum())
 
 
+def test_groups_of_experts_share_the_uplinks() -> None:
+    """Four groups of one host under each of four leaves: every uplink carries the traffic of its four hosts."""
+    topology = leaf_spine(4, 4, 2)
+    group = group_links(topology, range(16))
+    members = np.arange(16).reshape(4, 4).T
+    traffic = np.random.default_rng(0).uniform(0, 1e6, (3, 4, 4, 4))
+    moved = collectives.all_to_alls(traffic, group, members)
+    apart = traffic * ~np.eye(4, dtype=bool)
+    uplink = np.maximum(apart.sum(axis=(1, 3)), apart.sum(axis=(1, 2))).max(axis=-1) / 2
+    port = np.maximum(apart.sum(axis=3), apart.sum(axis=2)).max(axis=(1, 2))
+    assert moved.picoseconds / 1e12 == pytest.approx(np.maximum(uplink, port) / 1e9, rel=1e-6)
+    back = collectives.all_to_alls(traffic, group, members, back=True)
+    assert back.sent == pytest.approx(moved.received)
+    whole = np.zeros((3, 16, 16))
+    for part, lanes in enumerate(members):
+        whole[:, lanes[:, None], lanes] = traffic[:, part]
+    assert collectives.all_to_all(whole, group).picoseconds.tolist() == moved.picoseconds.tolist()
+    with pytest.raises(MoesimError, match="a group names gpu0 twice"):
+        collectives.all_to_alls(np.ones((2, 2, 2)), group, [[0, 1], [2, 0]])
+
+
 def test_energy_is_paid_per_link_and_byte() -> None:
     line = from_cables("line", 3, list("abc"), [(0, 1), (1, 2)], bandwidth=1e9, energy=[1e-12, 3e-12])
     traffic = np.zeros((2, 3, 3))
