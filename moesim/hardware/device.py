@@ -101,11 +101,11 @@ class Device:
             MoesimError: the device has no rate that could serve.
         """
         if dtype not in self.peaks:
-            has = f", it has {', '.join(self.peaks)}" if self.peaks else ""
+            other = f"choose a dtype that it has ({', '.join(self.peaks)}), or " if self.peaks else ""
             raise MoesimError(
                 f"{self.spec.name} cannot compute in {dtype}",
                 key=("library", "devices", self.spec.name),
-                fix=f"give compute.{dtype} in its descriptor{has}",
+                fix=f"{other}give compute.{dtype} in its descriptor",
             )
         return self.peaks[dtype]
 

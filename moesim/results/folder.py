@@ -98,6 +98,7 @@ def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
         MoesimError: the folder exists (without `overwrite`), is no results folder (with it), or cannot be created.
     """
     try:
+        os.fspath(path).encode()  # what Parquet files can be called
         target = Path(path).resolve()
         _check_target(target, path, overwrite=overwrite)
     except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
