@@ -212,7 +212,7 @@ def _without_overhead(group: Group) -> Group:
 
 @lru_cache(maxsize=16)
 def _free(topology: Topology) -> Topology:
-    return replace(topology, overhead=0.0)
+    return replace(topology, overhead=0.0, node_overhead=None)
 
 
 @dataclass(frozen=True, eq=False)

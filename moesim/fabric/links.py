@@ -187,7 +187,9 @@ class GroupLinks(Lanes):
 
     @property
     def overhead(self) -> float:
-        return self.topology.overhead
+        """Seconds per call; within a node, those of its own fabric."""
+        within = None if self.several_nodes else self.topology.node_overhead
+        return self.topology.overhead if within is None else within
 
     def flows(self, pairs: IntArray) -> RoutedFlows:
         """Routed flows between lanes [F, 2]; routes are found once per set of flows."""

@@ -27,8 +27,9 @@ class Topology:
     messages. coordinates: [vertices or endpoints, dimensions] for dimension-order routing, -1 where a vertex has none.
     node: [endpoints] node of each device. reduces: [vertices] can add up and multicast (NVSwitch with SHARP, a NoP
     tree's switches). forwards: [vertices] pass on traffic that is neither from nor to them; None: all do. overhead:
-    seconds per collective call (kernel launch, protocol set-up). routing: the policy that the generator advises. cost:
-    [M] what shortest routing adds up, whole numbers from 1 (1 for every link where None).
+    seconds per collective call (kernel launch, protocol set-up). node_overhead: that of calls within a node, where it
+    is another. routing: the policy that the generator advises. cost: [M] what shortest routing adds up, whole numbers
+    from 1 (1 for every link where None).
 
     Raises:
         MoesimError: a link without bandwidth, with a negative latency or energy, from a vertex to itself or to none.
@@ -49,6 +50,7 @@ class Topology:
     reduces: BoolArray | None = None
     forwards: BoolArray | None = None
     overhead: float = 0.0
+    node_overhead: float | None = None
     routing: str = "shortest"
     cost: IntArray | None = None
 
@@ -229,6 +231,7 @@ def nest(
         reduces=numbering.merged([part.reduces for part, _ in parts], default=False),
         forwards=numbering.forwards(),
         overhead=max(part.overhead for part, _ in parts),
+        node_overhead=max(topology.overhead for topology in inner),
         routing=routing,
         cost=np.concatenate(costs),
     )

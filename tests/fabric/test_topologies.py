@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.fabric.links import group_links
 from moesim.fabric.routes import shortest_routes
 from moesim.fabric.topologies import endpoints, fabric_topology, machine_routing, machine_topology
 from moesim.fabric.topology import Topology
@@ -288,6 +289,14 @@ def test_a_machine_of_switches() -> None:
     assert topology.bandwidth[routes.link[:2]].tolist() == pytest.approx([200e9] * 2)
     assert topology.bandwidth[routes.link[2:]].tolist() == pytest.approx([40e9] * 2)
     assert {topology.level[link] for link in routes.link[2:]} == {"scale_out"}
+
+
+def test_a_call_within_a_node_does_not_pay_for_the_network() -> None:
+    inner, outer = {"kind": "switch", "overhead": "5 us"}, {"kind": "switch", "overhead": "30 us"}
+    topology = machine_topology(machine(inner, outer, 2, 4))
+    assert group_links(topology, range(4)).overhead == pytest.approx(5e-6)
+    assert group_links(topology, range(8)).overhead == pytest.approx(30e-6)
+    assert group_links(machine_topology(machine(inner, outer, 1, 4)), range(4)).overhead == pytest.approx(5e-6)
 
 
 def test_nics_of_several_speeds_in_one_machine() -> None:
