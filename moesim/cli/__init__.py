@@ -5,14 +5,18 @@ Nothing heavy is imported here or at the top of a command's file, so that `moesi
 
 from __future__ import annotations
 
+import errno
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import click
 
 from moesim import __version__
+from moesim.cli.fabric import fabric_command
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
 from moesim.cli.options import INTERRUPTED, MISTAKE
@@ -59,6 +63,11 @@ def _one_line() -> Iterator[None]:
         _complain(f"{message[:1].lower()}{message[1:]}; see `{path} --help`")
     except MoesimError as error:
         _complain(str(error))
+    except OSError as error:  # no permission for a file or folder on the way, a full disk
+        if error.errno == errno.EPIPE:
+            raise
+        named = f"{error.filename}: " if error.filename else ""
+        _complain(f"{named}{error.strerror or error}")
     except MemoryError:
         _complain("out of memory; ask for fewer requests, devices or tokens")
     except KeyboardInterrupt:
@@ -82,7 +91,10 @@ def main() -> None:
       moesim list                 what the library holds
       moesim show dgx-h100        one descriptor, with the source of every number
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without our characters shows question marks
 
 
-for command in (run_command, list_command, show_command, import_group, routing_group, validate_command):
+for command in (run_command, list_command, show_command, import_group, routing_group, fabric_command, validate_command):
     main.add_command(command)
