@@ -18,6 +18,7 @@ import numpy as np
 
 from moesim.fabric.chunk import store_and_forward
 from moesim.fabric.flow import Flows, simulate, together
+from moesim.fabric.in_switch import TreePhase
 from moesim.fabric.links import GroupLinks, TrafficPhase, UniformPhase
 from moesim.fabric.routes import Routes
 from moesim.fabric.transfer import FloatArray, IntArray, Phase, Transfer, concurrent, picoseconds
@@ -47,7 +48,7 @@ def carry(transfer: Transfer, fidelity: Fidelity = "bound", chunk: float = np.in
     assert not transfer.shape
     load = np.zeros(group.topology.links)
     for phase in transfer.phases:
-        assert isinstance(phase, UniformPhase | TrafficPhase)
+        assert isinstance(phase, UniformPhase | TrafficPhase | TreePhase)
         load[phase.links] += phase.rounds * phase.load
     if fidelity == "bound" or not transfer.phases:
         return Carried(int(transfer.picoseconds), load)
@@ -92,6 +93,8 @@ def _simulated(flows: Flows, group: GroupLinks, fidelity: Fidelity, chunk: float
 
 def _flows(phase: Phase, group: GroupLinks) -> Flows | None:
     """One round of a phase, of the group and of those beside it, as a coflow; None where there are no flows."""
+    if isinstance(phase, TreePhase):
+        return None
     assert isinstance(phase, UniformPhase | TrafficPhase)
     if isinstance(phase, TrafficPhase):
         pairs, moved = phase.flows.pairs, phase.moved

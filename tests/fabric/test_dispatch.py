@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moesim.fabric.carried import carry
 from moesim.fabric.dispatch import FORMS, combine, dispatch, payload
 from moesim.fabric.links import group_links
 from moesim.fabric.tokens import ExactTokens, ExpectedTokens
@@ -147,6 +148,9 @@ def test_a_tree_of_switches_merges_on_every_level() -> None:
     assert load["chiplet5 -> switch1"] == sum(source == 5 and set(ranks) != {5} for source, *ranks in rows.tolist())
     assert transfer.at(()).joules.sum() == 0
     assert transfer.algorithm == "in-network"
+    carried = carry(transfer, "flow")
+    assert carried.picoseconds == transfer.picoseconds
+    assert carried.load.sum() == transfer.phases[0].load.sum()
 
 
 def test_layers_at_once() -> None:
