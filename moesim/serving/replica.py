@@ -7,7 +7,7 @@ step cuts the block at the end of the step in progress, so that the tables do no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -109,12 +109,12 @@ class Replica:
         if len(self._flights) == len(self._stage_free):
             return
         now = int(self.clock.now)
-        batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1)
+        batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1, self._steps)
         if batch is None:
             return
         running = self.scheduler.running
-        rows = np.flatnonzero(running.decoding > running.busy)
-        block = self.pricer.price(replace(batch, first_step=self._steps))
+        rows = (running.decoding > running.busy).nonzero()[0]
+        block = self.pricer.price(batch)
         self._steps += batch.steps
         flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count, rows)
         flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
@@ -167,7 +167,7 @@ class Replica:
         """Count the computed prompt tokens; prompts that are complete emit a token. Returns the tokens emitted."""
         running, end, emitted = self.scheduler.running, int(flight.ends[0]), 0
         for chunk in flight.block.batch.chunks:
-            index = int(np.flatnonzero(running.request == chunk.request)[0])
+            index = int((running.request == chunk.request).argmax())
             state = running.states[index]
             running.computed[index] = chunk.cached + chunk.tokens
             if running.computed[index] < state.known:
@@ -253,9 +253,9 @@ class Replica:
     def _finish(self, flight: _Flight, rows: IntArray) -> None:
         """Requests without tokens to come leave, in the order in which they ended."""
         running = self.scheduler.running
-        over = np.flatnonzero(running.left == 0)
-        if not len(over):
+        if running.left.all():
             return
+        over = (running.left == 0).nonzero()[0]
         step = dict(zip(flight.block.batch.request.tolist(), flight.block.batch.left.tolist(), strict=True))
         ended = sorted((step.get(running.states[row].request, 1), row) for row in over.tolist())
         for at, row in ended:

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.serving.sequences import RequestState, Running
@@ -54,10 +55,13 @@ class ContinuousBatching:
         queued = np.array([len(queue) for queue in self.waiting], dtype=np.int64)
         return queued + np.bincount(self.running.rank, minlength=rank_count)
 
-    def next_batch(self, now: int, horizon: int) -> Batch | None:
+    def next_batch(self, now: int, horizon: int, first_step: int = 0) -> Batch | None:
         """The next step's batch, or up to `horizon` decode steps where nothing else can happen in them. None: no work.
 
         Mutates queues and caches for prompts and preemptions; decoding sequences grow when their steps are applied.
+
+        Args:
+            first_step: number of the step with which the batch begins.
         """
         running = self.running
         free = running.busy == 0
@@ -73,8 +77,8 @@ class ContinuousBatching:
             if steps > 1 or self._growth(1, free) is not None:
                 if steps == 1:  # another batch may enter the pipeline beside this one
                     self._make_room(now)
-                return self._batch(np.flatnonzero(free), (), steps)
-        return self._mixed(now)
+                return self._batch(free.nonzero()[0], (), steps, first_step)
+        return self._mixed(now, first_step)
 
     def _decode_steps(self, horizon: int) -> int:
         """Decode steps during which no queue can move and every cache has room."""
@@ -98,7 +102,7 @@ class ContinuousBatching:
         fits = all(blocks <= cache.free for blocks, cache in zip(need.tolist(), self.caches, strict=True))
         return need.astype(np.int64) if fits else None
 
-    def _batch(self, decodes: IntArray, chunks: tuple[Chunk, ...], steps: int) -> Batch:
+    def _batch(self, decodes: IntArray, chunks: tuple[Chunk, ...], steps: int, first_step: int) -> Batch:
         running = self.running
         return Batch(
             self.ranks,
@@ -108,24 +112,25 @@ class ContinuousBatching:
             running.left[decodes],
             chunks,
             steps,
+            first_step,
         )
 
-    def _mixed(self, now: int) -> Batch | None:
+    def _mixed(self, now: int, first_step: int) -> Batch | None:
         """One step with decodes, prompts that have begun, and admissions."""
         preempted = self._make_room(now)
         running = self.running
         budget = np.full(self.ranks, self.engine.token_budget)
-        decodes = np.flatnonzero((running.decoding == 1) & (running.busy == 0))
+        decodes = (running.decoding > running.busy).nonzero()[0]
         budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
         chunks: list[Chunk] = []
-        for index in np.flatnonzero((running.decoding == 0) & (running.busy == 0)).tolist():
+        for index in _where((running.decoding | running.busy) == 0):
             self._continue(index, budget, chunks)
         for rank in range(self.ranks):
             if self.waiting[rank] and not self.blocked[rank] and rank not in preempted:
                 self._admit(rank, budget, chunks, now)
         if not len(decodes) and not chunks:
             return None
-        return self._batch(decodes, tuple(chunks), 1)
+        return self._batch(decodes, tuple(chunks), 1, first_step)
 
     def _make_room(self, now: int) -> set[int]:
         """Give every decoding sequence the block its next token needs, preempting where there is none; returns the
@@ -141,11 +146,11 @@ class ContinuousBatching:
         """Grow the decoding sequences; the first rank where that fails, or where a prompt that has begun cannot go on
         while sequences admitted after it hold blocks. None where all goes well."""
         running, size, free = self.running, self.engine.block_size, self.running.busy == 0
-        for index in np.flatnonzero(free & (running.decoding == 1) & (running.computed % size == 0)).tolist():
+        for index in _where(free & (running.decoding == 1) & (running.computed % size == 0)):
             state = running.states[index]
             if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1):
                 return state.rank
-        for index in np.flatnonzero(free & (running.decoding == 0)).tolist():
+        for index in _where(free & (running.decoding == 0)):
             state = running.states[index]
             cache = self.caches[state.rank]
             stuck = not cache.free and int(running.computed[index]) == cache.held(state.request) * size
@@ -201,3 +206,9 @@ class ContinuousBatching:
             chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
             budget[rank] -= hit + tokens - admitted
             count += 1
+
+
+def _where(flags: NDArray[np.bool_]) -> list[int]:
+    """Indices of what is true; np.flatnonzero takes longer on arrays this small."""
+    indices: list[int] = flags.nonzero()[0].tolist()
+    return indices

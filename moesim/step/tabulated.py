@@ -64,7 +64,8 @@ class Tabulated:
         self._grid = _token_grid(limit)
         self._loads: dict[tuple[int, int], RoutedLoad] = {}
         points = (len(_MIXTURES), len(self._grid))
-        self._known = np.zeros(points, dtype=np.bool_)
+        #: Whether a point and the one above it have been drawn.
+        self._ready = np.zeros(points, dtype=np.bool_)
         #: Picoseconds of the slowest experts by stage, point and turn; the steps that used each.
         self._slowest = np.zeros((costs.layout.pp, *points, _TURNS))
         self._uses = np.zeros((*points, _TURNS))
@@ -86,7 +87,8 @@ class Tabulated:
             use = _Use(_DECODE, self._below[tokens], self._weight[tokens], turn)
         experts: FloatArray | float = 0.0
         for mixture, share in use.mixtures:
-            self._prepare(mixture, use)
+            if not self._ready[mixture][use.below].all():
+                self._prepare(mixture, use.below)
             times = self._slowest[:, mixture, use.below, use.turn]
             above = self._slowest[:, mixture, use.below + 1, use.turn]
             experts = experts + (times + (above - times) * use.weight) * share
@@ -111,14 +113,13 @@ class Tabulated:
                 self._totals.add(load, uses, tokens)
         return self._totals
 
-    def _prepare(self, mixture: int, use: _Use) -> None:
-        """Draw what is needed and not known yet."""
-        known = self._known[mixture]
-        missing = ~known[use.below], ~known[use.below + 1] & (use.weight > 0)
-        for side, lacks in enumerate(missing):
-            if lacks.any():
-                for point in np.unique((use.below + side)[lacks]).tolist():
-                    self._draw(mixture, point)
+    def _prepare(self, mixture: int, below: IntArray) -> None:
+        """Draw the points below and above some sizes that have not been drawn yet."""
+        for point in np.unique(below).tolist():
+            for index in (point, point + 1):
+                if (mixture, index) not in self._loads:
+                    self._draw(mixture, index)
+            self._ready[mixture, point] = True
 
     def _draw(self, mixture: int, point: int) -> None:
         """Draw the loads of a point of the grid."""
@@ -133,7 +134,6 @@ class Tabulated:
         load = self.costs.load(counts.transpose(1, 0, 2))
         self._loads[mixture, point] = load
         self._slowest[:, mixture, point] = np.tile(load.slowest.T, _TURNS // draws)
-        self._known[mixture, point] = True
 
     def _exchanged(self, sizes: Sizes, batch: Batch) -> Picoseconds:
         """[P, steps] each. In runs of steps in which every rank has the same tokens, each draw is priced once."""
