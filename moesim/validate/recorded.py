@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from moesim.validate.judge import Outcome
 
 
+#: Relative errors below this are rounding.
+ROUNDING = 1e-12
+
+
 class Entry(Schema):
     """A recorded answer; as `Found`, values in the kind's SI unit."""
 
@@ -83,7 +87,7 @@ def fingerprint(path: Path) -> str:
 
 
 def as_table(suite: str, outcomes: Sequence[Outcome], files: Mapping[str, Path], date: str, version: str) -> Table:
-    """The outcomes of a suite as they are recorded, values to nine digits.
+    """The outcomes of a suite as they are recorded, values to twelve digits, errors to three.
 
     Raises:
         MoesimError: a case has no answer.
@@ -95,7 +99,7 @@ def as_table(suite: str, outcomes: Sequence[Outcome], files: Mapping[str, Path],
         values[each.case.name] = Entry(
             simulated=_rounded(each.simulated),
             reference=_rounded(each.reference),
-            error=float(f"{each.error:.3g}"),
+            error=float(f"{each.error:.3g}") if abs(each.error) > ROUNDING else 0.0,
             rows=each.rows,
             detail=each.detail,
         )
@@ -104,4 +108,4 @@ def as_table(suite: str, outcomes: Sequence[Outcome], files: Mapping[str, Path],
 
 
 def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.9g}")
+    return None if value is None else float(f"{value:.12g}")

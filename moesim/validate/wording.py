@@ -6,6 +6,7 @@ import math
 
 from moesim.report.text import percent, short_quantity, short_time
 from moesim.validate.judge import Outcome, Tally
+from moesim.validate.recorded import ROUNDING
 
 #: Short forms of the units in which kinds answer.
 _SYMBOL = {"byte": "B", "byte/second": "B/s", "joule": "J", "watt": "W", "FLOP": "FLOP", "1/second": "/s"}
@@ -52,7 +53,7 @@ def error(relative: float | None) -> str:
     """'+4.3 %'; errors below a thousandth of a percent as powers of ten."""
     if relative is None or math.isnan(relative):
         return "–"
-    if relative == 0:
+    if abs(relative) < ROUNDING:
         return "0"
     if abs(relative) < 1e-5:
         return f"{relative:+.0e}"
@@ -60,8 +61,10 @@ def error(relative: float | None) -> str:
 
 
 def share(tolerance: float) -> str:
-    """'6 %', '1e-06'."""
-    return f"{tolerance:.0e}" if 0 < tolerance < 1e-4 else f"{100 * tolerance:.3g} %"
+    """'6 %', '1e-06', 'exact'."""
+    if tolerance == 0:
+        return "exact"
+    return f"{tolerance:.0e}" if tolerance < 1e-4 else f"{100 * tolerance:.3g} %"
 
 
 def verdict(outcome: Outcome) -> str:

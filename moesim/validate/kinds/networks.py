@@ -14,12 +14,14 @@ from typing import Any, Literal
 import numpy as np
 
 from moesim.fabric.carried import Fidelity, carry
+from moesim.fabric.chunk import store_and_forward
+from moesim.fabric.flow import Flows
 from moesim.fabric.limits import Limit
 from moesim.fabric.network import TopologyFabric
 from moesim.fabric.policies import RoutingOptions
 from moesim.fabric.topologies import endpoints, fabric_topology
 from moesim.fabric.topology import Topology, nest, star
-from moesim.fabric.transfer import PICOSECONDS, Transfer
+from moesim.fabric.transfer import PICOSECONDS, Transfer, picoseconds
 from moesim.spec.errors import MoesimError
 from moesim.spec.fabric import FabricSpec
 from moesim.spec.units import BytesPerSecond, Seconds
@@ -203,3 +205,23 @@ def _collective(fabric: TopologyFabric, operation: str, size: float, algorithm: 
 
 def _seconds(moved: Transfer, fidelity: Fidelity, chunk: float = np.inf) -> float:
     return carry(moved, fidelity, chunk).picoseconds / PICOSECONDS
+
+
+@case("queue_at_link", unit="second")
+def queue_at_link(
+    setting: Setting, *, load: float, count: int, size: float, bandwidth: BytesPerSecond, seed: int = 1
+) -> Found:
+    """Mean wait of equal messages that arrive at a link at random times, first in first out (M/D/1): rho / (2 mu (1 -
+    rho)) with mu = B / S (Kleinrock, Queueing Systems I, 1975, section 5.6)."""
+    service = size / bandwidth
+    gaps = np.random.default_rng(seed).exponential(service / load, count)
+    start = picoseconds(np.cumsum(gaps))
+    one = np.arange(count, dtype=np.int64)
+    wire = star(2, bandwidth)
+    link = int(np.flatnonzero(wire.source == 0)[0])
+    flows = Flows(
+        np.append(one, count), np.full(count, link), np.ones(count), np.full(count, size), np.zeros(count), one, start,
+        ((),) * count,
+    )  # fmt: skip
+    wait = (store_and_forward(flows, wire, np.inf).finish - start) / PICOSECONDS - service
+    return Found(float(wait.mean()), load * service / (2 * (1 - load)), rows=count)
