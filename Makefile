@@ -15,7 +15,7 @@ export MOESIM_DATA := $(abspath ../shared/data)
 endif
 endif
 
-.PHONY: run test clean
+.PHONY: run test bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/moesim run experiments/quickstart.yaml --overwrite
@@ -25,6 +25,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict moesim
 	$(BIN)/pytest -q
+
+# A quiet machine, and numba (pip install -e '.[fast]'), show the most.
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/serving.py
 
 # The stamps make a reinstall happen only when pyproject.toml changes.
 $(VENV)/.created:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Generator
 from functools import partial
 
 import numpy as np
 from measure import median, table
 
 from moesim.engine.accelerate import HAVE_NUMBA
-from moesim.engine.clock import Clock
+from moesim.engine.clock import Clock, Delay
 from moesim.engine.sweep import Sweep
 from moesim.routing.synthetic import CountRouting
 from moesim.step.graph import COMPUTE, NETWORK, StepGraph
@@ -39,6 +40,20 @@ def events(count: int = 100_000) -> float:
     begin = time.perf_counter()
     for at in range(count):
         clock.call_at(at, lambda: None)
+    clock.run()
+    return (time.perf_counter() - begin) / count
+
+
+def timeouts(count: int = 100_000) -> float:
+    """Seconds per timeout that a process waits for."""
+
+    def process() -> Generator[Delay, None, None]:
+        for _ in range(count):
+            yield clock.timeout(1)
+
+    clock = Clock()
+    clock.process(process())
+    begin = time.perf_counter()
     clock.run()
     return (time.perf_counter() - begin) / count
 
@@ -76,9 +91,16 @@ def main() -> None:
         ("48 layers, 128 experts, 2 ranks, 1,000 prompt tokens each", qwen, 0, 1000, 2),
         ("60 layers, 256 experts, 64 ranks, 1 decode token each", deepseek, 1, 0, 64),
     ]
-    draws = [[name, f"{median(partial(draw_time, *case), 5) * 1e3:.2f}"] for name, *case in cases]
+    draws = [
+        [name, f"{median(partial(draw_time, routing, singles, chunked, ranks), 5) * 1e3:.2f}"]
+        for name, routing, singles, chunked, ranks in cases
+    ]
     table("Tokens per expert of one step, milliseconds", ["case", "draw"], draws)
-    print(f"\nan event of the clock: {median(events, 5) * 1e6:.2f} microseconds")
+    rows = [
+        ["callback of the clock", f"{median(events, 5) * 1e6:.2f}"],
+        ["timeout of a SimPy process", f"{median(timeouts, 5) * 1e6:.2f}"],
+    ]
+    table("Events, microseconds each", ["event", "time"], rows)
 
 
 if __name__ == "__main__":
