@@ -52,8 +52,11 @@ def fabric_command(
     plot: Path | None,
     overrides: tuple[str, ...],
 ) -> None:
-    """Time a collective on SYSTEM (a name of the library, or a YAML file): bandwidth, busiest link, and the distance to
-    the least time that any algorithm needs."""
+    """Time a collective on a machine.
+
+    SYSTEM is a name of the library, or a YAML file. Per size: time, bandwidth, algorithm, busiest link, and the
+    distance to the least time that any algorithm needs.
+    """
     from moesim.fabric.study import Study, library_protocol, popularity, system_fabric
     from moesim.report.bandwidth import check_format
     from moesim.report.collective import draw_study, print_study
