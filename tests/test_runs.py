@@ -112,6 +112,14 @@ def test_op_and_plan_give_the_same_tables(name, priced, traffic):
     ruler.assert_same(priced(name), op, relative=1e-9)
 
 
+def test_op_and_plan_where_experts_share_the_memory(traffic):
+    """Both divide the bandwidth max-min fair; they round at different instants."""
+    name, beside = "MLA, TP 2, DP 2, EP 4", "engine.overlap_shared_experts=true"
+    plan, op = (machine_run(name, traffic, beside, f"fidelity={fidelity}") for fidelity in ("plan", "op"))
+    ruler.assert_same(plan, op, relative=1e-6)
+    assert plan.end < machine_run(name, traffic, "plan_reuse=false").end
+
+
 @pytest.mark.parametrize("name", MACHINES)
 def test_conservation(name, priced):
     run = priced(name)
