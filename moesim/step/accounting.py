@@ -115,9 +115,8 @@ class Accounts:
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
         for stage, account in enumerate(self.stages):
             account.count(stage, blocks, tokens, sequences)
-        for block, steps in blocks:
-            if self.routed is not None and block.routed is not None:
-                self.routed.record(block.routed, steps)
+        if self.routed is not None:
+            self.routed.record([(block.routed, steps) for block, steps in blocks if block.routed is not None])
 
 
 def _joined(parts: Iterable[NDArray[Any]]) -> NDArray[Any]:

@@ -7,6 +7,7 @@ on the routing is reused this way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -209,8 +210,8 @@ class RoutedPricer(Protocol):
         """Tokens per (MoE layer, source rank, expert), drawn for the batch's `step`-th step alone."""
         ...
 
-    def record(self, price: RoutedPrice, steps: int) -> None:
-        """Count the first `steps` steps of a price as executed."""
+    def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
+        """Count the first so many steps of prices as executed, in this order."""
         ...
 
     def totals(self) -> RoutedTotals: ...

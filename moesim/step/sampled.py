@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,9 +29,10 @@ class Sampled:
 
     reuses = False
 
-    def record(self, price: RoutedPrice, steps: int) -> None:
-        for load, expert_tokens in price.origin[:steps]:
-            self._totals.add(load, _ONCE, expert_tokens)
+    def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
+        for price, steps in executed:
+            for load, expert_tokens in price.origin[:steps]:
+                self._totals.add(load, _ONCE, expert_tokens)
 
     def totals(self) -> RoutedTotals:
         return self._totals

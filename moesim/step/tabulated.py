@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -69,6 +70,7 @@ class Tabulated:
         #: Picoseconds of the slowest experts by stage, point and turn; the steps that used each.
         self._slowest = np.zeros((costs.layout.pp, *points, _TURNS))
         self._uses = np.zeros((*points, _TURNS))
+        self._decode_uses = np.zeros((len(self._grid), _TURNS))
         #: For every number of tokens: the point below, and the weight of the one above it.
         self._below, self._weight = _interpolation(self._grid)
         self._totals: RoutedTotals | None = None
@@ -95,20 +97,32 @@ class Tabulated:
         picoseconds = np.rint(experts).astype(np.int64).reshape(-1, batch.steps)
         return RoutedPrice(picoseconds, *self._exchanged(sizes, batch), use)
 
-    def record(self, price: RoutedPrice, steps: int) -> None:
+    def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
+        """Counts decode steps and others apart, each in their order, so that sums do not show how steps came in
+        blocks."""
         self._totals = None
-        use: _Use = price.origin
-        below, weight, turn = (np.atleast_1d(part)[:steps, None] for part in (use.below, use.weight, use.turn))
-        for mixture, share in use.mixtures:
-            # Step by step, below and above, so that sums do not show how steps came in blocks.
-            shares = np.concatenate([1.0 - weight, weight], axis=1) * share
-            np.add.at(self._uses[mixture], (below + _SIDES, turn), shares)
+        decodes: list[tuple[_Use, int]] = []
+        for price, steps in executed:
+            use: _Use = price.origin
+            if use.mixtures is _DECODE:
+                decodes.append((use, steps))
+                continue
+            for mixture, share in use.mixtures:
+                self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
+                self._uses[mixture, use.below + 1, use.turn] += use.weight * share
+        if decodes:
+            below, weight, turn = (
+                np.concatenate([use[part][:steps] for use, steps in decodes])[:, None] for part in (1, 2, 3)
+            )
+            shares = np.concatenate([1.0 - weight, weight], axis=1)
+            np.add.at(self._decode_uses, (below + _SIDES, turn), shares)
 
     def totals(self) -> RoutedTotals:
         if self._totals is None:
             self._totals = self.costs.zeros()
             for (mixture, point), load in sorted(self._loads.items()):
-                uses = self._uses[mixture, point].reshape(-1, len(load.slowest)).sum(axis=0)
+                seen = self._uses[mixture, point] + (self._decode_uses[point] if mixture == 0 else 0.0)
+                uses = seen.reshape(-1, len(load.slowest)).sum(axis=0)
                 tokens = uses.sum() * self._grid[point] * self.routing.popularity
                 self._totals.add(load, uses, tokens)
         return self._totals
