@@ -1,4 +1,5 @@
-"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs.
+"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs and
+of fidelities.
 
     python docs/refresh.py [PAGE ...]
 
@@ -15,6 +16,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent))
 
 import examples
+import fidelities
 import measured_runs
 
 FIGURE = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
@@ -50,6 +52,13 @@ def refresh_measured_runs() -> None:
         page.write_text(measured_runs.replaced(page.read_text(encoding="utf-8"), table(summaries)), encoding="utf-8")
 
 
+def refresh_fidelities() -> None:
+    page = examples.ROOT / fidelities.PAGE
+    for name, table in fidelities.TABLES.items():
+        renewed = fidelities.replaced(page.read_text(encoding="utf-8"), name, table())
+        page.write_text(renewed, encoding="utf-8")
+
+
 def refresh_figure() -> None:
     from moesim.run import run
     from moesim.spec.loading import load_experiment
@@ -65,6 +74,7 @@ def main(pages: list[str]) -> None:
         refresh_outputs(page)
     if not pages:
         refresh_measured_runs()
+        refresh_fidelities()
         refresh_figure()
 
 

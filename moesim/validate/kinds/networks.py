@@ -15,7 +15,7 @@ import numpy as np
 
 from moesim.fabric.carried import Fidelity, carry
 from moesim.fabric.chunk import store_and_forward
-from moesim.fabric.flow import Flows
+from moesim.fabric.flow import Flows, simulate
 from moesim.fabric.limits import Limit
 from moesim.fabric.network import TopologyFabric
 from moesim.fabric.policies import RoutingOptions
@@ -209,10 +209,18 @@ def _seconds(moved: Transfer, fidelity: Fidelity, chunk: float = np.inf) -> floa
 
 @case("queue_at_link", unit="second")
 def queue_at_link(
-    setting: Setting, *, load: float, count: int, size: float, bandwidth: BytesPerSecond, seed: int = 1
+    setting: Setting,
+    *,
+    load: float,
+    count: int,
+    size: float,
+    bandwidth: BytesPerSecond,
+    fidelity: Literal["flow", "chunk"] = "chunk",
+    seed: int = 1,
 ) -> Found:
-    """Mean wait of equal messages that arrive at a link at random times, first in first out (M/D/1): rho / (2 mu (1 -
-    rho)) with mu = B / S (Kleinrock, Queueing Systems I, 1975, section 5.6)."""
+    """Mean delay of equal messages that arrive at a link at random times, with mu = B / S: in a queue rho / (2 mu (1 -
+    rho)) (M/D/1), as flows that share the link rho / (mu (1 - rho)) (processor sharing): Kleinrock, Queueing Systems,
+    1975 and 1976, volume I section 5.6 and volume II section 4.4."""
     service = size / bandwidth
     gaps = np.random.default_rng(seed).exponential(service / load, count)
     start = picoseconds(np.cumsum(gaps))
@@ -223,5 +231,7 @@ def queue_at_link(
         np.append(one, count), np.full(count, link), np.ones(count), np.full(count, size), np.zeros(count), one, start,
         ((),) * count,
     )  # fmt: skip
-    wait = (store_and_forward(flows, wire, np.inf).finish - start) / PICOSECONDS - service
-    return Found(float(wait.mean()), load * service / (2 * (1 - load)), rows=count)
+    queued = fidelity == "chunk"
+    arrivals = store_and_forward(flows, wire, np.inf) if queued else simulate(flows, wire.bandwidth)
+    delay = (arrivals.finish - start) / PICOSECONDS - service
+    return Found(float(delay.mean()), load * service / ((2 if queued else 1) * (1 - load)), rows=count)
