@@ -118,6 +118,17 @@ MACHINES = {
         document("olmoe-1b-7b", {"rtx-pro-6000": 2, "l40s": 2}, "pcie4-host", parallelism={"pp": 2, "dp": 2, "ep": 2}),
         5,
     ),
+    "torus, DP 8, EP 8, all-to-all": (
+        document("qwen3-30b-a3b", {}, parallelism={"dp": 8, "ep": 8}, **ALL_TO_ALL)
+        | {"machine": {"extends": "tpu-v5p-64"}}, 2,
+    ),
+    "torus, PP 2, TP 2, DP 2, EP 4": (
+        document("qwen3-30b-a3b", {}, parallelism={"pp": 2, "tp": 2, "dp": 2, "ep": 4})
+        | {"machine": {"extends": "tpu-v5p-64"}}, 4,
+    ),
+    "full mesh, TP 8": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 8}) | {"machine": {"extends": "mi300x-8"}}, 2,
+    ),
     "sliding window, TP 2, DP 2, EP 4": (
         document("gpt-oss-20b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"tp": 2, "dp": 2, "ep": 4}), 4,
     ),

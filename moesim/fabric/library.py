@@ -19,6 +19,7 @@ from moesim.fabric.transfer import FloatArray, GroupPorts, Transfer
 from moesim.hardware.machine import port_rate
 
 if TYPE_CHECKING:
+    from moesim.fabric.links import GroupLinks
     from moesim.hardware.machine import Machine
 
 
@@ -68,7 +69,7 @@ class CalibratedFabric:
         self.fabric, self.protocol, self.element = fabric, protocol, element
         self.origin = protocol.origin
 
-    def ports(self, devices: Sequence[int]) -> GroupPorts:
+    def ports(self, devices: Sequence[int]) -> GroupPorts | GroupLinks:
         return self.fabric.ports(devices)
 
     def all_reduce(self, size: ArrayLike, devices: Sequence[int]) -> Transfer:

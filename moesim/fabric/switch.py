@@ -13,6 +13,7 @@ from moesim.fabric.links import check_distinct
 from moesim.fabric.transfer import GroupPorts, Transfer
 
 if TYPE_CHECKING:
+    from moesim.fabric.links import GroupLinks
     from moesim.hardware.machine import Machine
 
 
@@ -24,7 +25,7 @@ class Fabric(Protocol):
     def reduce_scatter(self, chunks: ArrayLike, devices: Sequence[int]) -> Transfer: ...
     def all_to_all(self, traffic: ArrayLike, devices: Sequence[int]) -> Transfer: ...
     def send(self, size: ArrayLike, source: int, destination: int) -> Transfer: ...
-    def ports(self, devices: Sequence[int]) -> GroupPorts: ...
+    def ports(self, devices: Sequence[int]) -> GroupPorts | GroupLinks: ...
 
 
 class SwitchFabric:

@@ -9,7 +9,8 @@ import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
-from moesim.fabric.switch import SwitchFabric
+from moesim.fabric.machines import machine_fabric, only_ports
+from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.memory.kv_cache import PagedKVCache
@@ -66,7 +67,7 @@ def deploy(
     machine = assemble(spec.machine, spec.library)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, DatasheetRoofline())
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
-    fabric = SwitchFabric(machine)
+    fabric = machine_fabric(machine)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -109,7 +110,7 @@ def _pricer(
     context: StepContext,
     layout: ReplicaLayout,
     programs: list[StageProgram],
-    fabric: SwitchFabric,
+    fabric: Fabric,
     routing: RoutingSource | None,
     stream: np.random.SeedSequence,
     index: int,
@@ -125,7 +126,8 @@ def _pricer(
     key = int(
         np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
     )
-    if spec.plan_reuse and not executed and isinstance(routing, CountRouting):
+    reuse = spec.plan_reuse and not executed and not (exchange.over_links and exchange.all_to_all)
+    if reuse and isinstance(routing, CountRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
     else:
         routed = Sampled(costs, exchange, routing, key)
@@ -152,6 +154,8 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         notes.append(f"{idle} of {len(machine.devices)} devices take no part in the parallelism and only idle")
     if routing is not None:
         notes.append(f"routing: {routing.description}")
+        if spec.plan_reuse and not only_ports(machine) and spec.engine.transport == "alltoall":
+            notes.append("plan reuse is off: an all-to-all over links depends on who sends to whom")
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
     if spec.fidelity == "op" or overlaps_shared_experts(spec):

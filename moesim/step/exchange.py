@@ -79,11 +79,19 @@ class StagePorts:
         return PortSums(*(factor * part for factor, part in zip(factors, towards, strict=True)))
 
 
+def lane_traffic(traffic: NDArray[np.signedinteger[Any]] | FloatArray, layout: ReplicaLayout) -> FloatArray:
+    """[..., DP ranks, expert ranks] copies -> [..., lanes, lanes]."""
+    lanes = np.arange(layout.stage_lanes)
+    by_lane: FloatArray = traffic[..., lanes // layout.tp, :][..., lanes // layout.expert_tp] / layout.tp
+    return by_lane
+
+
 class Exchange:
     """Picoseconds of (dispatch, combine) of all MoE layers of each stage, [P] each.
 
     Gathering moves every token to every rank, whatever its experts: only the largest rank counts. An all-to-all is
-    bound by its busiest port, from the copies that each lane sends and receives.
+    bound by its busiest port, from the copies that each lane sends and receives, or, where devices are not joined by
+    switches, by its busiest link, from the copies between each two lanes.
     """
 
     def __init__(self, communication: Communication, programs: list[StageProgram]) -> None:
@@ -92,9 +100,10 @@ class Exchange:
         self._layers = np.array([len(program.moe_layers) for program in programs])
         bounds = np.cumsum([0, *self._layers]).tolist()
         self.slices = [slice(a, b) for a, b in pairwise(bounds)]
-        self.stages = [
-            StagePorts(communication.fabric.ports(communication.stage_devices(p)), layout) for p in range(layout.pp)
-        ]
+        groups = [communication.fabric.ports(communication.stage_devices(p)) for p in range(layout.pp)]
+        self.stages = [StagePorts(group, layout) for group in groups if isinstance(group, GroupPorts)]
+        #: Whether the traffic matrix itself decides, not the sums of its rows and columns.
+        self.over_links = len(self.stages) < len(groups)
 
     @property
     def all_to_all(self) -> bool:
@@ -107,6 +116,10 @@ class Exchange:
 
     def of_traffic(self, traffic: IntArray) -> Picoseconds:
         """Args: traffic: [L, DP ranks, expert ranks] copies."""
+        if self.over_links:
+            times = [self._over_links(stage, traffic[mine]) for stage, mine in enumerate(self.slices)]
+            both = [[int(transfer.picoseconds.sum()) for transfer in pair] for pair in times]
+            return np.array([d for d, _ in both]), np.array([c for _, c in both])
         return self.of_sums([at.of_traffic(traffic[mine]) for at, mine in zip(self.stages, self.slices, strict=True)])
 
     def of_sums(self, sums: list[PortSums]) -> Picoseconds:
@@ -123,10 +136,21 @@ class Exchange:
             size = int(tokens.max())
             dispatch = [t.at(size) for t in self.communication.dispatch(stage)] if len(tokens) > 1 else []
             return dispatch, [t.at(size) for t in self.communication.combine(stage)]
+        if self.over_links:
+            dispatched, combined = self._over_links(stage, traffic)
+            return [dispatched], [combined]
         sums = self.stages[stage].of_traffic(traffic.astype(np.int64)[None])
         back = PortSums(sums.up_received, sums.up_sent, sums.out_received, sums.out_sent)
         dispatch_bytes, token_bytes = self.communication.dispatch_bytes, self.communication.token_bytes
         return [self._transfer(stage, sums, dispatch_bytes).at(0)], [self._transfer(stage, back, token_bytes).at(0)]
+
+    def _over_links(self, stage: int, traffic: IntArray | FloatArray) -> tuple[Transfer, Transfer]:
+        """Dispatch and combine of [..., DP ranks, expert ranks] copies."""
+        communication = self.communication
+        devices, copies = communication.stage_devices(stage), lane_traffic(traffic, communication.layout)
+        back = np.swapaxes(copies, -1, -2) * communication.token_bytes
+        fabric = communication.fabric
+        return fabric.all_to_all(copies * communication.dispatch_bytes, devices), fabric.all_to_all(back, devices)
 
     def _both_ways(self, stage: int, sums: PortSums) -> tuple[int, int]:
         """Picoseconds of all layers of a stage. Only the busier direction of a port counts, whichever way tokens go."""

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.fabric.transfer import Transfer
+from moesim.fabric.transfer import GroupPorts, Transfer
 from moesim.step.accounting import Accounts, StageAccount
 from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
-from moesim.step.exchange import StagePorts
+from moesim.step.exchange import StagePorts, lane_traffic
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.routed import ExpertCosts, RoutedTotals
 
@@ -184,7 +184,15 @@ def _settle_exchange(
 def _settle_all_to_all(account: StageAccount, copies: FloatArray, communication: Communication, use: LaneUse) -> None:
     """Args: copies: [expert ranks] that all layers of the stage got over the run."""
     tokens = (account.tokens @ np.arange(account.tokens.shape[1])).astype(np.int64)
-    ports = communication.fabric.ports(communication.stage_devices(account.costs.program.stage))
+    devices = communication.stage_devices(account.costs.program.stage)
+    ports = communication.fabric.ports(devices)
+    if not isinstance(ports, GroupPorts):
+        expected = lane_traffic(np.outer(tokens, copies) / max(float(tokens.sum()), 1.0), communication.layout)
+        for moved in (expected * communication.dispatch_bytes, expected.T * communication.token_bytes):
+            transfer = communication.fabric.all_to_all(moved, devices)
+            use.sent_bytes += transfer.sent.reshape(use.sent_bytes.shape)
+            use.energy_link += transfer.joules.reshape(use.energy_link.shape)
+        return
     at = StagePorts(ports, communication.layout)
     sums = at.expected(tokens, at.towards(copies[None] / max(float(tokens.sum()), 1.0)))
     there, back = communication.dispatch_bytes, communication.token_bytes
