@@ -122,10 +122,6 @@ MACHINES = {
         document("qwen3-30b-a3b", {}, parallelism={"dp": 8, "ep": 8}, **ALL_TO_ALL)
         | {"machine": {"extends": "tpu-v5p-64"}}, 2,
     ),
-    "torus, PP 2, TP 2, DP 2, EP 4": (
-        document("qwen3-30b-a3b", {}, parallelism={"pp": 2, "tp": 2, "dp": 2, "ep": 4})
-        | {"machine": {"extends": "tpu-v5p-64"}}, 4,
-    ),
     "full mesh, TP 8": (
         document("mixtral-8x7b", {}, parallelism={"tp": 8}) | {"machine": {"extends": "mi300x-8"}}, 2,
     ),

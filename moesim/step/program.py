@@ -134,7 +134,7 @@ def _feed_forward_rows(
     if layout.stage_lanes > 1:
         rows.append(Row("combine", "combine", layer))
     if layout.dp > 1 and layout.tp > 1:
-        # Each lane has part of every sum or, after an all-to-all without shared experts, all of the sums of some tokens.
+        # Each lane has part of every sum or, after an all-to-all without shared experts, all sums of some tokens.
         partial = any(op.reduces for op in before)
         gathered = engine.transport == "alltoall" and not partial
         rows.append(Row("experts_gather", "gather", layer) if gathered else Row("experts_reduce", "reduce", layer))

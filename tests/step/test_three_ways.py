@@ -62,6 +62,15 @@ def test_any_batch(pricers, name, decodes, chunks, idle, seed):
     np.testing.assert_array_equal(plan.finish, op.finish)
 
 
+def test_groups_beside_each_other_share_links_in_op_alone():
+    """On a torus the transfers of two groups cross; the bound looks at each group by itself and is never slower."""
+    tree = document("qwen3-30b-a3b", {}, parallelism={"pp": 2, "tp": 2, "dp": 2, "ep": 4})
+    pricer = stepping.pricer(tree | {"machine": {"extends": "tpu-v5p-64"}}, "model.layers=4")
+    block = pricer.price(stepping.batch(2, **BATCHES["prefill"]))
+    _, plan, op = stepping.executed(pricer, block)
+    assert int(block.stages.sum()) == plan.makespan < op.makespan
+
+
 def test_a_whole_model(pricers):
     """All 48 layers of the quickstart's model and machine."""
     tree = document("qwen3-30b-a3b", {"rtx-pro-6000": 2}, "pcie5-host", parallelism={"dp": 2, "ep": 2})
