@@ -34,7 +34,9 @@ def validate_command(
 
     screen = console()
     every = not suites or "all" in suites
-    reports = validate_suites(suite_names() if every else list(dict.fromkeys(suites)), data)
+    with screen.status("reading suites") as status:
+        names = suite_names() if every else list(dict.fromkeys(suites))
+        reports = validate_suites(names, data, lambda name: status.update(name))
     print_outcomes(screen, [(report.name, report.outcomes) for report in reports], sources=sources)
     if record:
         for path in keep(reports, data):

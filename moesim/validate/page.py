@@ -18,7 +18,8 @@ _HEAD = """\
 
 What the simulator says beside what is known from outside: measurements, published results, closed forms and other
 programs. `moesim validate` prints these tables, recomputes what it can, and exits with 1 where a prediction misses its
-tolerance. Only predictions count; what was fitted is marked.
+tolerance. Only predictions count; what was fitted is marked. Measured data is not part of moesim: without it (`--data`)
+the answers that need it are shown as they were recorded, with date and hash of the data.
 
 """
 

@@ -19,16 +19,17 @@ from moesim.fabric.flow import Flows, simulate
 from moesim.fabric.limits import Limit
 from moesim.fabric.network import TopologyFabric
 from moesim.fabric.policies import RoutingOptions
+from moesim.fabric.study import Collective, Study, library_protocol, system_fabric
 from moesim.fabric.topologies import endpoints, fabric_topology
 from moesim.fabric.topology import Topology, nest, star
 from moesim.fabric.transfer import PICOSECONDS, Transfer, picoseconds
 from moesim.spec.errors import MoesimError
 from moesim.spec.fabric import FabricSpec
-from moesim.spec.units import BytesPerSecond, Seconds
+from moesim.spec.units import Bytes, BytesPerSecond, Seconds
 from moesim.validate.cases import Found, Setting, case
 
-#: Bytes per second of a device's link, where a case does not say.
-LINK = 1e9
+#: Bytes per second of a device's link, where a case does not say, and bytes of a chunk.
+LINK, CHUNK = 1e9, 65536.0
 
 #: (n, S, a, B) -> seconds
 Form = Callable[[int, float, float, float], float]
@@ -67,6 +68,26 @@ def collective_on_switch(
     topology = star(devices, bandwidth, latency, reduces=True)
     moved = _collective(TopologyFabric(topology), operation, size, algorithm)
     return Found(_seconds(moved, fidelity), FORMS[form](devices, size, latency, bandwidth))
+
+
+@case("system_collective", unit="second")
+def system_collective(
+    setting: Setting,
+    *,
+    system: str,
+    collective: Collective,
+    size: Bytes,
+    devices: int | None = None,
+    algorithm: str = "auto",
+    fidelity: Fidelity = "bound",
+    library: str | None = None,
+) -> Found:
+    """A collective over the first devices (all where not given) of a system, as `moesim fabric` times it."""
+    machine, fabric = system_fabric(system)
+    study = Study(fabric, collective, range(devices or fabric.topology.endpoints), algorithm, fidelity, CHUNK)
+    study.protocol = None if library is None else library_protocol(machine, library)
+    (answer,) = study.answers([size])
+    return Found(answer.seconds, detail=answer.algorithm)
 
 
 @case("two_level_all_reduce", unit="second")
