@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls
 from moesim.model.operators import Operator
-from moesim.placement.base import check_owner
+from moesim.placement import rank_loads
 from moesim.step.batch import Batch
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
@@ -79,8 +79,8 @@ class RoutedTotals:
 
 
 def _imbalance(loads: NDArray[Any]) -> FloatArray:
-    """[D] mean over layers of the largest load over the mean one, of loads [D, L, ...]."""
-    ratios: FloatArray = (loads.max(axis=2) / loads.mean(axis=2)).mean(axis=1)
+    """[D] mean over layers of the largest load over the mean one, of loads [L, D, ...]."""
+    ratios: FloatArray = (loads.max(axis=2) / loads.mean(axis=2)).mean(axis=0)
     return ratios
 
 
@@ -96,7 +96,7 @@ class RoutedPrice:
 
 
 class _Kernels(NamedTuple):
-    """[..., L, E] of the expert kernels of every layer and rank; bound: [3, ..., L, E] as in RoutedLoad."""
+    """[L, D, E] of the expert kernels of every layer and rank; bound: [3, L, D, E] as in RoutedLoad."""
 
     copies: FloatArray
     touched: FloatArray
@@ -128,9 +128,6 @@ class ExpertCosts:
         self._kinds = [
             kind for at, stage in zip(self.stage_layers, self.devices, strict=True) for kind in _kinds(at, stage)
         ]
-        check_owner(owner, self.layers, self.experts, layout.expert_ranks)
-        #: Where each (layer, expert) lies in a table [layers, expert ranks].
-        self._cell = (np.arange(self.layers)[:, None] * layout.expert_ranks + owner).ravel()
 
     def calls(self, copies: FloatArray, touched: FloatArray) -> Calls:
         """Kernel calls of expert ranks with so many (token, expert) pairs and distinct experts."""
@@ -140,14 +137,14 @@ class ExpertCosts:
         return RoutedTotals.zeros(self.layout.pp, self.layout.expert_ranks, self.layers, self.experts)
 
     def load(self, counts: IntArray) -> RoutedLoad:
-        """Args: counts: [D, layers, experts] tokens per expert, over all sources."""
+        """Args: counts: [layers, D, experts] tokens per expert, over all sources."""
         kernels = self._kernels(counts)
         slowest = kernels.duration.argmax(axis=2)[:, :, None]
         bound = np.take_along_axis(kernels.bound, slowest[None], axis=3)
         return RoutedLoad(
             duration=self._by_stage(kernels.duration),
             slowest=self._by_stage(np.take_along_axis(kernels.duration, slowest, axis=2)[:, :, 0]),
-            bound=bound.sum(axis=(2, 3)).T,
+            bound=bound.sum(axis=(1, 3)).T,
             copies=self._by_stage(kernels.copies),
             touched=self._by_stage(kernels.touched),
             rank_imbalance=_imbalance(kernels.copies),
@@ -160,21 +157,14 @@ class ExpertCosts:
         Args:
             counts: [layers, experts] tokens per expert.
         """
-        kernels = self._kernels(counts[None])
-        return kernels.duration[0], kernels.memory[0]
-
-    def by_rank(self, values: NDArray[Any]) -> FloatArray:
-        """[..., L, experts] summed over the experts of each rank, [..., L, expert ranks]."""
-        tables = values.reshape(-1, len(self._cell))
-        size = self.layers * self.layout.expert_ranks
-        cell = self._cell if len(tables) == 1 else self._cell + np.arange(0, len(tables) * size, size)[:, None]
-        sums = np.bincount(cell.ravel(), weights=tables.ravel(), minlength=len(tables) * size)
-        shape = (*values.shape[:-1], self.layout.expert_ranks)
-        return sums.reshape(shape).astype(np.float64, copy=False)
+        kernels = self._kernels(counts[:, None])
+        return kernels.duration[:, 0], kernels.memory[:, 0]
 
     def _kernels(self, counts: IntArray) -> _Kernels:
-        """Args: counts: [D, layers, experts]."""
-        copies, touched = self.by_rank(counts), self.by_rank(counts > 0)
+        """Args: counts: [layers, D, experts]."""
+        ranks = self.layout.expert_ranks
+        copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
+        touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
         seconds, memory, bound = np.zeros(copies.shape), np.zeros(copies.shape), np.zeros((3, *copies.shape))
         for at, device in self._kinds:
             cost = self.context.kernels.cost(self.calls(copies[at], touched[at]), device)
@@ -186,17 +176,17 @@ class ExpertCosts:
         return _Kernels(copies, touched, picoseconds(seconds), memory, bound)
 
     def _by_stage(self, values: NDArray[Any]) -> FloatArray:
-        """[D, L, ...] summed over the layers of each stage, [D, P, ...]."""
-        return np.stack([values[:, at].sum(axis=1) for at in self.stage_layers], axis=1).astype(np.float64)
+        """[L, D, ...] summed over the layers of each stage, [D, P, ...]."""
+        return np.stack([values[at].sum(axis=0) for at in self.stage_layers], axis=1).astype(np.float64)
 
 
 def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slice, slice | list[int]], Device]]:
-    """Places in a table [D, layers, expert ranks] that devices of one kind fill, with one of these devices."""
+    """Places in a table [layers, D, expert ranks] that devices of one kind fill, with one of these devices."""
     names = [device.spec.name for device in devices]
     if len(set(names)) == 1:
-        return [((slice(None), layers, slice(None)), devices[0])]
+        return [((layers, slice(None), slice(None)), devices[0])]
     return [
-        ((slice(None), layers, [e for e, other in enumerate(names) if other == name]), devices[names.index(name)])
+        ((layers, slice(None), [e for e, other in enumerate(names) if other == name]), devices[names.index(name)])
         for name in dict.fromkeys(names)
     ]
 

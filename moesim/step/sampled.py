@@ -43,7 +43,7 @@ class Sampled:
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         draws = [self._draw(batch, step) for step in range(batch.steps)]
         tokens = [drawn.totals for drawn in draws]
-        loads = [self._costs.load(each[None]) for each in tokens]
+        loads = [self._costs.load(each[:, None]) for each in tokens]
         if self._exchange.all_to_all:
             placed = self._costs.owner, self._costs.layout.expert_ranks
             times = [self._exchange.of_traffic(drawn.traffic(*placed)) for drawn in draws]

@@ -34,7 +34,8 @@ class ScatteredExchange:
 
     def __init__(self, exchange: Exchange, routing: CountRouting, costs: ExpertCosts, key: int) -> None:
         self._exchange, self._routing, self._costs, self._key = exchange, routing, costs, key
-        share = costs.by_rank(routing.popularity)
+        ranks = np.arange(exchange.communication.layout.expert_ranks)
+        share = (routing.popularity[:, :, None] * (costs.owner[:, :, None] == ranks)).sum(axis=1)
         self._towards = [at.towards(share[mine]) for at, mine in zip(exchange.stages, exchange.slices, strict=True)]
         self._drawn: dict[tuple[int, int], list[PortSums]] = {}
 

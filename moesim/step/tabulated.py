@@ -145,7 +145,7 @@ class Tabulated:
         draws = min(_TURNS, 1 << max(0, round(np.log2(wanted))))
         chunked = np.full(draws, round(tokens * _MIXTURES[mixture]))
         counts = self.routing.choose(tokens - chunked, chunked, stream).counts  # every source is a draw
-        load = self.costs.load(counts.transpose(1, 0, 2))
+        load = self.costs.load(counts)
         self._loads[mixture, point] = load
         self._slowest[:, mixture, point] = np.tile(load.slowest.T, _TURNS // draws)
 
