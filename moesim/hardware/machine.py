@@ -208,11 +208,12 @@ def _check_hosts(wiring: Wiring, hosts: tuple[Device, ...], storage: tuple[Devic
     for role, parts in (("host", hosts), ("storage", storage)):
         lonely = next((part for part in parts if part.name not in joined), None)
         if lonely is not None:
-            ports = ", ".join(lonely.spec.links) or "none"
+            ports, link = ", ".join(lonely.spec.links) or "none", next(iter(lonely.spec.links), None)
+            fix = f"choose another {role}, or leave it out"
             raise MoesimError(
                 f"no link reaches {lonely.name}: nothing that it could be joined to has a port of its kind ({ports})",
                 key=f"machine.{role}",
-                fix=f"choose another {role}, or leave it out",
+                fix=fix if link is None else f"{fix}, or give a device a {link} link",
             )
 
 

@@ -155,6 +155,10 @@ def test_weights_live_beside_the_scratchpad(library: Library) -> None:
             ["h200-sxm", "'ib'", "add nic"],
         ),
         ({"devices": {"h200-sxm": 1}, "storage": {"micron-9550": 1}}, ["micron-9550", "add a host"]),
+        (
+            {"devices": {"wse-3": 1}, "host": {"epyc-9654": 1}},
+            ["epyc-9654", "choose another host, or leave it out, or give a device a pcie link"],
+        ),
         ({"devices": {"h300": 1}}, ["'h300'"]),
     ],
 )  # fmt: skip
