@@ -28,8 +28,9 @@ def check_record(record: RunRecord, deployment: Deployment) -> None:
         _check_prompts(record, deployment)
     # An interrupted run is settled to its last whole step, which may end after the interrupt.
     elapsed = max(record.end, float(steps["end"].max(initial=0.0)))
-    for name in ("compute_busy", "network_busy"):
-        check_busy(f"a device's {name.removesuffix('_busy')}", record.devices[name], 1.0, elapsed)
+    beside = any(program.beside for replica in deployment.replicas for program in replica.pricer.programs)
+    for name, streams in (("compute_busy", 2.0 if beside else 1.0), ("network_busy", 1.0)):
+        check_busy(f"a device's {name.removesuffix('_busy')}", record.devices[name], streams, elapsed)
     for replica in deployment.replicas:
         for cache in replica.scheduler.caches:
             require(0 <= cache.used <= cache.capacity, f"replica {replica.index}: the KV cache holds more than it has")

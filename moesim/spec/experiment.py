@@ -57,7 +57,7 @@ class ParallelismSpec(Schema):
 
 
 class DtypeSpec(Schema):
-    """What tensors are stored in. `compute` is the dtype of the arithmetic; weights below it are widened on the fly."""
+    """What tensors are stored in. Products run in the wider dtype of weights and activations."""
 
     weights: Dtype = "bf16"
     experts: Dtype | None = Field(default=None, description="expert weights; as weights where not given")

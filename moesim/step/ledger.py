@@ -63,6 +63,10 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
     if totals is not None:
         _charge_experts(accounts, totals, ledger)
     ledger.charge("host", "host", OVERHEAD, accounts.host / PICOSECONDS)
+    if any(account.costs.program.beside for account in accounts.stages):
+        # What a second stream adds to a step is not in the rows: it slows what it shares the memory with.
+        known = sum(float(seconds.sum()) for _, seconds in ledger.critical.values())
+        ledger.charge("beside_experts", "gemm", MEMORY, max(accounts.busy / PICOSECONDS - known, 0.0))
     return ledger
 
 
@@ -74,6 +78,7 @@ def _by_class(account: StageAccount, counts: FloatArray) -> Iterator[tuple[int, 
 
 
 def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> None:
+    beside = dict(account.costs.program.beside)
     rows = [(op, times, account.tokens, account.critical_tokens) for op, times in account.costs.operators.items()]
     rows += [(op, 1, account.sequences, account.critical_sequences) for op in account.costs.per_sequence]
     for operator, times, counts, critical in rows:
@@ -85,6 +90,8 @@ def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
             use.memory_bytes[ranks] += (weights @ (entry.calls.weight_bytes + entry.calls.data_bytes))[:, None]
             use.energy_compute[ranks] += (weights @ entry.cost.arithmetic_joules)[:, None]
             use.energy_memory[ranks] += (weights @ entry.cost.memory_joules)[:, None]
+            if operator in beside:
+                continue  # hidden behind the routed experts, or part of what slows them
             slowest = critical[ranks].sum(axis=0) * times
             by_arithmetic = entry.cost.compute > entry.cost.memory
             ledger.charge(

@@ -63,9 +63,8 @@ class StageProgram:
     rows: tuple[Row, ...]
     parts: tuple[tuple[Part, int], ...]
     moe_layers: tuple[int, ...]
-    shared_operators: tuple[Operator, ...]
-    first: bool
-    last: bool
+    #: Operators on the second compute stream, with how often each runs; they belong to no part.
+    beside: tuple[tuple[Operator, int], ...]
 
 
 def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, engine: EngineSpec) -> StageProgram:
@@ -90,8 +89,9 @@ def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, engine: E
             rows.append(Row("stage_barrier", "barrier"))
         rows.append(Row("stage_send", "send"))
     moe_layers = tuple(layer for layer in owned if types[layer].feed_forward == "moe")
-    shared = tuple(dict.fromkeys(row.operator for row in rows if row.action == "shared" and row.operator is not None))
-    return StageProgram(stage, tuple(rows), _parts(rows, layout.dp == 1, last), moe_layers, shared, stage == 0, last)
+    beside = Counter(row.operator for row in rows if row.action == "shared" and row.operator is not None)
+    parts = _parts(rows, layout.dp == 1, last)
+    return StageProgram(stage, tuple(rows), parts, moe_layers, tuple(beside.items()))
 
 
 def _reduction(name: str, layer: int, layout: ReplicaLayout) -> list[Row]:

@@ -46,8 +46,8 @@ class StageCosts:
 
     @property
     def operators(self) -> Counter[Operator]:
-        """How often each local operator runs in a step."""
-        found: Counter[Operator] = Counter()
+        """How often each local operator runs in a step, those beside the routed experts included."""
+        found: Counter[Operator] = Counter(dict(self.program.beside))
         for part, times in self.program.parts:
             for operator, count in part.operators:
                 found[operator] += count * times

@@ -6,6 +6,9 @@ import pytest
 import stepping
 from stepping import document
 
+from moesim.model.parameters import parameters
+from moesim.spec.loading import load_experiment
+
 ATTENTION = ["attention_norm", "qkv", "rope", "attention", "output"]
 MLP = ["mlp_norm", "mlp_up", "activation", "mlp_down"]
 SHARED = ["shared_expert_up", "shared_activation", "shared_expert_down", "shared_gate"]
@@ -113,4 +116,14 @@ def test_parts_hold_every_local_row_once():
                 assert sum(getattr(part, name) * times for part, times in parts) == kinds.count(action)
             attention = sum((part.full_attention + part.local_attention) * times for part, times in parts)
             assert attention == kinds.count("attention")
-            assert sum(part.final * times for part, times in parts) == program.last
+            last = any(row.name == "lm_head" for row in program.rows)
+            assert sum(part.final * times for part, times in parts) == last
+
+
+def test_tied_embeddings_stand_on_the_first_stage_and_at_the_head():
+    tree = document("hunyuan-a13b", {"h200-sxm": 2}, "nvlink4-switch", parallelism={"pp": 2}, dtype="bf16")
+    memory = stepping.deployment(tree).memory[0]
+    first, last = (footprint.weights for footprint in memory.footprints)
+    model = load_experiment(tree).spec.model
+    assert model.tied_embeddings
+    assert first + last == pytest.approx(2.0 * parameters(model).total + model.vocabulary * model.hidden * 2)
