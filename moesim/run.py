@@ -29,13 +29,15 @@ def run(
         MoesimError: the experiment cannot run, or its results cannot be written; nothing is left behind.
     """
     from moesim.results import from_record, manifest, prepare, write
-    from moesim.serving.simulate import simulate
+    from moesim.serving.simulate import Simulation
 
     spec = experiment.spec
-    prepare(output, overwrite=overwrite)
     begin = time.perf_counter()
     with experiment.placing():
-        record = simulate(spec, progress)
+        simulation = Simulation(spec)
+    prepare(output, overwrite=overwrite)  # what is wrong with the experiment is said first
+    with experiment.placing():
+        record = simulation.run(progress)
     simulated = time.perf_counter() - begin
     about = manifest(
         seed=spec.seed,

@@ -30,3 +30,15 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
         yield f"the engine's token_budget {engine.token_budget} bounds its sequences, max_sequences has no effect"
     if "router" in spec.model_fields_set and parallelism.dp * parallelism.replicas == 1:
         yield "no effect of router: there is one rank to send requests to"
+
+
+#: Profiles that stand for no model in particular.
+_GENERIC = frozenset({"uniform", "loss-free"})
+
+
+def borrowed_profile(spec: ExperimentSpec) -> Iterator[str]:
+    """A routing profile that the experiment names and that is another model's."""
+    name, model = spec.routing.profile, spec.model
+    if model.moe is not None and name is not None and name != model.routing_profile and name not in _GENERIC:
+        own = f"{model.name} names {model.routing_profile or 'none'} as its own"
+        yield f"routing profile {name} was measured on another model ({own})"

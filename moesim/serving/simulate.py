@@ -13,6 +13,7 @@ from moesim.engine.clock import Clock, StoppedError
 from moesim.engine.record import RunRecord
 from moesim.serving.build import Deployment, deploy
 from moesim.serving.conservation import check_record
+from moesim.serving.notes import borrowed_profile
 from moesim.serving.outcome import run_record
 from moesim.serving.requests import Requests, make_requests
 from moesim.serving.router import ROUTERS
@@ -40,23 +41,38 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
         MoesimError: the experiment cannot run.
         KeyboardInterrupt: the run was interrupted before its first event, or abandoned.
     """
-    children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
-    streams = dict(zip(_STREAMS, children, strict=True))
-    requests = make_requests(
-        spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
-    )
-    run = _Run(spec, requests, streams, progress)
-    partial = False
-    try:
-        with _stopping(run.clock):
-            run.clock.run()
-    except StoppedError:
-        partial = run.finished < len(requests)
-    # Cancelled timers may lie behind the last event that happened.
-    end = int(run.clock.now) if partial else max((state.finish for state in run.states), default=0)
-    record = run_record(spec, requests, run.states, run.deployment, end, partial)
-    check_record(record, run.deployment)
-    return record
+    return Simulation(spec).run(progress)
+
+
+class Simulation:
+    """A run that is ready to start: its requests are read, its machine stands, its model fits into the memory."""
+
+    def __init__(self, spec: ExperimentSpec) -> None:
+        """Raises MoesimError where the experiment cannot run."""
+        children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
+        streams = dict(zip(_STREAMS, children, strict=True))
+        self._spec = spec
+        self._requests = make_requests(
+            spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
+        )
+        self._run = _Run(spec, self._requests, streams)
+
+    def run(self, progress: Progress | None = None) -> RunRecord:
+        """As `simulate`; a simulation runs once."""
+        spec, requests, run = self._spec, self._requests, self._run
+        run.progress = progress
+        partial = False
+        try:
+            with _stopping(run.clock):
+                run.clock.run()
+        except StoppedError:
+            partial = run.finished < len(requests)
+        # Cancelled timers may lie behind the last event that happened.
+        end = int(run.clock.now) if partial else max((state.finish for state in run.states), default=0)
+        record = run_record(spec, requests, run.states, run.deployment, end, partial)
+        record.notes.extend(borrowed_profile(spec))
+        check_record(record, run.deployment)
+        return record
 
 
 @contextmanager
@@ -87,11 +103,11 @@ class _Run:
         spec: ExperimentSpec,
         requests: Requests,
         streams: dict[str, np.random.SeedSequence],
-        progress: Progress | None,
     ) -> None:
         self.clock = Clock()
         self.states: list[RequestState] = []
-        self._requests, self._progress, self.finished = requests, progress, 0
+        self._requests, self.finished = requests, 0
+        self.progress: Progress | None = None
         self._arrivals = np.rint(requests.arrival * PICOSECONDS).astype(np.int64)
         self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
@@ -124,5 +140,5 @@ class _Run:
 
     def _on_finish(self, state: RequestState) -> None:
         self.finished += 1
-        if self._progress is not None and self.finished % 100 == 0:
-            self._progress(self.finished, len(self._requests))
+        if self.progress is not None and self.finished % 100 == 0:
+            self.progress(self.finished, len(self._requests))

@@ -152,6 +152,7 @@ NOTES = [
     (("model=qwen2.5-7b", "parallelism={}", "routing={zipf: 1}"), "no effect of routing: qwen2.5-7b is dense"),
     (("parallelism={dp: 2}", "placement=round-robin"), "no effect of placement: with ep 1 every DP rank holds all"),
     (("parallelism={}", "router=round-robin"), "no effect of router: there is one rank to send requests to"),
+    (("routing={profile: qwen3-30b-a3b}",), "routing profile qwen3-30b-a3b was measured on another model (tiny"),
     (("engine.token_budget=16",), "the engine's token_budget 16 bounds its sequences, max_sequences has no effect"),
 ]  # fmt: skip
 
@@ -161,3 +162,10 @@ def test_a_setting_without_effect_is_a_note(run: Run, overrides: tuple[str, ...]
     result = run(*overrides)
     assert result.exit_code == 0, result.output
     assert note in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize("profile", ["mixtral-8x7b", "uniform", "loss-free"])
+def test_a_models_own_profile_and_generic_ones_are_no_notes(profile: str, run: Run) -> None:
+    result = run("model.routing_profile=mixtral-8x7b", f"routing={{profile: {profile}}}")
+    assert result.exit_code == 0, result.output
+    assert "another model" not in " ".join(result.stdout.split())
