@@ -134,7 +134,7 @@ def test_a_results_folder_is_kept_unless_overwritten(run: Run) -> None:
     # What is wrong with the experiment itself is said before.
     Path("bad.csv").write_text("arrival_s,input_tokens,output_tokens\n0,many,1\n")
     assert complaint(run, "requests.trace=bad.csv").startswith("bad.csv:2: input_tokens is 'many'")
-    assert "does not fit" in complaint(run, "model.vocabulary=1000000000")
+    assert "does not fit" in complaint(run, "model.hidden=1000000")
     assert complaint(run, "parallelism.tp=3", options=("--overwrite",)).startswith("--set parallelism.tp=3: ")
     assert Path("results/trial/manifest.json").read_text() == "{}"
     assert run(options=("--overwrite",)).exit_code == 0
