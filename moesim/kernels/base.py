@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +13,7 @@ from moesim.spec.base import Dtype
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Calls:
+class Calls(NamedTuple):
     """Calls of one kernel class, one per element; the arrays broadcast against each other.
 
     flops: arithmetic, in FLOP. weight_bytes: weights read. data_bytes: activations and KV cache read and written.
@@ -28,8 +26,7 @@ class Calls:
     data_bytes: FloatArray
 
 
-@dataclass(frozen=True)
-class Cost:
+class Cost(NamedTuple):
     """What the calls take: `seconds` = overhead + max(compute, memory), each an array like the calls; joules dynamic
     (arithmetic plus memory), idle power not included. A call without work takes no time."""
 

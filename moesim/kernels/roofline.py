@@ -5,32 +5,58 @@ seconds = overhead + max(FLOPs / (peak x efficiency), bytes / (bandwidth x effic
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost
+from moesim.spec.base import Dtype
 
 #: Kernel classes whose defaults another class's stand for.
 _EFFICIENCY_AS = {"attention": "attention", "experts": "experts"}
 _OVERHEAD_AS = {"norm": "elementwise", "embedding": "elementwise"}
 
 
+class _Rates(NamedTuple):
+    """FLOP and bytes per second, seconds per call, joules per FLOP and per byte."""
+
+    compute: float
+    memory: float
+    overhead: float
+    arithmetic_energy: float
+    memory_energy: float
+
+
 class DatasheetRoofline:
     """Peaks and bandwidth from the device's datasheet, efficiencies and launch overheads from its family's defaults."""
 
+    def __init__(self) -> None:
+        self._known: dict[tuple[Device, str, Dtype], _Rates] = {}
+
     def cost(self, calls: Calls, device: Device) -> Cost:
-        defaults, memory_tier = device.family, device.memory
-        peak = device.peak(calls.dtype) * getattr(defaults.efficiency, _EFFICIENCY_AS.get(calls.kind, "gemm"))
+        key = device, calls.kind, calls.dtype
+        rates = self._known.get(key) or self._known.setdefault(key, _rates(*key))
         traffic = calls.weight_bytes + calls.data_bytes
-        compute = calls.flops / peak
-        memory = traffic / (memory_tier.compute_bandwidth * defaults.efficiency.memory)
-        start = getattr(defaults.overhead, _OVERHEAD_AS.get(calls.kind, calls.kind))
-        overhead = np.where(traffic + calls.flops > 0, start, 0.0)
+        compute = calls.flops / rates.compute
+        memory = traffic / rates.memory
+        overhead = np.where(traffic + calls.flops > 0, rates.overhead, 0.0)
         return Cost(
             seconds=overhead + np.maximum(compute, memory),
             compute=compute,
             memory=memory,
             overhead=overhead,
-            arithmetic_joules=calls.flops * device.energy_per_flop(calls.dtype),
-            memory_joules=traffic * memory_tier.energy,
+            arithmetic_joules=calls.flops * rates.arithmetic_energy,
+            memory_joules=traffic * rates.memory_energy,
         )
+
+
+def _rates(device: Device, kind: str, dtype: Dtype) -> _Rates:
+    defaults, memory = device.family, device.memory
+    return _Rates(
+        compute=device.peak(dtype) * getattr(defaults.efficiency, _EFFICIENCY_AS.get(kind, "gemm")),
+        memory=memory.compute_bandwidth * defaults.efficiency.memory,
+        overhead=getattr(defaults.overhead, _OVERHEAD_AS.get(kind, kind)),
+        arithmetic_energy=device.energy_per_flop(dtype),
+        memory_energy=memory.energy,
+    )

@@ -12,6 +12,7 @@ from moesim.step.compile import compile_step
 
 #: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
 _MOST_NODES, _MOST_STEPS = 300_000, 3
+_KEPT = frozenset(8**power for power in range(_MOST_STEPS))
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class DetailKeeper:
     def offer(self, replica: int, start: int, batch: Batch) -> None:
         kind = bool(batch.chunks)
         self._seen[kind] += 1
-        if self._seen[kind] in (8**power for power in range(_MOST_STEPS)):
+        if self._seen[kind] in _KEPT:
             self.steps.append(KeptStep(replica, start, replace(batch, steps=1)))
 
 

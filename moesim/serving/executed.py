@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from moesim.engine.fidelity import Fidelity, schedule
@@ -27,7 +25,8 @@ class ExecutedPricer(StepPricer):
         _graph, executed = execute_step(self, block, self.fidelity)
         lanes = self.layout.stage_lanes
         ends = [int(executed.finish[:, p * lanes : (p + 1) * lanes].max()) for p in range(self.layout.pp)]
-        return replace(block, stages=np.diff(ends, prepend=0)[:, None])
+        stages = np.diff(ends, prepend=0)[:, None]
+        return block._replace(stages=stages, durations=stages.sum(axis=0) + block.host)
 
 
 def execute_step(pricer: StepPricer, block: Block, fidelity: Fidelity) -> tuple[StepGraph, Schedule]:

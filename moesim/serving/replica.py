@@ -196,12 +196,12 @@ class Replica:
             state = running.states[row]
             if not self.scheduler.caches[state.rank].grow(state.request, int(running.computed[row])):
                 raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
-        self._record(flight, emitted)
+        self._record(flight, rows, emitted)
         if len(self._stage_free) > 1:
             self._record_gaps(rows, int(flight.ends[-1]))
         self._finish(flight, rows)
 
-    def _record(self, flight: _Flight, emitted: int) -> None:
+    def _record(self, flight: _Flight, rows: IntArray, emitted: int) -> None:
         block, steps = flight.block, flight.steps
         chunks, ends = block.batch.chunks, flight.ends[:steps]
         active = block.sizes.decodes[:steps].sum(axis=1)
@@ -215,19 +215,19 @@ class Replica:
             end=ends,
             decode_tokens=active,
             waiting=waiting,
-            kv_tokens=self._held_tokens(block, steps),
+            kv_tokens=self._held_tokens(block, rows, steps),
             prefill_tokens=sum(chunk.tokens for chunk in chunks),
             prefill_sequences=len(chunks),
             emitted=emitted,
             gaps=len(self._stage_free) == 1,
         )
 
-    def _held_tokens(self, block: Block, steps: int) -> IntArray:
+    def _held_tokens(self, block: Block, rows: IntArray, steps: int) -> IntArray:
         """Tokens in the KV cache at the end of each step: those of the batch's sequences, which have grown by now, and
         of the others that run; a block that several share counts once."""
         batch, sizes = block.batch, block.sizes
-        grown = int(batch.context.sum() + np.minimum(batch.left, steps).sum())
-        others = int(self.scheduler.running.computed.sum()) - grown
+        computed = self.scheduler.running.computed
+        others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
         # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
         held: IntArray = (sizes.keys[:steps] - sizes.idle[:steps]).sum(axis=1).astype(np.int64) + others
         for rank, cache in enumerate(self.scheduler.caches):

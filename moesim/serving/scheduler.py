@@ -31,15 +31,12 @@ class ContinuousBatching:
 
     def __init__(self, engine: EngineSpec, caches: Sequence[PagedKVCache], block_tokens: int) -> None:
         self.engine, self.caches, self.block_tokens = engine, list(caches), block_tokens
+        self.ranks = len(self.caches)
         self.waiting: list[deque[RequestState]] = [deque() for _ in caches]
         #: Ranks whose queue cannot move before one of their sequences ends.
         self.blocked = [False for _ in caches]
         self.running = Running()
         self.preemptions = 0
-
-    @property
-    def ranks(self) -> int:
-        return len(self.caches)
 
     @property
     def waiting_count(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,8 +12,7 @@ from moesim.spec.model import ModelSpec
 from moesim.step.graph import FloatArray, IntArray
 
 
-@dataclass(frozen=True)
-class AttentionSums:
+class AttentionSums(NamedTuple):
     """Model-wide work of one attention kernel per layer, summed over the sequences of each rank: [steps, ranks]."""
 
     flops: FloatArray

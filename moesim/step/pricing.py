@@ -7,8 +7,7 @@ number of layers; the context-length term is exact in every step.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,8 +27,7 @@ from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
     Per stage: `attention[kind]` durations [steps, ranks] of one layer's kernel, `critical` [steps] the rank that is
@@ -45,23 +43,18 @@ class Block:
     critical: list[IntArray]
     routed: RoutedPrice | None
     sends: IntArray  # [P, steps]
-
-    @cached_property
-    def durations(self) -> IntArray:
-        """[steps] picoseconds."""
-        total: IntArray = self.stages.sum(axis=0) + self.host
-        return total
+    durations: IntArray  # [steps] picoseconds
 
 
-def _check_length(block: Block) -> None:
+def _check_length(durations: IntArray, sizes: Sizes) -> None:
     """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
 
     Raises:
         MoesimError: a step takes an hour.
     """
-    if block.durations.view(np.uint64).max() >= LONGEST_STEP:  # a negative number reads as a huge one
+    if durations.view(np.uint64).max() >= LONGEST_STEP:  # a negative number reads as a huge one
         raise MoesimError(
-            f"a step of {int(block.sizes.tokens.max())} tokens takes an hour or more",
+            f"a step of {int(sizes.tokens.max())} tokens takes an hour or more",
             key="machine",
             fix="check the rates of its devices and links and the engine's overheads, or lower engine.token_budget",
         )
@@ -118,9 +111,9 @@ class StepPricer:
             sends = self.communication.send(sizes.tokens.max(axis=1))
             stages += sends
         host = self._step_overhead + self._sequence_overhead * sizes.sequences.max(axis=1)
-        block = Block(batch, sizes, stages, host, sums, attention, critical, routed, sends)
-        _check_length(block)
-        return block
+        durations = np.add.reduce(stages, axis=0) + host
+        _check_length(durations, sizes)
+        return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends, durations)
 
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> AttentionSums:
         """Sums over each rank's sequences; dummy tokens see one key."""

@@ -84,8 +84,7 @@ def _imbalance(loads: NDArray[Any]) -> FloatArray:
     return ratios
 
 
-@dataclass(frozen=True)
-class RoutedPrice:
+class RoutedPrice(NamedTuple):
     """Picoseconds of the MoE parts of consecutive steps on the critical path, [P, steps], and what their pricer wants
     to know about them once they have been executed."""
 

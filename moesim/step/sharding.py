@@ -115,10 +115,15 @@ def expert_calls(
     )
 
 
-def attention_calls(
-    flops: FloatArray, kv_elements: FloatArray, query_elements: FloatArray, model: ModelSpec, tp: int, dtype: DtypeSpec
-) -> Calls:
-    """One batched attention kernel on one rank, from model-wide sums over its sequences."""
-    base = DTYPE_BYTES[base_dtype(dtype)]
-    data = kv_elements * (kv_share(model, tp) * DTYPE_BYTES[dtype.kv]) + query_elements * (base / tp)
-    return Calls("attention", base_dtype(dtype), flops / tp, np.zeros(()), data)
+class AttentionShare:
+    """What one tensor-parallel rank computes and moves of attention."""
+
+    def __init__(self, model: ModelSpec, tp: int, dtype: DtypeSpec) -> None:
+        self._tp, self._dtype, self._nothing = tp, base_dtype(dtype), np.zeros(())
+        self._kv_bytes = kv_share(model, tp) * DTYPE_BYTES[dtype.kv]
+        self._query_bytes = DTYPE_BYTES[self._dtype] / tp
+
+    def calls(self, flops: FloatArray, kv_elements: FloatArray, query_elements: FloatArray) -> Calls:
+        """One batched attention kernel on one rank, from model-wide sums over its sequences."""
+        data = kv_elements * self._kv_bytes + query_elements * self._query_bytes
+        return Calls("attention", self._dtype, flops / self._tp, self._nothing, data)

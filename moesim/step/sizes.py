@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +11,7 @@ from moesim.step.batch import Batch
 from moesim.step.graph import FloatArray, IntArray
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What a block's steps compute: [steps, ranks]. A rank without work carries one dummy token in a dummy sequence."""
 
     decodes: IntArray  # decoding sequences

@@ -14,7 +14,7 @@ from moesim.step.communication import Communication
 from moesim.step.graph import IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
-from moesim.step.sharding import attention_calls
+from moesim.step.sharding import AttentionShare
 from moesim.step.tables import OperatorTable, StepContext
 
 
@@ -36,6 +36,7 @@ class StageCosts:
         self.representative = [keys.index(key) for key in classes]
         self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
         self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
+        self._share = AttentionShare(context.model, layout.tp, context.dtype)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
@@ -83,10 +84,7 @@ class StageCosts:
         return total
 
     def attention_calls(self, sums: AttentionSums) -> Calls:
-        context = self.context
-        return attention_calls(
-            sums.flops, sums.kv_elements, sums.query_elements, context.model, self.layout.tp, context.dtype
-        )
+        return self._share.calls(*sums)
 
     def attention_cost(self, sums: AttentionSums, kind: int) -> Cost:
         return self.context.kernels.cost(self.attention_calls(sums), self.devices[self.representative[kind]])
@@ -121,6 +119,6 @@ class StageCosts:
         if tokens.shape[1] == 1:
             single: IntArray = self._times @ times[:, :, 0]
             return single, np.zeros(len(single), dtype=np.int64)
-        slowest = self._times @ times.max(axis=2)
+        slowest = self._times @ np.maximum.reduce(times, axis=2)
         critical = (self._times @ times.reshape(len(times), -1)).reshape(tokens.shape).argmax(axis=1)
         return slowest, critical

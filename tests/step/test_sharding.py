@@ -17,7 +17,7 @@ from moesim.model.parameters import all_operators
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.loading import load_descriptor
-from moesim.step.sharding import attention_calls, expert_calls, kv_share, operator_calls, weight_elements
+from moesim.step.sharding import AttentionShare, expert_calls, kv_share, operator_calls, weight_elements
 
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b", "llama-4-maverick", "deepseek-v2-lite", "snowflake-arctic")
 BF16 = DtypeSpec()
@@ -79,7 +79,7 @@ def test_heads_divide_attention(tp, new, cached):
     model = model_of("qwen3-30b-a3b")
     work = attention_work(model, "full", new, cached)
     elements = work.kv_read + work.kv_written
-    calls = attention_calls(work.flops, elements, work.query_elements, model, tp, BF16)
+    calls = AttentionShare(model, tp, BF16).calls(work.flops, elements, work.query_elements)
     assert float(calls.flops) * tp == pytest.approx(float(work.flops))
     assert kv_share(model, tp) == 1 / min(tp, 4)
     keys_and_values = 2 * float(elements) / min(tp, 4)
