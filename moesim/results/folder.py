@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 MANIFEST, SUMMARY, SPEC = "manifest.json", "summary.json", "spec.yaml"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A run's results. The tables are pandas DataFrames, read when first asked for (times in seconds).
 
@@ -39,9 +39,9 @@ class Results:
     spec: dict[str, Any]
     manifest: dict[str, Any]
     summary: dict[str, Any]
-    read: Callable[[str], pd.DataFrame] = field(repr=False)
+    read: Callable[[str], pd.DataFrame]
     path: Path | None = None
-    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False, compare=False)
+    _tables: dict[str, pd.DataFrame] = field(default_factory=dict, compare=False)
 
     def table(self, name: str) -> pd.DataFrame:
         """One of `tables.TABLES`."""
@@ -73,6 +73,10 @@ class Results:
     def itl(self) -> pd.DataFrame:
         """Inter-token latencies: duration (seconds), count."""
         return self.table("itl")
+
+    def __repr__(self) -> str:
+        where = "in memory" if self.path is None else str(self.path)
+        return f"Results({self.name!r}, {where}, {self.summary['requests']['total']} requests)"
 
     @property
     def name(self) -> str:

@@ -25,6 +25,12 @@ def test_what_is_written_is_loaded(run, tmp_path):
     assert os.listdir(tmp_path / "deep") == ["trial"]
 
 
+def test_results_introduce_themselves_briefly(run, tmp_path):
+    assert repr(run) == "Results('trial', in memory, 300 requests)"
+    path = (tmp_path / "kept").resolve()
+    assert repr(results.write(path, run)) == f"Results('trial', {path}, 300 requests)"
+
+
 def test_tables_and_summary_are_the_same_bytes_twice(run, synthetic, tmp_path):
     again = results.from_record(synthetic.record(), {"name": "trial"}, results.manifest(seed=1, timing={"run": 9.0}))
     results.write(tmp_path / "a", run)
