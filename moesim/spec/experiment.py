@@ -49,6 +49,10 @@ class ParallelismSpec(Schema):
 
     @model_validator(mode="after")
     def _experts_fit(self) -> ParallelismSpec:
+        if self.ep > self.stage_devices:
+            raise ValueError(
+                f"ep {self.ep} exceeds tp x dp = {self.stage_devices}; raise dp or tp, or use ep {self.stage_devices}"
+            )
         if self.stage_devices % self.ep:
             raise ValueError(
                 f"ep {self.ep} does not divide tp x dp = {self.stage_devices}; use one that does, or raise dp"

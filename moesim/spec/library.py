@@ -108,12 +108,13 @@ def _advice(kind: Kind, reference: str, folder: Path) -> str:
             return f"{display(path)} is a folder"
         files = [p.name for p in path.parent.glob("*.yaml") if p.is_file()] if path.parent.is_dir() else []
         return did_you_mean(path.name, files) or f"no file {display(path)}"
+    for other in KINDS:  # before a name that is merely alike
+        if other != kind and reference in list_descriptors(other):
+            article = "an" if SINGULAR[other][0] in "aeiou" else "a"
+            return f"{reference!r} is {article} {SINGULAR[other]}"
     suggestion = did_you_mean(reference, list_descriptors(kind))
     if suggestion:
         return suggestion
-    for other in KINDS:
-        if other != kind and reference in list_descriptors(other):
-            return f"{reference!r} is a {SINGULAR[other]}"
     if reference and path.is_file():
         return f"{display(path)} is a file, but its name does not end in .yaml"
     return f"`moesim list {kind}` prints those that exist"

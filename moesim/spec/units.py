@@ -104,7 +104,7 @@ FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", "1e6 P
 #: Latencies and overheads.
 Seconds = Annotated[float, _validator("second", "2 us", "60 s")]
 #: Simulated time is an integer number of picoseconds, which 64 bits hold for 106 days.
-Duration = Annotated[float, _validator("second", "10 min", "90 day", "1 ps")]
+Duration = Annotated[float, _validator("second", "1 s", "90 day", "1 ps")]
 Hertz = Annotated[float, _validator("1/second", "1.98 GHz", "1000 GHz", "1 Hz")]
 Rate = Annotated[float, _validator("1/second", "10/s", "1e9/s", "1/day")]
 Watts = Annotated[float, _validator("watt", "700 W", "1000 MW")]

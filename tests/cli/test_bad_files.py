@@ -35,7 +35,7 @@ TRACES = {
     ),
     "binary.csv": (b"\xff\xfe\x00\x80", "binary.csv: this is no text in UTF-8"),
     "text.jsonl": ("{\n", "text.jsonl:1: this is no JSON"),
-    "other.txt": (HEADER, "other.txt: other.txt is of no known kind; a trace ends in .csv"),
+    "other.txt": (HEADER, "other.txt: a trace of no known kind; its name ends in .csv"),
     "no.parquet": ("PAR1", "no.parquet: this is no Parquet file"),
 }
 

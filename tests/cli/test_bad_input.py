@@ -24,7 +24,8 @@ IN_THE_FILE = [
     # Parallelism and machine
     ("  dp: 2\n  ep: 2", "  tp: 3", 4, "tp 3 does not divide the 8 attention heads of tiny", "divides 8"),
     ("  dp: 2\n  ep: 2", "  dp: 16\n  ep: 16", 5, "ep 16 exceeds the 8 experts of tiny", "at most 8"),
-    ("ep: 2", "ep: 3", 5, "ep 3 does not divide tp x dp = 2", "raise dp"),
+    ("ep: 2", "ep: 4", 5, "ep 4 exceeds tp x dp = 2", "raise dp"),
+    ("dp: 2\n  ep: 2", "dp: 4\n  ep: 3", 5, "ep 3 does not divide tp x dp = 4", "raise dp"),
     ("dp: 2\n  ep: 2", "dp: 3\n  ep: 3", 5, "ep 3 does not divide the 8 experts", "divides 8"),
     ("ep: 2", "pp: 3", 5, "pp 3 exceeds the 2 layers", "at most 2"),
     ("  dp: 2\n  ep: 2", "  replicas: 5", 3, "the parallelism takes 5 devices, the machine has 4", "add devices"),
@@ -70,7 +71,7 @@ IN_THE_FILE = [
     ("engine: vllm", "routing: {profile: none}\nengine: vllm", 6, "there is no routing profile 'none'", "moesim list"),
     ("engine: vllm", "routing: {source: even}\nengine: vllm", 6, "there is no routing 'even'", "profile, trace, unif"),
     ("engine: vllm", "routing: {source: trace}\nengine: vllm", 6, "trace: FILE belong together", "both or neither"),
-    ("engine: vllm", "slo: {ttft: 1 parsec}\nengine: vllm", 6, "unknown unit parsec", "write it like '10 min'"),
+    ("engine: vllm", "slo: {ttft: 1 parsec}\nengine: vllm", 6, "unknown unit parsec", "write it like '1 s'"),
     ("engine: vllm", "name: a/b\nengine: vllm", 6, "'a/b' cannot be the name of a results folder", "use letters"),
     ("engine: vllm", "dtype: fp9\nengine: vllm", 6, "'fp9' is not one of", "did you mean 'fp"),
     ("engine: vllm", "seed: 1\nseed: 2\nengine: vllm", 7, "the key 'seed' appears twice (first in line 6)", "keep one"),

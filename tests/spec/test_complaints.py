@@ -51,7 +51,7 @@ def complaint(write: Write, name: str, text: str, old: str, new: str) -> str:
         ("dp: 2", "dp: yes", 3, "parallelism.dp: expected a number, got true"),
         ("dp: 2", "dp: ", 3, "parallelism.dp: expected a whole number, got nothing"),
         ("dp: 2", "dp: 3", 3, "parallelism: ep 2 does not divide tp x dp = 3"),
-        ("ttft: 1 s", "ttft: 1 parsec", 6, "slo.ttft: unknown unit parsec in '1 parsec'; write it like '10 min'"),
+        ("ttft: 1 s", "ttft: 1 parsec", 6, "slo.ttft: unknown unit parsec in '1 parsec'; write it like '1 s'"),
         ("ttft: 1 s", "ttft: -1 s", 6, "slo.ttft: '-1 s' must be at least 1 ps and at most 90 day"),
         ("slo: {ttft: 1 s}", "slo: fast", 6, "slo: expected a mapping, got 'fast'"),
         ("{fast-gpu: 2}", "[fast-gpu]", 2, "machine.devices: expected a mapping, got a list"),

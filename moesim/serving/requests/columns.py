@@ -46,8 +46,8 @@ def read_columns(path: Path) -> Columns:
     name = path.name.lower()
     suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), None)
     if suffix is None:
-        fix = f"a trace ends in {', '.join(_SUFFIXES)}"
-        raise MoesimError(f"{path.name} is of no known kind", where=Where(display(path)), fix=fix)
+        fix = f"its name ends in {', '.join(_SUFFIXES)}"
+        raise MoesimError("a trace of no known kind", where=Where(display(path)), fix=fix)
     if not path.is_file():
         raise MoesimError(f"the trace {display(path)} does not exist", fix=_nearest_file(path))
     if suffix == ".parquet":

@@ -252,7 +252,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         replay(tmp_path / "request.csv")
     with pytest.raises(MoesimError, match=r"does not exist; there is no folder"):
         replay(tmp_path / "nowhere" / "request.csv")
-    with pytest.raises(MoesimError, match=r"is of no known kind; a trace ends in \.csv"):
+    with pytest.raises(MoesimError, match=r"a trace of no known kind; its name ends in \.csv"):
         replay(written(tmp_path, OURS, "trace.xlsx"))
     with pytest.raises(MoesimError, match=r"cannot be read"):
         replay(written(tmp_path, OURS, "trace.csv.gz"))
