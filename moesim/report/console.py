@@ -125,7 +125,7 @@ def _utilisation(summary: Mapping[str, Any]) -> str:
     plain = [f"MFU {percent(shares['mfu'])}", f"MBU {percent(shares['mbu'])}"]
     text = " · ".join(plain)
     if summary["experts"]["layers"]:
-        text = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])} ({', '.join(plain)})"
+        text = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])} (as if all experts were used: {', '.join(plain)})"
     return f"{text} · steps run {percent(shares['busy'])} of the time"
 
 
@@ -158,7 +158,7 @@ def _energy(energy: Mapping[str, Any]) -> str:
 
 def _cost(cost: Mapping[str, Any]) -> str:
     if cost["total"] is None:
-        return "no price known"
+        return "no price known (set machine.price, such as '5 $/h')"
     return f"${significant(cost['total'])} · ${_number(cost['per_million_output_tokens'])} per million output tokens"
 
 

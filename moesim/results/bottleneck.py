@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.engine.record import RunRecord
 from moesim.results.tables import replica_count
@@ -28,7 +29,8 @@ def bottleneck(record: RunRecord) -> dict[str, Any]:
 
     `shares` divide the critical path of all steps by what bounds each operator. `speedup` is Amdahl's bound (1967) on
     faster steps from twice the resource: 1 / (1 - share / 2), reached only if nothing else becomes the bound.
-    `waiting_share` is the part of all TTFT spent before the first scheduling.
+    `waiting_share` is the part of all TTFT spent before the first scheduling; `queued_share` that of requests which a
+    step passed over: the others only waited for the step in progress to end.
     """
     result = _step_time(record)
     result |= {"device_imbalance": _device_imbalance(record), **_queue(record)}
@@ -72,6 +74,8 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     ttft = float((first - arrival)[served].sum())
     waiting = float((scheduled - arrival)[served].sum())
     result: dict[str, Any] = {"waiting_share": waiting / ttft if ttft > 0 else math.nan}
+    queued = float((scheduled - arrival)[served & _passed_over(record)].sum())
+    result["queued_share"] = queued / ttft if ttft > 0 else math.nan
     result |= {"backlog": 0, "backlog_halfway": 0, "overloaded": False, "at_once": False}
     if not len(arrival):
         return result
@@ -82,6 +86,19 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     many = result["backlog"] >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))
     result["overloaded"] = bool(growing and many and not result["at_once"])
     return result
+
+
+def _passed_over(record: RunRecord) -> NDArray[np.bool_]:
+    """[requests] Whether a step of a request's replica began while it waited."""
+    requests, steps = record.requests, record.iterations
+    passed = np.zeros(len(requests["arrival"]), dtype=bool)
+    for replica in np.unique(requests["replica"]):
+        mine = requests["replica"] == replica
+        begin = np.sort(steps["start"][steps["replica"] == replica])
+        # NaN, never scheduled, sorts behind all steps.
+        until = np.searchsorted(begin, requests["first_scheduled"][mine])
+        passed[mine] = until > np.searchsorted(begin, requests["arrival"][mine])
+    return passed
 
 
 def _backlog(record: RunRecord, time: float) -> int:
@@ -110,7 +127,7 @@ def _headline(result: dict[str, Any]) -> str:
     parts = ", ".join(f"{name} {percent(part)}" for name, part in result["operators"].items() if part >= 0.01)
     within = f" ({parts})" if parts else ""
     change = "halving" if resource == "overhead" else "doubling"
-    bound = f"{change} it would speed steps up by at most {result['speedup']:.2f}x"
+    bound = f"{change} it would speed steps up by at most {result['speedup']:.2f}×"
     return f"{RESOURCES[resource]} bounds {percent(share)} of step time{within}; {bound}"
 
 
@@ -118,9 +135,9 @@ def _imbalance_line(result: dict[str, Any], record: RunRecord) -> list[str]:
     devices, ranks = result["device_imbalance"], record.totals.rank_imbalance
     parts = []
     if len(record.devices["device"]) > 1 and devices >= 1 + NOTICEABLE:
-        parts.append(f"the busiest device computes {devices:.2f}x as long as the mean")
+        parts.append(f"the busiest device computes {devices:.2f}× as long as the mean")
     if ranks >= 1 + NOTICEABLE:
-        parts.append(f"the fullest expert-parallel rank gets {ranks:.2f}x the mean tokens of a step")
+        parts.append(f"the fullest expert-parallel rank gets {ranks:.2f}× the mean tokens of a step")
     return ["; ".join(parts)] if parts else []
 
 
@@ -134,7 +151,9 @@ def _queue_lines(result: dict[str, Any]) -> list[str]:
             f"overloaded, the queue grows: {count} requests wait when the last one arrives ({halfway} halfway), "
             f"waiting is {percent(waiting)} of TTFT"
         ]
-    lines = [f"waiting in the queue is {percent(waiting)} of TTFT"] if waiting >= NOTICEABLE else []
+    # Mostly one or the other: the queue, or what any request waits for that comes between two steps.
+    where = "in the queue" if result["queued_share"] >= waiting / 2 else "for the step in progress"
+    lines = [f"waiting {where} is {percent(waiting)} of TTFT"] if waiting >= NOTICEABLE else []
     if busy < 0.7:
         lines.append(f"steps run {percent(busy)} of the time: arrivals, not the machine, bound throughput")
     return lines

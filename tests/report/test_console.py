@@ -34,14 +34,14 @@ def test_partial_runs_and_unknown_prices_are_said(synthetic, as_results):
     text = _text(as_results(run, slo=None))
     assert "partial" in text
     assert "4 dropped" in text
-    assert "no price known" in text
+    assert "no price known (set machine.price, such as" in text
     assert "plan reuse is off" in text
     assert "goodput" not in text
     assert "experts " not in text.split("bottleneck")[0]
 
 
 def test_the_forms_that_count_every_expert_come_last_and_only_where_there_are_experts(synthetic, as_results, trial):
-    assert "S-MFU 5 % · S-MBU 50 % (MFU" in _text(trial)
+    assert "S-MFU 5 % · S-MBU 50 % (as if all experts were" in _text(trial)
     dense = _text(as_results(synthetic.record(layers=0)))
     assert "utilisation  MFU" in dense
     assert "S-M" not in dense

@@ -14,7 +14,7 @@ def test_memory_bound_by_hand(record):
     assert list(result["operators"]) == ["experts", "attention", "qkv projection"]
     assert result["lines"][0] == (
         "memory bandwidth bounds 71 % of step time (experts 40 %, attention 19 %, qkv projection 4 %); "
-        "doubling it would speed steps up by at most 1.55x"
+        "doubling it would speed steps up by at most 1.55×"
     )
     assert any("host take 12 %" in line for line in result["lines"])
 
@@ -52,6 +52,20 @@ def test_an_unstable_queue_is_overloaded(synthetic, load):
 def test_waiting_share_of_a_constant_service_queue(synthetic):
     """M/D/1 at load 0.5: mean wait rho / (2 (1 - rho)) = 0.5 services (Pollaczek-Khinchine), a third of TTFT."""
     assert bottleneck(_queue(synthetic, 0.5, count=20000))["waiting_share"] == pytest.approx(1 / 3, rel=0.05)
+
+
+def test_who_waits_only_for_the_step_in_progress_does_not_queue(synthetic):
+    """Two requests arrive during a step of 1 s; both are scheduled when it ends, or one a step later."""
+    run = _queue(synthetic, 0.5, count=3)
+    run.requests["arrival"] = np.array([0.0, 0.25, 0.75])
+    run.iterations["start"], run.iterations["end"] = np.arange(3.0), np.arange(1.0, 4.0)
+    for second, share, text in ((1.0, 0.0, "for the step in progress"), (2.0, 1.25, "in the queue")):
+        run.requests["first_scheduled"] = np.array([0.0, 1.0, second])
+        run.requests["first_token"] = run.requests["first_scheduled"] + 1
+        result = bottleneck(run)
+        ttft = float((run.requests["first_token"] - run.requests["arrival"]).sum())
+        assert result["queued_share"] == pytest.approx(share / ttft)
+        assert any(text in line for line in result["lines"])
 
 
 def test_simultaneous_arrivals_are_a_batch_not_an_overload(synthetic):
