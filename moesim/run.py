@@ -56,6 +56,6 @@ def run(
 
         extras = [
             lambda folder: draw(results, folder / "figures"),
-            lambda folder: write_timeline(record, folder / "timeline.json.gz", spec.name),
+            lambda folder: write_timeline(record, folder / "timeline.json.gz", spec.name, spec.seed),
         ]
     return write(output, results, overwrite=overwrite, extras=extras)

@@ -125,7 +125,8 @@ def _utilisation(summary: Mapping[str, Any]) -> str:
     plain = [f"MFU {percent(shares['mfu'])}", f"MBU {percent(shares['mbu'])}"]
     text = " · ".join(plain)
     if summary["experts"]["layers"]:
-        text = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])} (as if all experts were used: {', '.join(plain)})"
+        sparse = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])}"
+        text = f"{sparse} (as if all experts were used: {', '.join(plain)})"
     return f"{text} · steps run {percent(shares['busy'])} of the time"
 
 

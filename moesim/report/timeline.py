@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import moesim
 from moesim.engine.record import Column, RunRecord, TimelineStep
-from moesim.step.graph import ABSENT, RESOURCES
+from moesim.step.graph import ABSENT, PICOSECONDS, RESOURCES
 
 Event = dict[str, Any]
 Columns = dict[str, Column]
@@ -47,9 +48,10 @@ def microseconds(time: int) -> float:
     return value if int(value * 1e3) == time else math.nextafter(value, math.inf)
 
 
-def trace(record: RunRecord, name: str = "experiment") -> dict[str, Any]:
+def trace(record: RunRecord, name: str = "experiment", seed: int | None = None) -> dict[str, Any]:
     """The trace as a JSON document; times in microseconds, as the format wants them."""
-    about = {"name": name, "simulated_seconds": record.end, "partial": record.partial}
+    about: dict[str, Any] = {"name": name, "version": moesim.__version__, "seed": seed}
+    about |= {"simulated_seconds": record.end, "partial": record.partial}
     events: list[Event] = []
     for replica in np.unique(record.iterations["replica"]).tolist():
         chosen = record.iterations["replica"] == replica
@@ -62,9 +64,9 @@ def trace(record: RunRecord, name: str = "experiment") -> dict[str, Any]:
     return {"displayTimeUnit": "ms", "otherData": about, "traceEvents": events}
 
 
-def write_timeline(record: RunRecord, path: Path, name: str = "experiment") -> Path:
+def write_timeline(record: RunRecord, path: Path, name: str = "experiment", seed: int | None = None) -> Path:
     """Write the trace, compressed (Perfetto opens it as it is). Equal runs give equal bytes."""
-    content = json.dumps(trace(record, name), separators=(",", ":"), allow_nan=False).encode()
+    content = json.dumps(trace(record, name, seed), separators=(",", ":"), allow_nan=False).encode()
     # No file name and no time of writing in the header.
     with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file:
         file.write(content)
@@ -209,8 +211,9 @@ def _operators(timeline: Iterable[TimelineStep], devices: Columns, about: dict[s
 
 def _nodes(pid: int, step: TimelineStep, lanes: int, names: list[str], tracks: set[tuple[int, int]]) -> Iterator[Event]:
     graph = step.graph
-    start = (step.start + step.schedule.start) // 1000  # picoseconds to nanoseconds
-    finish = (step.start + step.schedule.finish) // 1000
+    # Rounded as the steps are, so that a step's first operator begins with it.
+    start = nanoseconds((step.start + step.schedule.start) / PICOSECONDS)
+    finish = nanoseconds((step.start + step.schedule.finish) / PICOSECONDS)
     for lane in range(lanes):
         device = step.devices[lane]
         for row in np.flatnonzero(graph.duration[:, lane] != ABSENT).tolist():

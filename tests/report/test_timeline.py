@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import moesim
 from moesim.report.timeline import MOST_REQUESTS, MOST_STEPS, _free_tracks, microseconds, trace, write_timeline
 
 #: What the Chrome trace event format asks of each kind of event used here.
@@ -96,6 +97,23 @@ def test_operators_carry_their_layer(record):
     start = 1e6 * record.iterations["start"][0]
     assert min(event["ts"] for event in events) == pytest.approx(start, abs=2e-3)
     assert max(event["ts"] + event["dur"] for event in events) == pytest.approx(start + 4 * 77, abs=2e-3)
+
+
+@given(st.integers(0, 10**15))
+def test_a_steps_first_operator_begins_with_it(synthetic, begin):
+    """Whatever picosecond the step begins at."""
+    run = synthetic.record(3, layers=0)
+    run.iterations["start"][0] = begin / 1e12
+    run.timeline = [synthetic.timeline_step(0.0, lanes=1, layers=1)]
+    run.timeline[0] = replace(run.timeline[0], start=begin)
+    slices = [event for event in trace(run)["traceEvents"] if event["ph"] == "X"]
+    first = next(event["ts"] for event in slices if event["pid"] == 1 and event["args"]["step"] == 0)
+    assert min(event["ts"] for event in slices if event["pid"] > 10_000) == first
+
+
+def test_the_trace_says_what_it_was_made_with(record):
+    about = trace(record, "trial", 7)["otherData"]
+    assert (about["name"], about["version"], about["seed"]) == ("trial", moesim.__version__, 7)
 
 
 def test_long_runs_stay_small_and_say_so(synthetic, tmp_path):
