@@ -92,6 +92,7 @@ class Accounts:
         self.context, self.layout, self.routed = context, layout, routed
         self.stages = [StageAccount(stage, context, layout) for stage in stages]
         self.largest_tokens = np.zeros(context.token_limit + 1)  # steps by the largest rank's tokens
+        self.gathered_tokens = np.zeros(context.token_limit + 1)  # steps by Sizes.gathered
         self.host = self.busy = self.steps = self.dummies = 0
         self._waiting: Executed = []
 
@@ -113,6 +114,7 @@ class Accounts:
         self.host += int(_joined(block.host[:steps] for block, steps in blocks).sum())
         self.dummies += int(_joined(block.sizes.idle[:steps] for block, steps in blocks).sum())
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
+        np.add.at(self.gathered_tokens, _joined(block.sizes.gathered[:steps] for block, steps in blocks), 1)
         for stage, account in enumerate(self.stages):
             account.count(stage, blocks, tokens, sequences)
         if self.routed is not None:

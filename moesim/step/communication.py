@@ -68,13 +68,13 @@ class Communication:
         return np.repeat((self._sizes * token_bytes)[:, None], self.layout.dp, axis=1)
 
     def _dispatch(self, stage: int) -> tuple[Transfer, ...]:
-        """All-gather of hidden states over the DP ranks, by the largest rank's tokens; one per communicator."""
+        """All-gather of hidden states over the DP ranks, by tokens per rank; one per communicator."""
         devices = np.array(self.stage_devices(stage))
         chunks = self._exchange_chunks(self.dispatch_bytes)
         return tuple(self.fabric.all_gather(chunks, devices[group].tolist()) for group in self.exchange_groups())
 
     def _combine(self, stage: int) -> tuple[Transfer, ...]:
-        """Reduce-scatter over the DP ranks (by the largest rank's tokens), or all-reduce over the only rank's lanes."""
+        """Reduce-scatter over the DP ranks (by tokens per rank), or all-reduce over the only rank's lanes."""
         devices = np.array(self.stage_devices(stage))
         groups = [devices[group].tolist() for group in self.exchange_groups()]
         if self.layout.dp == 1:

@@ -162,7 +162,8 @@ class _Compiler:
         """Stage-wide lanes of each communicator and its transfer."""
         communication, layout = self.pricer.communication, self.layout
         if row.action in ("dispatch", "combine"):
-            dispatch, combine = self.exchange.transfers(stage, self.tokens, self.traffic[self.layers[row.layer]])
+            gathered = int(self.block.sizes.gathered[0])
+            dispatch, combine = self.exchange.transfers(stage, gathered, self.traffic[self.layers[row.layer]])
             return communication.exchange_groups(), dispatch if row.action == "dispatch" else combine
         if row.action == "send":
             size = int(self.tokens.max())

@@ -89,7 +89,7 @@ def lane_traffic(traffic: NDArray[np.signedinteger[Any]] | FloatArray, layout: R
 class Exchange:
     """Picoseconds of (dispatch, combine) of all MoE layers of each stage, [P] each.
 
-    Gathering moves every token to every rank, whatever its experts: only the largest rank counts. An all-to-all is
+    Gathering moves every token to every rank, whatever its experts: only their number counts. An all-to-all is
     bound by its busiest port, from the copies that each lane sends and receives, or, where devices are not joined by
     switches, by its busiest link, from the copies between each two lanes.
     """
@@ -109,8 +109,8 @@ class Exchange:
     def all_to_all(self) -> bool:
         return self.communication.all_to_all
 
-    def of_largest(self, tokens: IntArray) -> Picoseconds:
-        """Where tokens are gathered: [P, ...] for so many tokens [...] of the largest rank, dummies included."""
+    def of_gathered(self, tokens: IntArray) -> Picoseconds:
+        """Where tokens are gathered: [P, ...] for so many tokens [...] per rank, see `Sizes.gathered`."""
         dispatch, combine = self._gathered
         return dispatch[:, tokens], combine[:, tokens]
 
@@ -127,15 +127,16 @@ class Exchange:
         times = [self._both_ways(stage, part) for stage, part in enumerate(sums)]
         return np.array([d for d, _ in times]), np.array([c for _, c in times])
 
-    def transfers(self, stage: int, tokens: IntArray, traffic: FloatArray) -> tuple[list[Transfer], list[Transfer]]:
+    def transfers(self, stage: int, gathered: int, traffic: FloatArray) -> tuple[list[Transfer], list[Transfer]]:
         """Dispatch and combine of one layer as transfers of a single size, one per communicator (for step graphs).
 
-        Args: traffic: [DP ranks, expert ranks] copies.
+        Args:
+            gathered: tokens per rank where they are gathered, see `Sizes.gathered`.
+            traffic: [DP ranks, expert ranks] copies.
         """
         if not self.all_to_all:
-            size = int(tokens.max())
-            dispatch = [t.at(size) for t in self.communication.dispatch(stage)] if len(tokens) > 1 else []
-            return dispatch, [t.at(size) for t in self.communication.combine(stage)]
+            dispatch = self.communication.dispatch(stage) if self.communication.layout.dp > 1 else ()
+            return [t.at(gathered) for t in dispatch], [t.at(gathered) for t in self.communication.combine(stage)]
         if self.over_links:
             dispatched, combined = self._over_links(stage, traffic)
             return [dispatched], [combined]
@@ -166,7 +167,7 @@ class Exchange:
 
     @cached_property
     def _gathered(self) -> IntArray:
-        """[2, P, sizes] picoseconds of all layers' dispatch and combine, by the largest rank's tokens."""
+        """[2, P, sizes] picoseconds of all layers' dispatch and combine, by tokens per rank."""
         communication, layout = self.communication, self.communication.layout
         table = np.zeros((2, layout.pp, communication.context.token_limit + 1), dtype=np.int64)
         for p in range(layout.pp):

@@ -184,8 +184,8 @@ def _settle_exchange(
         for transfer in (dispatch, combine):
             if transfer is not None:
                 at = np.unravel_index(lanes[group], (layout.dp, layout.tp))
-                use.sent_bytes[at] += accounts.largest_tokens @ transfer.sent * layers
-                use.energy_link[at] += accounts.largest_tokens @ transfer.joules * layers
+                use.sent_bytes[at] += accounts.gathered_tokens @ transfer.sent * layers
+                use.energy_link[at] += accounts.gathered_tokens @ transfer.joules * layers
 
 
 def _settle_all_to_all(account: StageAccount, copies: FloatArray, communication: Communication, use: LaneUse) -> None:

@@ -49,7 +49,7 @@ class Sampled:
             times = [self._exchange.of_traffic(drawn.traffic(*placed)) for drawn in draws]
             dispatch, combine = (np.stack([time[way] for time in times], axis=1) for way in (0, 1))
         else:
-            dispatch, combine = self._exchange.of_largest(sizes.tokens.max(axis=1))
+            dispatch, combine = self._exchange.of_gathered(sizes.gathered)
         experts = np.concatenate([load.slowest for load in loads]).T.astype(np.int64)
         return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)))
 

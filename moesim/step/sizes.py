@@ -21,6 +21,17 @@ class Sizes(NamedTuple):
     sequences: IntArray
     keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
 
+    @property
+    def gathered(self) -> IntArray:
+        """[steps] tokens per rank that an all-gather of hidden states moves. Decode steps run captured graphs and are
+        padded to the largest rank (vLLM); in a step with prompts each rank sends what it has, which takes a ring as
+        long as if all had the mean."""
+        if not self.chunked.any():
+            largest: IntArray = self.tokens.max(axis=1)
+            return largest
+        mean: IntArray = -(-self.tokens.sum(axis=1) // self.tokens.shape[1])
+        return mean
+
 
 def block_sizes(batch: Batch) -> Sizes:
     """Sequences leave one by one: what remains in step k is the first step's less all who left before."""

@@ -152,7 +152,7 @@ class Tabulated:
     def _exchanged(self, sizes: Sizes, batch: Batch) -> Picoseconds:
         """[P, steps] each. In runs of steps in which every rank has the same tokens, each draw is priced once."""
         if self._scattered is None:
-            return self.exchange.of_largest(sizes.tokens.max(axis=1))
+            return self.exchange.of_gathered(sizes.gathered)
         dispatch, combine = np.zeros((2, len(self._slowest), batch.steps), dtype=np.int64)
         changes = (sizes.decodes[1:] != sizes.decodes[:-1]).any(axis=1)
         for begin, end in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.steps]):

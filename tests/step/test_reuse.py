@@ -101,8 +101,8 @@ def test_every_metric_of_random_arrivals():
     """Means over seeds. Prompts wait for the step in which they happen to arrive, and share one or do not, so that
     single TTFTs, the few longest gaps and padded transfers differ by some percent from draw to draw: for these, only as
     far as the scatter over seeds allows to tell."""
-    tree, _ = system("quickstart", requests={"mix": "chat", "rate": "20/s", "count": 30})
-    found = [differences(tree, "model.layers=6", f"seed={seed}") for seed in range(1, 6)]
+    tree, _ = system("quickstart", requests={"mix": "chat", "rate": "20/s", "count": 80})
+    found = [differences(tree, "model.layers=6", f"seed={seed}") for seed in range(1, 9)]
     for name in found[0]:
         values = np.array([each[name] for each in found])
         assert within(values), (name, values)
