@@ -135,7 +135,7 @@ def test_show_plots_the_graph_of_a_system(moesim: Callable[..., Result], suffix:
         (["show", "none.yaml"], "there is no file none.yaml"),
         (
             ["show", "imaginary", "--kind", "fabrics"],
-            "there is no fabric 'imaginary'; did you mean 'imaginary-switch'?",
+            "there is no fabric 'imaginary'; 'imaginary' is a device",
         ),
         (
             ["show", "imaginary", "--plot", "x.png"],
