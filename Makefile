@@ -8,12 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Measured data that cannot ship; tests that need it are skipped where it is absent.
-ifndef MOESIM_DATA
-ifneq ($(wildcard ../shared/data),)
-export MOESIM_DATA := $(abspath ../shared/data)
-endif
-endif
+# Tests that need measured data, which cannot ship, run where MOESIM_DATA names its folder.
 
 .PHONY: run test bench clean
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from measure import ROOT, Run, command, middle, ratio, simulation, table
 
 AZURE = (
-    Path(os.environ.get("MOESIM_DATA", ROOT.parent / "shared" / "data")) / "requests/requests_azure_conv_2023.csv.gz"
+    Path(os.environ.get("MOESIM_DATA", ROOT / "measured-data")) / "requests/requests_azure_conv_2023.csv.gz"
 )
 #: What each job may take: seconds of the command, seconds of the simulation proper.
 LIMITS = {

@@ -22,8 +22,9 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
         yield f"no effect of {' and '.join(chosen)}: {spec.model.name} is dense"
     if moe is not None and parallelism.ep == 1 and "placement" in chosen:
         yield "no effect of placement: with ep 1 every DP rank holds all experts"
-    if engine.transport == "alltoall" and parallelism.ep == 1:
-        yield "no effect of engine.transport: with ep 1 no token travels to its experts"
+    if engine.transport == "alltoall" and (parallelism.ep == 1 or parallelism.dp == 1):
+        why = "ep 1 no token travels to its experts" if parallelism.ep == 1 else "dp 1 every rank holds all tokens"
+        yield f"no effect of engine.transport: with {why}"
     if engine.overlap_shared_experts and not overlaps_shared_experts(spec):
         yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
     if engine.token_budget < engine.max_sequences and engine.chunked_prefill:
