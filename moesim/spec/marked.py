@@ -128,10 +128,9 @@ def mark(value: object, *, where: Where | None = None, folder: Path | None = Non
 
 
 def display(path: Path) -> str:
-    """`path` as a person writes it: relative where it lies below the working directory, or where that is shorter."""
-    full = path.resolve()
-    near = os.path.relpath(full, Path.cwd().resolve())
-    return near if not near.startswith("..") or len(near) < len(str(full)) else str(path)
+    """`path` as a person writes it: relative where it lies below the working directory."""
+    near = os.path.relpath(path.resolve(), Path.cwd().resolve())
+    return str(path) if near.startswith("..") else near
 
 
 def read_yaml(path: Path) -> Marked:
