@@ -40,7 +40,8 @@ class StepRecorder:
         Args:
             begin, end: picoseconds; end: [steps].
             decode_tokens, waiting, kv_tokens: [steps].
-            emitted: tokens that prompts emit at each step's end.
+            prefill_tokens, prefill_sequences: of the first step; the others have none.
+            emitted: tokens that its prompts emit at its end.
             gaps: each step is the inter-token latency of its decoding sequences.
         """
         block = (replica, begin, prefill_tokens, prefill_sequences, emitted, int(gaps))
@@ -72,32 +73,34 @@ class StepRecorder:
     def _rows(self) -> dict[str, IntArray]:
         """A row for each step, as they were added, times in picoseconds."""
         steps = {name: _joined(parts) for name, parts in self._steps.items()}
-        of_block = self._of_block("replica", "begin", "prefill_tokens", "prefill_sequences", "emitted")
         start = np.concatenate([[0], steps["end"]])[:-1].astype(np.int64)
         first = np.cumsum([0, *(len(part) for part in self._steps["end"])])[:-1]
         start[first] = self._blocks["begin"]
+        of_first = {name: np.zeros_like(start) for name in ("prefill_tokens", "prefill_sequences", "emitted")}
+        for name, values in of_first.items():
+            values[first] = self._blocks[name]
         return {
             "start": start,
             "end": steps["end"],
-            "replica": of_block["replica"],
-            "prefill_tokens": of_block["prefill_tokens"],
+            "replica": self._of_block("replica"),
+            "prefill_tokens": of_first["prefill_tokens"],
             "decode_tokens": steps["decode_tokens"],
-            "sequences": steps["decode_tokens"] + of_block["prefill_sequences"],
-            "prefill_sequences": of_block["prefill_sequences"],
+            "sequences": steps["decode_tokens"] + of_first["prefill_sequences"],
+            "prefill_sequences": of_first["prefill_sequences"],
             "waiting": steps["waiting"],
             "kv_tokens": steps["kv_tokens"],
-            "output_tokens": steps["decode_tokens"] + of_block["emitted"],
+            "output_tokens": steps["decode_tokens"] + of_first["emitted"],
         }
 
-    def _of_block(self, *names: str) -> dict[str, IntArray]:
-        """Values of blocks, repeated for each of their steps."""
+    def _of_block(self, name: str) -> IntArray:
+        """A value of each block, repeated for each of its steps."""
         lengths = [len(part) for part in self._steps["end"]]
-        return {name: np.repeat(np.array(self._blocks[name], dtype=np.int64), lengths) for name in names}
+        return np.repeat(np.array(self._blocks[name], dtype=np.int64), lengths)
 
     def gaps(self) -> dict[str, NDArray[np.generic]]:
         """Inter-token latencies as a weighted sample: duration (seconds), count."""
         rows = self._rows()
-        decoding = rows["decode_tokens"] * self._of_block("gaps")["gaps"]
+        decoding = rows["decode_tokens"] * self._of_block("gaps")
         gaps = np.concatenate([rows["end"] - rows["start"], np.array(self._single_gaps, dtype=np.int64)])
         weights = np.concatenate([decoding, np.ones(len(self._single_gaps), dtype=np.int64)])
         values, inverse = np.unique(gaps, return_inverse=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from moesim.engine.fidelity import schedule
 from moesim.engine.record import TimelineStep
@@ -31,11 +31,16 @@ class DetailKeeper:
         self.steps: list[KeptStep] = []
         self._seen = {True: 0, False: 0}
 
-    def offer(self, replica: int, start: int, batch: Batch) -> None:
-        kind = bool(batch.chunks)
-        self._seen[kind] += 1
-        if self._seen[kind] in _KEPT:
-            self.steps.append(KeptStep(replica, start, replace(batch, steps=1)))
+    def offer(self, replica: int, batch: Batch, times: tuple[int, ...]) -> None:
+        """Args: times: when the batch's first step began and, where another one was executed, the second."""
+        if self._keeps(bool(batch.chunks)):
+            self.steps.append(KeptStep(replica, times[0], batch.first()))
+        if batch.chunks and len(times) > 1 and self._keeps(False):
+            self.steps.append(KeptStep(replica, times[1], batch.second()))
+
+    def _keeps(self, prompts: bool) -> bool:
+        self._seen[prompts] += 1
+        return self._seen[prompts] in _KEPT
 
 
 def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[TimelineStep]:

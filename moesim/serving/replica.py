@@ -33,7 +33,6 @@ class _Flight:
     ends: IntArray
     steps: int  # of the block that will be executed, lowered when it is cut
     waiting: int  # requests still queued when it began
-    rows: IntArray  # the decoding sequences among the replica's running ones
     timer: Timer | None = None
     arrivals: list[int] = field(default_factory=list)
 
@@ -43,7 +42,7 @@ class Replica:
 
     Args:
         run_ahead: price several decode steps at once.
-        keep: called with (replica, start in picoseconds, batch) of every executed block.
+        keep: called with every executed batch (replica, batch, when its first two steps began).
         on_finish: called with each request that has its last token.
     """
 
@@ -56,7 +55,7 @@ class Replica:
         recorder: StepRecorder,
         *,
         run_ahead: bool,
-        keep: Callable[[int, int, Batch], None],
+        keep: Callable[[int, Batch, tuple[int, ...]], None],
         on_finish: Callable[[RequestState], None],
     ) -> None:
         self.index, self.clock, self.scheduler, self.pricer, self.recorder = index, clock, scheduler, pricer, recorder
@@ -87,7 +86,7 @@ class Replica:
         load = self.scheduler.load(self.scheduler.ranks)
         for flight in self._flights:
             done = int(np.searchsorted(flight.ends[: flight.steps], self.clock.now, side="left"))
-            if done and not flight.block.batch.chunks:
+            if done:
                 load -= np.bincount(running.rank[running.left <= done], minlength=len(load))
         return load
 
@@ -112,11 +111,9 @@ class Replica:
         batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1, self._steps)
         if batch is None:
             return
-        running = self.scheduler.running
-        rows = (running.decoding > running.busy).nonzero()[0]
         block = self.pricer.price(batch)
         self._steps += batch.steps
-        flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count, rows)
+        flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count)
         flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
         self._flights.append(flight)
         if len(self._stage_free) > 1:
@@ -147,7 +144,7 @@ class Replica:
         self._steps -= flight.block.batch.steps - executed
         self._adapt(flight)
         self.pricer.accounts.record(flight.block, executed, self._busy(flight))
-        self._keep(self.index, flight.start, flight.block.batch)
+        self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
         self._launch()
 
@@ -158,7 +155,7 @@ class Replica:
         return max(end - begin, 0)
 
     def _adapt(self, flight: _Flight) -> None:
-        if flight.block.batch.chunks:
+        if flight.block.batch.chunks and flight.block.batch.steps == 1:
             return
         used = flight.steps
         self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(_SHORTEST, 2 * used)
@@ -186,8 +183,9 @@ class Replica:
         """Apply the executed decode steps: grow, record, finish."""
         running, batch, steps = self.scheduler.running, flight.block.batch, flight.steps
         # In a pipeline other batches change the columns meanwhile; else the decoding rows stand as they were scheduled.
-        rows = flight.rows if len(self._stage_free) == 1 else np.flatnonzero(np.isin(running.request, batch.request))
+        rows = batch.rows if len(self._stage_free) == 1 else np.flatnonzero(np.isin(running.request, batch.request))
         taken = np.minimum(batch.left, steps)
+        taken[len(taken) - batch.joining :] -= 1
         size = self.scheduler.engine.block_size
         before = running.computed[rows]
         running.computed[rows] += taken
@@ -230,6 +228,8 @@ class Replica:
         others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
         # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
         held: IntArray = (sizes.keys[:steps] - sizes.idle[:steps]).sum(axis=1).astype(np.int64) + others
+        if batch.joining:  # they have computed their prompts, and see them from the next step on
+            held[0] += int((batch.context[-batch.joining :] + 1).sum())
         for rank, cache in enumerate(self.scheduler.caches):
             if cache.duplicates:
                 held -= self._duplicates(batch, rank, steps) * cache.block_size

@@ -53,7 +53,8 @@ class ContinuousBatching:
         return queued + np.bincount(self.running.rank, minlength=rank_count)
 
     def next_batch(self, now: int, horizon: int, first_step: int = 0) -> Batch | None:
-        """The next step's batch, or up to `horizon` decode steps where nothing else can happen in them. None: no work.
+        """The next step's batch, and up to `horizon` steps in all where nothing but decoding can happen in the others.
+        None: no work.
 
         Mutates queues and caches for prompts and preemptions; decoding sequences grow when their steps are applied.
 
@@ -67,53 +68,54 @@ class ContinuousBatching:
             return None
         steps = 1
         if not movable and free.all() and running.decoding.all():
-            steps = self._decode_steps(horizon)
+            steps = self._decode_steps(horizon, running.computed)
         if steps >= 1 and not movable and running.decoding[free].all():
             if not free.any():
                 return None
-            if steps > 1 or self._growth(1, free) is not None:
+            if steps > 1 or self._growth(1, running.computed, free) is not None:
                 if steps == 1:  # another batch may enter the pipeline beside this one
                     self._make_room(now)
-                return self._batch(free.nonzero()[0], (), steps, first_step)
-        return self._mixed(now, first_step)
+                return self._batch(free.nonzero()[0], running.computed, steps, first_step)
+        return self._mixed(now, horizon, first_step)
 
-    def _decode_steps(self, horizon: int) -> int:
-        """Decode steps during which no queue can move and every cache has room."""
+    def _decode_steps(self, horizon: int, held: IntArray) -> int:
+        """Steps during which no queue can move and every cache has room, all sequences decoding from `held` tokens."""
         left = self.running.left
         steps = min(horizon, int(left.max()))
         for rank, blocked in enumerate(self.blocked):
             if blocked and self.waiting[rank]:
                 steps = min(steps, int(left[self.running.rank == rank].min(initial=steps)))
-        while steps > 1 and self._growth(steps) is None:
+        while steps > 1 and self._growth(steps, held) is None:
             steps //= 2
         return steps
 
-    def _growth(self, steps: int, free: IntArray | None = None) -> IntArray | None:
-        """New blocks per rank for `steps` more decode steps, or None where a cache lacks them."""
+    def _growth(self, steps: int, held: IntArray, free: IntArray | None = None) -> IntArray | None:
+        """New blocks per rank for `steps` more decode steps from `held` tokens, or None where a cache lacks them."""
         running, size = self.running, self.engine.block_size
         ahead = np.minimum(steps, running.left)
         if free is not None:
             ahead = ahead * (free & (running.decoding == 1))
-        new = (running.computed + ahead + size - 1) // size - (running.computed + size - 1) // size
+        new = (held + ahead + size - 1) // size - (held + size - 1) // size
         need = np.bincount(running.rank, weights=new, minlength=self.ranks)
         fits = all(blocks <= cache.free for blocks, cache in zip(need.tolist(), self.caches, strict=True))
         return need.astype(np.int64) if fits else None
 
-    def _batch(self, decodes: IntArray, chunks: tuple[Chunk, ...], steps: int, first_step: int) -> Batch:
+    def _batch(
+        self,
+        rows: IntArray,
+        held: IntArray,
+        steps: int,
+        first_step: int,
+        chunks: tuple[Chunk, ...] = (),
+        joining: int = 0,
+    ) -> Batch:
         running = self.running
-        return Batch(
-            self.ranks,
-            running.rank[decodes],
-            running.request[decodes],
-            running.computed[decodes],
-            running.left[decodes],
-            chunks,
-            steps,
-            first_step,
-        )
+        columns = (running.rank[rows], running.request[rows], held[rows], running.left[rows])
+        return Batch(self.ranks, *columns, chunks, steps, first_step, joining, rows)
 
-    def _mixed(self, now: int, first_step: int) -> Batch | None:
-        """One step with decodes, prompts that have begun, and admissions."""
+    def _mixed(self, now: int, horizon: int, first_step: int) -> Batch | None:
+        """One step with decodes, prompts that have begun, and admissions; and decode steps after it, if these are all
+        there is to do then."""
         preempted = self._make_room(now)
         running = self.running
         budget = np.full(self.ranks, self.engine.token_budget)
@@ -127,7 +129,28 @@ class ContinuousBatching:
                 self._admit(rank, budget, chunks, now)
         if not len(decodes) and not chunks:
             return None
-        return self._batch(decodes, tuple(chunks), 1, first_step)
+        joining = self._joining(chunks) if horizon > 1 else None
+        if joining is not None:
+            held = running.computed.copy()
+            held[joining] = [running.states[row].known - 1 for row in joining]
+            steps = self._decode_steps(horizon, held)
+            if steps > 1:
+                rows = np.concatenate([decodes, np.array(joining, dtype=np.int64)])
+                return self._batch(rows, held, steps, first_step, tuple(chunks), len(joining))
+        return self._batch(decodes, running.computed, 1, first_step, tuple(chunks))
+
+    def _joining(self, chunks: list[Chunk]) -> list[int] | None:
+        """The sequences that start to decode after these chunks, if then all running ones do and no queue can move."""
+        running = self.running
+        if any(queue and not blocked for queue, blocked in zip(self.waiting, self.blocked, strict=True)):
+            return None
+        reached = {chunk.request: chunk.cached + chunk.tokens for chunk in chunks}
+        rows = _where(running.decoding == 0)
+        for row in rows:
+            state = running.states[row]
+            if reached.get(state.request, 0) < state.known or running.left[row] == 1:
+                return None
+        return rows
 
     def _make_room(self, now: int) -> set[int]:
         """Give every decoding sequence the block its next token needs, preempting where there is none; returns the

@@ -58,22 +58,25 @@ class StageAccount:
             self.dispatch += int(_joined(price.dispatch[stage, :steps] for price, steps in routed).sum())
             self.combine += int(_joined(price.combine[stage, :steps] for price, steps in routed).sum())
             self.experts += int(_joined(price.experts[stage, :steps] for price, steps in routed).sum())
-        for mixed in (False, True):
-            chosen = [(block, steps) for block, steps in blocks if bool(block.batch.chunks) is mixed]
-            if chosen:
-                self._count_attention(stage, chosen, mixed)
+        self._count_attention(stage, [(block, slice(0, 1)) for block, _ in blocks if block.batch.chunks], True)
+        prompts = [int(bool(block.batch.chunks)) for block, _ in blocks]  # steps with prompt tokens: the first, or none
+        self._count_attention(
+            stage,
+            [(block, slice(n, steps)) for n, (block, steps) in zip(prompts, blocks, strict=True) if steps > n],
+            False,
+        )
 
-    def _count_attention(self, stage: int, blocks: Executed, mixed: bool) -> None:
-        for kind in blocks[0][0].sums:
+    def _count_attention(self, stage: int, parts: list[tuple[Block, slice]], mixed: bool) -> None:
+        for kind in parts[0][0].sums if parts else ():
             key = (kind, mixed)
-            slowest = _joined(block.critical[stage][:steps] for block, steps in blocks)
-            durations = _joined(block.attention[stage][kind][:steps] for block, steps in blocks)
-            sums = [(block.sums[kind], steps) for block, steps in blocks]
+            slowest = _joined(block.critical[stage][at] for block, at in parts)
+            durations = _joined(block.attention[stage][kind][at] for block, at in parts)
+            sums = [(block.sums[kind], at) for block, at in parts]
             columns = (
                 durations,
-                _joined(work.flops[:steps] for work, steps in sums),
-                _joined(work.kv_elements[:steps] for work, steps in sums),
-                _joined(work.query_elements[:steps] for work, steps in sums),
+                _joined(work.flops[at] for work, at in sums),
+                _joined(work.kv_elements[at] for work, at in sums),
+                _joined(work.query_elements[at] for work, at in sums),
             )
             totals = self.attention.setdefault(key, np.zeros((4, durations.shape[1])))
             for row, values in enumerate(columns):

@@ -23,9 +23,12 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Batch:
-    """`steps` consecutive steps of one replica. Decoding sequences are columns, sorted by rank: `context` tokens are in
-    the cache before the first step and grow by one each step; the sequence takes part in the first `left` steps.
-    Prefill chunks make a batch of one step."""
+    """`steps` consecutive steps of one replica. Decoding sequences are columns: `context` tokens are in the cache
+    before the first step and grow by one each step; the sequence takes part in the first `left` steps.
+
+    Chunks are computed in the first step. Where more follow, all prompts are complete after it, and are the last
+    `joining` columns: as if they had been decoding, but for the first step, in which their chunk stands for them.
+    """
 
     ranks: int
     rank: IntArray = field(default_factory=lambda: _NONE)
@@ -36,19 +39,18 @@ class Batch:
     steps: int = 1
     #: Number of the replica's step with which this batch begins; seeds its routing.
     first_step: int = 0
+    joining: int = 0
+    #: Where the scheduler finds the columns' sequences.
+    rows: IntArray = field(default_factory=lambda: _NONE)
 
-    def decode_counts(self, step: int = 0) -> IntArray:
-        """Decoding sequences per rank in the batch's `step`-th step."""
-        return np.bincount(self.rank[self.left > step], minlength=self.ranks)
+    def first(self) -> Batch:
+        """The first step by itself."""
+        kept = slice(len(self.rank) - self.joining)
+        columns = (self.rank[kept], self.request[kept], self.context[kept], self.left[kept])
+        return Batch(self.ranks, *columns, self.chunks, 1, self.first_step)
 
-    def chunk_tokens(self) -> IntArray:
-        tokens = np.zeros(self.ranks, dtype=np.int64)
-        for chunk in self.chunks:
-            tokens[chunk.rank] += chunk.tokens
-        return tokens
-
-    def chunk_counts(self) -> IntArray:
-        counts = np.zeros(self.ranks, dtype=np.int64)
-        for chunk in self.chunks:
-            counts[chunk.rank] += 1
-        return counts
+    def second(self) -> Batch:
+        """The second step by itself, of a batch that has one."""
+        kept = self.left > 1
+        columns = (self.rank[kept], self.request[kept], self.context[kept] + 1, self.left[kept] - 1)
+        return Batch(self.ranks, *columns, (), 1, self.first_step + 1)

@@ -133,6 +133,7 @@ class StepPricer:
         keys = batch.context + 1 + step
         seen = np.minimum(keys, spec.window) if spec.window is not None else (keys - 1) % (spec.chunk or 1) + 1
         seen = np.where(batch.left > step, seen, 0)
+        seen[0, len(batch.rank) - batch.joining :] = 0
         cell = step * batch.ranks + batch.rank
         total = np.bincount(cell.ravel(), weights=seen.ravel(), minlength=batch.steps * batch.ranks)
         local: FloatArray = total.reshape(batch.steps, batch.ranks).astype(np.float64)

@@ -85,11 +85,15 @@ def draw_counts(routing: RoutingSource, key: int, batch: Batch, step: int) -> In
 
 def token_spans(batch: Batch, step: int) -> TokenSpans:
     """The batch's `step`-th step as the routers see it; ranks without work carry one dummy token."""
-    active = batch.left > step
-    source = [batch.rank[active], np.array([c.rank for c in batch.chunks], dtype=np.int64)]
-    request = [batch.request[active], np.array([c.request for c in batch.chunks], dtype=np.int64)]
-    position = [batch.context[active] + step, np.array([c.cached for c in batch.chunks], dtype=np.int64)]
-    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in batch.chunks], dtype=np.int64)]
+    active, chunks = batch.left > step, batch.chunks
+    if step == 0:
+        active[len(active) - batch.joining :] = False
+    else:
+        chunks = ()
+    source = [batch.rank[active], np.array([c.rank for c in chunks], dtype=np.int64)]
+    request = [batch.request[active], np.array([c.request for c in chunks], dtype=np.int64)]
+    position = [batch.context[active] + step, np.array([c.cached for c in chunks], dtype=np.int64)]
+    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in chunks], dtype=np.int64)]
     idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
     source.append(idle)
     request.append(np.full(len(idle), -1))

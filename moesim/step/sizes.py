@@ -16,7 +16,7 @@ class Sizes(NamedTuple):
 
     decodes: IntArray  # decoding sequences
     idle: IntArray  # 1 where the rank has no work
-    chunked: IntArray  # prompt tokens (blocks of one step)
+    chunked: IntArray  # prompt tokens; a single row where there are none
     tokens: IntArray
     sequences: IntArray
     keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
@@ -26,33 +26,34 @@ class Sizes(NamedTuple):
         """[steps] tokens per rank that an all-gather of hidden states moves. Decode steps run captured graphs and are
         padded to the largest rank (vLLM); in a step with prompts each rank sends what it has, which takes a ring as
         long as if all had the mean."""
-        if not self.chunked.any():
-            largest: IntArray = self.tokens.max(axis=1)
-            return largest
-        mean: IntArray = -(-self.tokens.sum(axis=1) // self.tokens.shape[1])
-        return mean
+        gathered: IntArray = self.tokens.max(axis=1)
+        if self.chunked.any():  # in the first step
+            gathered[0] = -(-self.tokens[0].sum() // self.tokens.shape[1])
+        return gathered
 
 
 def block_sizes(batch: Batch) -> Sizes:
     """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
-    steps, ranks = batch.steps, batch.ranks
+    steps, ranks, new = batch.steps, batch.ranks, len(batch.rank) - batch.joining
     if steps == 1:
-        decodes = np.bincount(batch.rank, minlength=ranks)[None]
-        keys = np.bincount(batch.rank, weights=batch.context, minlength=ranks)[None] + decodes
+        decodes = np.bincount(batch.rank[:new], minlength=ranks)[None]
+        keys = np.bincount(batch.rank[:new], weights=batch.context[:new], minlength=ranks)[None] + decodes
     else:
         last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
         cell = (steps - last) * ranks + batch.rank  # those who take part in the last step come first
         size = steps * ranks
         decodes = _backwards(np.bincount(cell, minlength=size).reshape(steps, ranks))
         context = _backwards(np.bincount(cell, weights=batch.context, minlength=size).reshape(steps, ranks))
+        if batch.joining:
+            decodes[0] -= np.bincount(batch.rank[new:], minlength=ranks)
+            context[0] -= np.bincount(batch.rank[new:], weights=batch.context[new:], minlength=ranks)
         keys = context + decodes * np.arange(1.0, steps + 1)[:, None]
     idle = decodes == 0
-    chunked = np.zeros((1, ranks), dtype=np.int64)
     if not batch.chunks:
         dummies = idle.astype(np.int64)
         singles = decodes + dummies
-        return Sizes(decodes, dummies, chunked, singles, singles, keys + dummies)
-    chunk_count = np.zeros((1, ranks), dtype=np.int64)
+        return Sizes(decodes, dummies, np.zeros((1, ranks), dtype=np.int64), singles, singles, keys + dummies)
+    chunked, chunk_count = np.zeros((2, steps, ranks), dtype=np.int64)
     for chunk in batch.chunks:
         chunked[0, chunk.rank] += chunk.tokens
         chunk_count[0, chunk.rank] += 1

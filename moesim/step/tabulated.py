@@ -80,13 +80,21 @@ class Tabulated:
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         tokens = sizes.tokens.sum(axis=1)
-        if batch.chunks:  # a single step
+        uses = []
+        if batch.chunks:
             total = int(tokens[0])
             mixtures = _mixture_weights(int(sizes.chunked.sum()) / total)
-            use = _Use(mixtures, self._below[total], self._weight[total], batch.first_step % _TURNS)
-        else:
-            turn = (np.arange(batch.steps) + batch.first_step) % _TURNS
-            use = _Use(_DECODE, self._below[tokens], self._weight[tokens], turn)
+            uses.append(_Use(mixtures, self._below[total], self._weight[total], batch.first_step % _TURNS))
+        if batch.steps > len(uses):
+            rest = tokens[len(uses) :]
+            turn = (np.arange(len(uses), batch.steps) + batch.first_step) % _TURNS
+            uses.append(_Use(_DECODE, self._below[rest], self._weight[rest], turn))
+        times = [self._experts(use) for use in uses]
+        experts = times[0] if len(times) == 1 else np.concatenate(times, axis=1)
+        return RoutedPrice(experts, *self._exchanged(sizes, batch), uses)
+
+    def _experts(self, use: _Use) -> IntArray:
+        """[P, steps] picoseconds of the slowest experts."""
         experts: FloatArray | float = 0.0
         for mixture, share in use.mixtures:
             if not self._ready[mixture][use.below].all():
@@ -94,8 +102,7 @@ class Tabulated:
             times = self._slowest[:, mixture, use.below, use.turn]
             above = self._slowest[:, mixture, use.below + 1, use.turn]
             experts = experts + (times + (above - times) * use.weight) * share
-        picoseconds = np.rint(experts).astype(np.int64).reshape(-1, batch.steps)
-        return RoutedPrice(picoseconds, *self._exchanged(sizes, batch), use)
+        return np.rint(experts).astype(np.int64).reshape(len(self._slowest), -1)
 
     def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
         """Counts decode steps and others apart, each in their order, so that sums do not show how steps came in
@@ -103,13 +110,13 @@ class Tabulated:
         self._totals = None
         decodes: list[tuple[_Use, int]] = []
         for price, steps in executed:
-            use: _Use = price.origin
-            if use.mixtures is _DECODE:
-                decodes.append((use, steps))
-                continue
-            for mixture, share in use.mixtures:
-                self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
-                self._uses[mixture, use.below + 1, use.turn] += use.weight * share
+            for use in price.origin:
+                if use.mixtures is _DECODE:
+                    decodes.append((use, steps - len(price.origin) + 1))
+                    continue
+                for mixture, share in use.mixtures:
+                    self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
+                    self._uses[mixture, use.below + 1, use.turn] += use.weight * share
         if decodes:
             below, weight, turn = (
                 np.concatenate([use[part][:steps] for use, steps in decodes])[:, None] for part in (1, 2, 3)
@@ -155,10 +162,12 @@ class Tabulated:
             return self.exchange.of_gathered(sizes.gathered)
         dispatch, combine = np.zeros((2, len(self._slowest), batch.steps), dtype=np.int64)
         changes = (sizes.decodes[1:] != sizes.decodes[:-1]).any(axis=1)
+        if batch.chunks:
+            changes[:1] = True
         for begin, end in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.steps]):
-            singles = sizes.decodes[begin] + sizes.idle[begin]
+            singles, chunked = sizes.decodes[begin] + sizes.idle[begin], sizes.chunked[begin if batch.chunks else 0]
             for step in range(begin, min(end, begin + SCATTER_TURNS)):
-                times = self._scattered.price(singles, sizes.chunked[0], batch.first_step + step)
+                times = self._scattered.price(singles, chunked, batch.first_step + step)
                 for found, time in zip((dispatch, combine), times, strict=True):
                     found[:, step:end:SCATTER_TURNS] = time[:, None]
         return dispatch, combine
