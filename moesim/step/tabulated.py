@@ -80,29 +80,40 @@ class Tabulated:
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         tokens = sizes.tokens.sum(axis=1)
-        uses = []
+        uses, times = [], []
         if batch.chunks:
-            total = int(tokens[0])
+            total, turn = int(tokens[0]), batch.first_step % _TURNS
             mixtures = _mixture_weights(int(sizes.chunked.sum()) / total)
-            uses.append(_Use(mixtures, self._below[total], self._weight[total], batch.first_step % _TURNS))
+            uses.append(_Use(mixtures, int(self._below[total]), float(self._weight[total]), turn))
+            times.append(self._of_one(uses[0]))
         if batch.steps > len(uses):
             rest = tokens[len(uses) :]
-            turn = (np.arange(len(uses), batch.steps) + batch.first_step) % _TURNS
-            uses.append(_Use(_DECODE, self._below[rest], self._weight[rest], turn))
-        times = [self._experts(use) for use in uses]
+            turns = (np.arange(len(uses), batch.steps) + batch.first_step) % _TURNS
+            uses.append(_Use(_DECODE, self._below[rest], self._weight[rest], turns))
+            times.append(self._of_many(uses[-1]))
         experts = times[0] if len(times) == 1 else np.concatenate(times, axis=1)
         return RoutedPrice(experts, *self._exchanged(sizes, batch), uses)
 
-    def _experts(self, use: _Use) -> IntArray:
-        """[P, steps] picoseconds of the slowest experts."""
-        experts: FloatArray | float = 0.0
+    def _of_many(self, use: _Use) -> IntArray:
+        """[P, steps] picoseconds of the slowest experts in steps without prefill."""
+        if not self._ready[0][use.below].all():
+            self._prepare(0, use.below)
+        times = self._slowest[:, 0, use.below, use.turn]
+        above = self._slowest[:, 0, use.below + 1, use.turn]
+        experts: IntArray = np.rint(times + (above - times) * use.weight).astype(np.int64)
+        return experts
+
+    def _of_one(self, use: _Use) -> IntArray:
+        """[P, 1], the same of one step; plain numbers are faster than arrays of one."""
+        sums = [0.0] * len(self._slowest)
         for mixture, share in use.mixtures:
-            if not self._ready[mixture][use.below].all():
-                self._prepare(mixture, use.below)
-            times = self._slowest[:, mixture, use.below, use.turn]
-            above = self._slowest[:, mixture, use.below + 1, use.turn]
-            experts = experts + (times + (above - times) * use.weight) * share
-        return np.rint(experts).astype(np.int64).reshape(len(self._slowest), -1)
+            if not self._ready[mixture, use.below]:
+                self._prepare(mixture, np.array([use.below]))
+            for p in range(len(sums)):
+                time = self._slowest.item(p, mixture, use.below, use.turn)
+                above = self._slowest.item(p, mixture, use.below + 1, use.turn)
+                sums[p] += (time + (above - time) * use.weight) * share
+        return np.array([[round(each)] for each in sums])
 
     def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
         """Counts decode steps and others apart, each in their order, so that sums do not show how steps came in
