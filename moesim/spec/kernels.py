@@ -50,7 +50,8 @@ class KernelFit(Schema):
     """The terms of one kernel; their meaning and form: moesim.kernels.forms.
 
     kernel: name of the form. format: of weights and activations, as `bf16`, `fp8`, `fp8-block`, `nvfp4`.
-    implementation: what was measured where a stack has several. range: smallest and largest measured value of each size, by name.
+    implementation: what was measured where a stack has several. range: smallest and largest measured value of each
+    size, by name.
     """
 
     kernel: str

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,4 +60,5 @@ class KernelGroup:
 
 def rows_of(shape: Shape, rows: NDArray[np.int64]) -> Shape:
     """Some rows of a shape's columns; single numbers stay."""
-    return shape._make(each[rows] if isinstance(each, np.ndarray) and each.ndim else each for each in shape)
+    columns: list[Any] = [each[rows] if isinstance(each, np.ndarray) and each.ndim else each for each in shape]
+    return type(shape)(*columns)
