@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moesim.spec.errors import MoesimError, Where
+from moesim.spec.library import list_descriptors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,6 +39,28 @@ DEVICES = {
     "rtxpro6000": "rtx-pro-6000", "rtx4090": "rtx4090", "mi300x": "mi300x", "mi355x": "mi355x",
     "a100_vidur": "a100-80-sxm", "h100_vidur": "h100-sxm",
 }  # fmt: skip
+
+
+#: Tables whose names begin like those of a class, and that hold something else.
+_OTHERS = ("moe_alltoall", "moe_wideep")
+
+
+def table_paths(data: Path, kind: str) -> list[Path]:
+    """The files of one class, `KIND.csv` or `KIND_*.csv` (or .csv.gz, .parquet), in `data` or in `data`/kernels."""
+    found = [
+        path
+        for folder in (data, data / "kernels")
+        for end in ("csv", "csv.gz", "parquet")
+        for path in (folder / f"{kind}.{end}", *folder.glob(f"{kind}_*.{end}"))
+    ]
+    return sorted(path for path in set(found) if path.is_file() and not path.name.startswith(_OTHERS))
+
+
+def descriptor_name(device: str) -> str | None:
+    """The descriptor that a device of a table means: one of `DEVICES`, or itself."""
+    if device in DEVICES:
+        return DEVICES[device]
+    return device if device in list_descriptors("devices") else None
 
 
 def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
