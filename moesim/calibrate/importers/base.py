@@ -17,6 +17,9 @@ Tables: TypeAlias = "dict[str, pd.DataFrame]"
 
 MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}
 
+#: How a file begins that Git LFS has not fetched.
+_POINTER = b"version https://git-lfs"
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -74,7 +77,9 @@ def read_columns(path: Path, needed: Sequence[str]) -> pd.DataFrame:
     import pandas as pd
 
     place = Where(str(path))
-    if path.suffix != ".parquet" and path.open("rb").read(8) == b"version ":
+    with path.open("rb") as file:
+        pointer = file.read(len(_POINTER)) == _POINTER
+    if pointer:
         raise MoesimError("this is a pointer of Git LFS, not the table", where=place, fix="run git lfs pull there")
     try:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)

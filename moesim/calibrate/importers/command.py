@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.calibrate.importers import find_format
 from moesim.calibrate.importers.base import Profile
-from moesim.calibrate.kernels.plausible import check_times
+from moesim.calibrate.kernels.plausible import check_count, check_times
 from moesim.calibrate.kernels.tables import COMMON, MAY_BE_ZERO, TABLES
 from moesim.calibrate.measured import COLLECTIVE_COLUMNS
 from moesim.spec.errors import MoesimError, Where
@@ -39,6 +39,7 @@ def import_profile(name: str, path: Path, device: str, out: Path, stack: str | N
         fix = f"{name} profiles hold {chosen.files}"
         raise MoesimError(f"there is nothing of {device} to import in {path}", fix=fix)
     for kind, table in tables.items():
+        check_count(len(table), kind, Where(str(path)))
         check_sizes(table, kind, Where(str(path)))
         check_times(table, kind, spec, Where(str(path)))
     written = {out / f"{kind}_{device}_{name}.csv": table for kind, table in sorted(tables.items())}
@@ -69,4 +70,3 @@ def check_sizes(table: pd.DataFrame, kind: str, place: Where) -> None:
             value = table[name].iloc[int(np.argmax(wrong))]
             what = f"{kind}: {name} is {value} in {int(wrong.sum())} of {len(table)} rows"
             raise MoesimError(what, where=place, fix="remove these rows")
-

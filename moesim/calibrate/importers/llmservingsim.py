@@ -1,5 +1,7 @@
-"""LLMServingSim (github.com/casys-kaist/LLMServingSim): perf/GPU/MODEL/DTYPE/tpN/{dense,per_sequence,attention,moe}.csv,
-and llm_profile/perf_models/GPU/MODEL/tpN/{layers,attention}.csv of its first version.
+"""LLMServingSim (github.com/casys-kaist/LLMServingSim).
+
+Files: perf/GPU/MODEL/DTYPE/tpN/{dense,per_sequence,attention,moe}.csv, and of its first version
+llm_profile/perf_models/GPU/MODEL/tpN/{layers,attention}.csv.
 
 Tables name layers, not shapes: those come from the model, a descriptor of the library named as the folder (or in a
 folder of MOESIM_PATH). Times are microseconds of one layer, nanoseconds in layers.csv, milliseconds in the first
@@ -54,7 +56,8 @@ class _Shard:
         sizes = {
             "qkv_proj": (q + 2 * kv, hidden), "q_proj": (q, hidden), "k_proj": (kv, hidden), "v_proj": (kv, hidden),
             "o_proj": (hidden, q), "gate_up_proj": (2 * width, hidden), "gate_proj": (width, hidden),
-            "up_proj": (width, hidden), "down_proj": (hidden, width), "lm_head": (self.model.vocabulary // self.tp, hidden),
+            "up_proj": (width, hidden), "down_proj": (hidden, width),
+            "lm_head": (self.model.vocabulary // self.tp, hidden),
             "expert.w1": (expert, hidden), "expert.w3": (expert, hidden), "expert.w2": (hidden, expert),
         }  # fmt: skip
         return {name: each for name, each in sizes.items() if all(each)}
@@ -65,7 +68,13 @@ class _Shard:
         q, kv = (heads * self.model.attention.head_dim for heads in self.heads)
         width = (self.model.dense_width or (moe.width if moe else 0)) // self.tp
         norms = ("layernorm", "input_layernorm", "post_layernorm", "final_layernorm", "embedding")
-        return {**dict.fromkeys(norms, hidden), "qk_norm": q + kv, "rotary_emb": q + kv, "rope": q + kv, "act_fn": width}
+        return {
+            **dict.fromkeys(norms, hidden),
+            "qk_norm": q + kv,
+            "rotary_emb": q + kv,
+            "rope": q + kv,
+            "act_fn": width,
+        }
 
 
 @importer("llmservingsim", "dense.csv, per_sequence.csv, attention.csv, moe.csv, layers.csv below MODEL/.../tpN")
@@ -101,7 +110,9 @@ def _layers(
         add(tables, "gemm", tidy(columns, time=part[time], unit=unit))
     for name, n in shard.streams().items():
         part = rows[rows[layer] == name]
-        add(tables, "elementwise", tidy({**named, "kernel": name, "m": part[count], "n": n}, time=part[time], unit=unit))
+        add(
+            tables, "elementwise", tidy({**named, "kernel": name, "m": part[count], "n": n}, time=part[time], unit=unit)
+        )
 
 
 def _attention(tables: Tables, path: Path, named: dict[str, Any], shard: _Shard) -> None:
@@ -111,7 +122,13 @@ def _attention(tables: Tables, path: Path, named: dict[str, Any], shard: _Shard)
         return
     rows = read_columns(path, _BATCH)
     heads, kv_heads = shard.heads
-    named |= {"q_heads": heads, "kv_heads": kv_heads, "head_dim": shard.model.attention.head_dim, "window": 0, "impl": ""}
+    named |= {
+        "q_heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": shard.model.attention.head_dim,
+        "window": 0,
+        "impl": "",
+    }
     prefill = rows[(rows["n_decode"] == 0) & (rows["prefill_chunk"] > 0)]
     decode = rows[(rows["prefill_chunk"] == 0) & (rows["n_decode"] > 0)]
     for kind, part, batch, new, cached in (
@@ -125,7 +142,9 @@ def _attention(tables: Tables, path: Path, named: dict[str, Any], shard: _Shard)
 def _experts(tables: Tables, path: Path, named: dict[str, Any], shard: _Shard) -> None:
     rows, moe = read_columns(path, ("tokens", "activated_experts", "time_us")), shard.model.moe
     if moe is None:
-        raise MoesimError(f"{shard.model.name} has no experts", where=Where(str(path)), fix="name its folder as its model")
+        raise MoesimError(
+            f"{shard.model.name} has no experts", where=Where(str(path)), fix="name its folder as its model"
+        )
     ranks = rows["ep"] if "ep" in rows.columns else 1
     even = (rows["tokens"] * moe.top_k).clip(upper=moe.experts) // ranks
     rows = rows[rows["activated_experts"] == even.clip(lower=1)]

@@ -13,6 +13,9 @@ _NEEDED = (
     "model", "hardware", "tensor_parallel", "prompt_size", "batch_size", "token_size", "prompt_time", "token_time",
 )  # fmt: skip
 
+#: Its models under the library's names, and their layers.
+_MODELS, _LAYERS = {"llama2-70b": "llama-2-70b"}, {"llama2-70b": 80, "bloom-176b": 70}
+
 
 @importer("splitwise-sim", "perf_model.csv")
 def read(profile: Profile) -> Tables:
@@ -23,11 +26,12 @@ def read(profile: Profile) -> Tables:
         rows = rows[rows["hardware"].map(_plain).map(lambda name: _same(name, profile.device))]
         named = {
             "device": profile.device, "source": f"splitwise-sim:{profile.stack or 'splitwise-sim'}",
-            "dtype": "float16", "model": rows["model"], "tp": rows["tensor_parallel"], "batch": rows["batch_size"],
+            "dtype": "float16", "impl": "", "part": "model", "model": rows["model"].replace(_MODELS),
+            "layers": rows["model"].map(_LAYERS).fillna(0), "tp": rows["tensor_parallel"], "batch": rows["batch_size"],
         }  # fmt: skip
-        prompt = {**named, "kernel": "prefill_step", "q_len": rows["prompt_size"], "kv_len": rows["prompt_size"]}
+        prompt = {**named, "kernel": "prefill", "q_len": rows["prompt_size"], "kv_len": rows["prompt_size"]}
         seen = rows["prompt_size"] + (rows["token_size"] // 2).clip(lower=1)
-        token = {**named, "kernel": "decode_step", "q_len": 1, "kv_len": seen}
+        token = {**named, "kernel": "decode", "q_len": 1, "kv_len": seen}
         add(tables, "steps", tidy(prompt, time=rows["prompt_time"], unit="ms"))
         add(tables, "steps", tidy(token, time=rows["token_time"], unit="ms"))
     return tables

@@ -1,4 +1,4 @@
-"""Vidur (github.com/microsoft/vidur): data/profiling/{compute/GPU/MODEL/{mlp,attention}.csv, network/.../all_reduce.csv}.
+"""Vidur (github.com/microsoft/vidur): compute/GPU/MODEL/{mlp,attention}.csv and network/NODE/all_reduce.csv.
 
 Times are in milliseconds: `time_stats.OPERATOR.median`. Sizes are those of the whole model, to be divided by
 `num_tensor_parallel_workers`; all-reduce sizes are bytes.

@@ -75,17 +75,32 @@ def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
-def _read(path: Path, kind: str) -> pd.DataFrame:
+def columns_of(path: Path, kind: str) -> pd.DataFrame:
+    """A class's file with all the columns that it needs.
+
+    Raises:
+        MoesimError: it is missing, is no table, or lacks a column.
+    """
     import pandas as pd
 
     place = Where(str(path))
     if not path.is_file():
         raise MoesimError("there is no table of measurements", where=place, fix="name the folder that holds it")
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    except (ValueError, OSError) as error:  # pandas: EmptyDataError, ParserError; pyarrow: ArrowInvalid; gzip
+        raise MoesimError(f"this is no table: {error}", where=place, fix="give CSV or Parquet") from None
     needed = (*COMMON, *TABLES[kind])
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=place, fix=f"it needs {', '.join(needed)}")
+    return table
+
+
+def _read(path: Path, kind: str) -> pd.DataFrame:
+    import pandas as pd
+
+    table = columns_of(path, kind)
     for name in (*TABLES[kind], "latency_us"):
         values = pd.to_numeric(table[name], errors="coerce")
         wrong = ~(np.isfinite(values) & (values >= 0 if name in MAY_BE_ZERO else values > 0))
