@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from moesim import __version__
+from moesim.cli.calibrating import calibrate_group
 from moesim.cli.fabric import fabric_command
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
@@ -96,5 +97,8 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without our characters shows question marks
 
 
-for command in (run_command, list_command, show_command, import_group, routing_group, fabric_command, validate_command):
+for command in (
+    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
+    validate_command,
+):  # fmt: skip
     main.add_command(command)
