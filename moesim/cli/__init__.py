@@ -20,6 +20,7 @@ from moesim.cli.calibrating import calibrate_group
 from moesim.cli.fabric import fabric_command
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
+from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
@@ -102,3 +103,5 @@ for command in (
     validate_command,
 ):  # fmt: skip
     main.add_command(command)
+for command in MEASURING:
+    calibrate_group.add_command(command)
