@@ -12,7 +12,7 @@ from moesim.engine.recorder import StepRecorder
 from moesim.fabric.machines import machine_fabric, only_ports
 from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
-from moesim.kernels.roofline import DatasheetRoofline
+from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.placement import make_placement
 from moesim.routing import make_routing
@@ -65,7 +65,7 @@ def deploy(
         MoesimError: the parallelism, the model or a request does not fit.
     """
     machine = assemble(spec.machine, spec.library)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, DatasheetRoofline())
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, CalibratedKernels(spec.engine.kernels))
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     fabric = machine_fabric(machine)
     routing = _routing(spec, streams["routing"])

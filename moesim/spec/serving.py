@@ -31,6 +31,8 @@ class EngineSpec(Descriptor):
     transport: Literal["allgather", "alltoall"] = "allgather"
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
     overlap_shared_experts: bool = False
+    #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
+    kernels: tuple[str, ...] = ()
     #: Time between two steps in which the devices wait for the host, and its growth with each scheduled sequence.
     step_overhead: Seconds = 0.0
     sequence_overhead: Seconds = 0.0

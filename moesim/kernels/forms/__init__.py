@@ -6,7 +6,7 @@ device's rates. Named in calibrations (hardware/calibrations/kernels) by `kernel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -35,6 +35,13 @@ class Times(NamedTuple):
     seconds: FloatArray
     compute: FloatArray
     memory: FloatArray
+
+
+def together(parts: Sequence[Times]) -> Times:
+    """Kernels that run one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Times(*(np.add.reduce(np.broadcast_arrays(*column)) for column in zip(*parts, strict=True)))
 
 
 class Form(Protocol):
