@@ -21,7 +21,7 @@ from moesim.step.graph import IntArray
 from moesim.step.pricing import Block, StepPricer
 
 #: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
-_LONGEST, _SHORTEST = 256, 8
+_LONGEST, _SHORTEST = 256, 4
 
 #: The end of a step that is not known yet.
 _NEVER = np.array([LATEST])
