@@ -128,9 +128,7 @@ def load_collective_calibrations(
     files = _files(os.environ.get("MOESIM_PATH", ""))
     wanted = {key: value for key, value in (("link", link), ("devices", device)) if value is not None}
     found = (_load(path) for path in files if _may_speak_of(path, wanted))
-    return tuple(
-        each for each in found if link in (None, each.link) and (device is None or device in each.devices)
-    )
+    return tuple(each for each in found if link in (None, each.link) and (device is None or device in each.devices))
 
 
 def _files(search_path: str) -> list[Path]:
