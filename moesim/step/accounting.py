@@ -94,12 +94,15 @@ class Accounts:
         self.largest_tokens = np.zeros(context.token_limit + 1)  # steps by the largest rank's tokens
         self.gathered_tokens = np.zeros(context.token_limit + 1)  # steps by Sizes.gathered
         self.host = self.busy = self.steps = self.dummies = 0
+        self.hidden = self.sharing = 0  # picoseconds, see Block
         self._waiting: Executed = []
 
     def record(self, block: Block, executed: int, busy: int) -> None:
         """Count the first `executed` steps of a block, which kept the replica `busy` for so many picoseconds more."""
         self.steps += executed
         self.busy += busy
+        self.hidden += block.hidden
+        self.sharing += block.sharing
         self._waiting.append((block, executed))
         if len(self._waiting) == _TOGETHER:
             self.settle()
