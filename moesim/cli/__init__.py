@@ -18,6 +18,7 @@ import click
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
 from moesim.cli.fabric import fabric_command
+from moesim.cli.fitting import COMMANDS as FITTING
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
 from moesim.cli.measuring import COMMANDS as MEASURING
@@ -103,5 +104,5 @@ for command in (
     validate_command,
 ):  # fmt: skip
     main.add_command(command)
-for command in MEASURING:
+for command in (*MEASURING, *FITTING):
     calibrate_group.add_command(command)

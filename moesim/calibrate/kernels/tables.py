@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moesim.spec.errors import MoesimError, Where
+from moesim.spec.library import list_descriptors
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,6 +41,28 @@ DEVICES = {
 }  # fmt: skip
 
 
+#: Tables whose names begin like those of a class, and that hold something else.
+_OTHERS = ("moe_alltoall", "moe_wideep")
+
+
+def table_paths(data: Path, kind: str) -> list[Path]:
+    """The files of one class, `KIND.csv` or `KIND_*.csv` (or .csv.gz, .parquet), in `data` or in `data`/kernels."""
+    found = [
+        path
+        for folder in (data, data / "kernels")
+        for end in ("csv", "csv.gz", "parquet")
+        for path in (folder / f"{kind}.{end}", *folder.glob(f"{kind}_*.{end}"))
+    ]
+    return sorted(path for path in set(found) if path.is_file() and not path.name.startswith(_OTHERS))
+
+
+def descriptor_name(device: str) -> str | None:
+    """The descriptor that a device of a table means: one of `DEVICES`, or itself."""
+    if device in DEVICES:
+        return DEVICES[device]
+    return device if device in list_descriptors("devices") else None
+
+
 def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
     """The rows of one class's files (CSV, possibly gzipped, or Parquet), those in several files once.
 
@@ -52,17 +75,32 @@ def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).drop_duplicates(ignore_index=True)
 
 
-def _read(path: Path, kind: str) -> pd.DataFrame:
+def columns_of(path: Path, kind: str) -> pd.DataFrame:
+    """A class's file with all the columns that it needs.
+
+    Raises:
+        MoesimError: it is missing, is no table, or lacks a column.
+    """
     import pandas as pd
 
     place = Where(str(path))
     if not path.is_file():
         raise MoesimError("there is no table of measurements", where=place, fix="name the folder that holds it")
-    table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    try:
+        table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    except (ValueError, OSError) as error:  # pandas: EmptyDataError, ParserError; pyarrow: ArrowInvalid; gzip
+        raise MoesimError(f"this is no table: {error}", where=place, fix="give CSV or Parquet") from None
     needed = (*COMMON, *TABLES[kind])
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=place, fix=f"it needs {', '.join(needed)}")
+    return table
+
+
+def _read(path: Path, kind: str) -> pd.DataFrame:
+    import pandas as pd
+
+    table = columns_of(path, kind)
     for name in (*TABLES[kind], "latency_us"):
         values = pd.to_numeric(table[name], errors="coerce")
         wrong = ~(np.isfinite(values) & (values >= 0 if name in MAY_BE_ZERO else values > 0))
