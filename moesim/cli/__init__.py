@@ -18,9 +18,10 @@ import click
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
 from moesim.cli.fabric import fabric_command
-from moesim.cli.fitting import COMMANDS
+from moesim.cli.fitting import COMMANDS as FITTING
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
+from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
@@ -103,5 +104,5 @@ for command in (
     validate_command,
 ):  # fmt: skip
     main.add_command(command)
-for command in COMMANDS:
+for command in (*MEASURING, *FITTING):
     calibrate_group.add_command(command)

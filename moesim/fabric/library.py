@@ -62,6 +62,28 @@ def _link(machine: Machine) -> tuple[str, str, str, float] | None:
     return None if rate is None else (spec.name, spec.family, fabric.link, rate)
 
 
+def library_fabric(machine: Machine, fabric: Fabric, libraries: Sequence[str]) -> tuple[Fabric, str]:
+    """`fabric` under the first of the libraries that was measured between the machine's devices, and a sentence for
+    the summary: which one and where, or why closed forms apply."""
+    protocol = machine_protocol(machine, libraries) if libraries else None
+    if protocol is None:
+        return fabric, f"collectives: closed forms, as {_why_not(machine, libraries)}"
+    elsewhere = "; closed forms between nodes" if machine.nodes > 1 else ""
+    return CalibratedFabric(fabric, protocol), f"collectives: {protocol.origin}{elsewhere}"
+
+
+def _why_not(machine: Machine, libraries: Sequence[str]) -> str:
+    """Why no measured library speaks for a machine, to follow "as"."""
+    if not libraries:
+        return "the engine names no library"
+    if len(machine.spec.devices) != 1:
+        return "a node holds devices of several kinds"
+    link = _link(machine)
+    if link is None:
+        return "a node holds one device"
+    return f"{' and '.join(libraries)} {'were' if len(libraries) > 1 else 'was'} not measured over {link[2]}"
+
+
 class CalibratedFabric:
     """`fabric`, paced by a measured library within a node; see moesim.fabric.calibrated. `origin`: for the summary."""
 

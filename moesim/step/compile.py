@@ -58,16 +58,20 @@ class _Rows:
         return len(self.name) - 1
 
 
-def compile_step(pricer: StepPricer, block: Block, counts: IntArray | None) -> StepGraph:
+def compile_step(
+    pricer: StepPricer, block: Block, counts: IntArray | None, stage: int | None = None
+) -> StepGraph:  # fmt: skip
     """The graph of a block's first step.
 
     Args:
         counts: [MoE layers, ranks, experts] tokens per expert; None for a dense model.
+        stage: only this one of a pipeline; None: all, one after the other.
     """
     compiler = _Compiler(pricer, block, counts)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
-        before = compiler.stage(program, before)
+        if stage in (None, program.stage):
+            before = compiler.stage(program, before)
     return compiler.graph()
 
 

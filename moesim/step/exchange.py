@@ -45,6 +45,8 @@ class StagePorts:
         expert_rank = (self.expert_rank[:, None] == np.arange(layout.expert_ranks)).astype(np.float64)
         #: Lanes of every (node, DP rank) and of every (expert rank, node).
         self.rank_lanes, self.expert_lanes = of_node.T @ rank, expert_rank.T @ of_node
+        #: Whether all lanes' ports are equally fast.
+        self.alike = all((rates == rates[0]).all() for rates in (ports.up_bandwidth, ports.out_bandwidth))
         #: Lanes of each lane's node.
         self.company = of_node.sum(axis=0)[self.node]
 
@@ -72,10 +74,10 @@ class StagePorts:
         return PortSums(near - mine, mine, mine.sum(axis=1, keepdims=True) - near, mine)
 
     def expected(self, tokens: IntArray | FloatArray, towards: PortSums) -> PortSums:
-        """[L, lanes] sums for so many tokens per DP rank, spread over the expert ranks in fixed shares."""
-        own = tokens[self.rank] / self.tp
-        near = (self.rank_lanes @ tokens)[self.node] / self.tp
-        factors = (own, near - own, own, own.sum() - near)
+        """[..., L, lanes] sums for so many tokens [..., DP ranks], spread over the expert ranks in fixed shares."""
+        own = tokens.take(self.rank, axis=-1)[..., None, :] / self.tp
+        near = (tokens @ self.rank_lanes.T).take(self.node, axis=-1)[..., None, :] / self.tp
+        factors = (own, near - own, own, own.sum(axis=-1, keepdims=True) - near)
         return PortSums(*(factor * part for factor, part in zip(factors, towards, strict=True)))
 
 
@@ -123,9 +125,9 @@ class Exchange:
         return self.of_sums([at.of_traffic(traffic[mine]) for at, mine in zip(self.stages, self.slices, strict=True)])
 
     def of_sums(self, sums: list[PortSums]) -> Picoseconds:
-        """Args: sums: [layers of the stage, lanes] of each stage."""
-        times = [self._both_ways(stage, part) for stage, part in enumerate(sums)]
-        return np.array([d for d, _ in times]), np.array([c for _, c in times])
+        """Args: sums: [..., layers of the stage, lanes] of each stage; the result is [P, ...]."""
+        dispatch, combine = np.stack([self._both_ways(stage, part) for stage, part in enumerate(sums)], axis=1)
+        return dispatch, combine
 
     def transfers(self, stage: int, gathered: int, traffic: FloatArray) -> tuple[list[Transfer], list[Transfer]]:
         """Dispatch and combine of one layer as transfers of a single size, one per communicator (for step graphs).
@@ -153,15 +155,18 @@ class Exchange:
         fabric = communication.fabric
         return fabric.all_to_all(copies * communication.dispatch_bytes, devices), fabric.all_to_all(back, devices)
 
-    def _both_ways(self, stage: int, sums: PortSums) -> tuple[int, int]:
-        """Picoseconds of all layers of a stage. Only the busier direction of a port counts, whichever way tokens go."""
+    def _both_ways(self, stage: int, sums: PortSums) -> IntArray:
+        """[2, ...] picoseconds of all layers of a stage, dispatch and combine. Only the busier direction of a port
+        counts, whichever way tokens go."""
         up, out = np.maximum(sums.up_sent, sums.up_received), np.maximum(sums.out_sent, sums.out_received)
-        busiest = PortSums(up, up, out, out)
-        sizes = (self.communication.dispatch_bytes, self.communication.token_bytes)
-        dispatch, combine = (int(self._transfer(stage, busiest, size).picoseconds.sum()) for size in sizes)
-        return dispatch, combine
+        if self.stages[stage].alike:  # one port stands for all
+            up, out = up.max(axis=-1, keepdims=True), out.max(axis=-1, keepdims=True)
+        sizes = np.array([self.communication.dispatch_bytes, self.communication.token_bytes])
+        busiest = self._transfer(stage, PortSums(up, up, out, out), sizes.reshape(2, *[1] * up.ndim))
+        total: IntArray = busiest.picoseconds.sum(axis=-1)
+        return total
 
-    def _transfer(self, stage: int, sums: PortSums, size: float) -> Transfer:
+    def _transfer(self, stage: int, sums: PortSums, size: float | FloatArray) -> Transfer:
         up_sent, up_received, out_sent, out_received = (part * size for part in sums)
         return exchange(up_sent, up_received, out_sent, out_received, ports=self.stages[stage].ports)
 

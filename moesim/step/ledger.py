@@ -107,18 +107,18 @@ def _settle_attention(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
     for (reach, mixed), sums in account.attention.items():
         layers = account.costs.total(f"{reach}_attention")
         for kind, ranks, _ in _by_class(account, account.tokens):
-            work = AttentionSums(sums[1][ranks], sums[2][ranks], sums[3][ranks])
-            cost = account.costs.attention_cost(work, kind)
-            calls = account.costs.attention_calls(work)
+            steps = account.attention_calls[reach, mixed]
+            mean = AttentionSums(*(column[ranks] / steps for column in sums[1:]))
+            cost, calls = account.costs.attention_cost(mean, kind), account.costs.attention_calls(mean)
             use.compute_busy[ranks] += (sums[0][ranks] * (layers / PICOSECONDS))[:, None]
-            use.flops[ranks] += (calls.flops * layers)[:, None]
-            use.memory_bytes[ranks] += (calls.data_bytes * layers)[:, None]
-            use.energy_compute[ranks] += (cost.arithmetic_joules * layers)[:, None]
-            use.energy_memory[ranks] += (cost.memory_joules * layers)[:, None]
+            use.flops[ranks] += (calls.flops * (layers * steps))[:, None]
+            use.memory_bytes[ranks] += (calls.data_bytes * (layers * steps))[:, None]
+            use.energy_compute[ranks] += (cost.arithmetic_joules * (layers * steps))[:, None]
+            use.energy_memory[ranks] += (cost.memory_joules * (layers * steps))[:, None]
             if kind == 0:
                 bound = COMPUTE if cost.compute.sum() > cost.memory.sum() else MEMORY
-                overhead = float(cost.overhead.max()) * layers * account.attention_calls[reach, mixed]
                 seconds = account.critical_attention[reach, mixed] * layers / PICOSECONDS
+                overhead = min(float(cost.overhead.max()) * layers * steps, seconds)
                 ledger.charge("attention", "attention", bound, seconds - overhead)
                 ledger.charge("attention", "attention", OVERHEAD, overhead)
 
@@ -217,7 +217,8 @@ def _settle_experts(accounts: Accounts, p: int, totals: RoutedTotals, experts: E
     use.compute_busy += totals.duration[p][of_lane]
     for rank in range(layout.expert_ranks):
         mine = of_lane == rank
-        calls = experts.calls(totals.copies[p, rank], totals.touched[p, rank])
+        copies = totals.copies[p, rank]  # work and energy do not depend on what else a kernel is handed
+        calls = experts.calls(copies, totals.touched[p, rank], copies)
         cost = accounts.context.kernels.cost(calls, experts.devices[p][rank])
         use.flops[mine] += calls.flops
         use.memory_bytes[mine] += calls.weight_bytes + calls.data_bytes

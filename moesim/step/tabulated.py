@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -171,16 +170,16 @@ class Tabulated:
         """[P, steps] each. In runs of steps in which every rank has the same tokens, each draw is priced once."""
         if self._scattered is None:
             return self.exchange.of_gathered(sizes.gathered)
-        dispatch, combine = np.zeros((2, len(self._slowest), batch.steps), dtype=np.int64)
         changes = (sizes.decodes[1:] != sizes.decodes[:-1]).any(axis=1)
         if batch.chunks:
             changes[:1] = True
-        for begin, end in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.steps]):
-            singles, chunked = sizes.decodes[begin] + sizes.idle[begin], sizes.chunked[begin if batch.chunks else 0]
-            for step in range(begin, min(end, begin + SCATTER_TURNS)):
-                times = self._scattered.price(singles, chunked, batch.first_step + step)
-                for found, time in zip((dispatch, combine), times, strict=True):
-                    found[:, step:end:SCATTER_TURNS] = time[:, None]
+        # The steps of a run take the draws in turns: those after the first round repeat its times.
+        steps = np.arange(batch.steps)
+        begin = np.maximum.accumulate(np.where(np.concatenate([[True], changes]), steps, 0))
+        priced, repeats = np.unique(begin + (steps - begin) % SCATTER_TURNS, return_inverse=True)
+        chunked = sizes.chunked[priced] if batch.chunks else np.zeros_like(sizes.decodes[priced])
+        times = self._scattered.price((sizes.decodes + sizes.idle)[priced], chunked, batch.first_step + priced)
+        dispatch, combine = (found[:, repeats] for found in times)
         return dispatch, combine
 
 
