@@ -23,7 +23,7 @@ ORIGINS = {
 }
 
 #: Upper bound of a search up to which a term is a time: no overhead takes longer, shares and counts go beyond.
-LONGEST = 0.02
+LONGEST = 0.1
 
 
 @dataclass(frozen=True)

@@ -80,6 +80,7 @@ CLASSES: dict[str, Callable[[KernelGroup], bool]] = {
     "attention prefill": _is("attention_prefill"),
     "attention decode": _is("attention_decode"),
     "MLA": lambda group: "mla" in group.kernel,
+    "whole steps": _is("step"),
     "norm and elementwise": lambda group: group.kernel in ("norm", "elementwise", "rows"),
 }
 

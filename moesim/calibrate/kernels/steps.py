@@ -17,7 +17,7 @@ from moesim.kernels.shapes import MatrixShape
 from moesim.spec.loading import load_descriptor
 
 PARAMETERS = (
-    Parameter("overhead", (5e-3,), 1e-5, 0.2),
+    Parameter("overhead", (5e-3,), 1e-5, 0.1),
     Parameter("per_token", (1e-6,), 1e-9, 1e-3),
     Parameter("compute", (0.5,), 0.02, 1.0),
     Parameter("memory", (0.7,), 0.05, 1.0),
