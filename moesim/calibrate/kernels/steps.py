@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.tables import descriptor_name, read_table, table_paths
+from moesim.calibrate.kernels.tables import columns_of, descriptor_name, read_table, table_paths
 from moesim.hardware.device import make_device
 from moesim.kernels.forms import Rates
 from moesim.kernels.forms import steps as steps  # registers the form
@@ -32,7 +32,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     Raises:
         MoesimError: a table cannot be used.
     """
-    paths = [path for path in table_paths(data, "steps") if "parameters" in path.open(encoding="utf-8").readline()]
+    paths = [path for path in table_paths(data, "steps") if "parameters" in columns_of(path, "steps").columns]
     if not paths:
         return
     for (device, source), rows in read_table(paths, "steps").groupby(["device", "source"]):
