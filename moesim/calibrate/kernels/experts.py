@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.routed import Load, expected_load, known
-from moesim.calibrate.kernels.tables import DEVICES, TABLES, read_table
+from moesim.calibrate.kernels.tables import TABLES, known_devices, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
 from moesim.kernels.forms import Rates
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
-#: Tables of this class; others begin with the same name.
-_TABLES = "moe_*.csv*"
-_OTHERS = ("moe_alltoall", "moe_wideep")
 
 #: The kernel that is a whole layer's experts; tables may hold single grouped products besides.
 WHOLE = "fused_moe"
@@ -137,14 +133,16 @@ class ExpertGroup(KernelGroup):
 
 
 def groups(data: Path) -> Iterator[KernelGroup]:
-    """The groups of the tables in `data`/kernels, of each stack's newest version.
+    """The groups of a folder's tables, of each stack's newest version.
 
     Raises:
-        MoesimError: a table is missing or cannot be used.
+        MoesimError: a table cannot be used.
     """
-    paths = [path for path in sorted((data / "kernels").glob(_TABLES)) if not path.name.startswith(_OTHERS)]
-    rows = read_table(paths or [data / "kernels" / "moe.csv.gz"], "moe")
-    rows = rows[(rows["kernel"] == WHOLE) & rows["device"].isin(DEVICES) & rows["dtype"].isin(FORMATS)]
+    paths = table_paths(data, "moe")
+    if not paths:
+        return
+    rows = known_devices(read_table(paths, "moe"))
+    rows = rows[(rows["kernel"] == WHOLE) & rows["dtype"].isin(FORMATS)]
     rows = newest(rows[rows["distribution"].map(known)])
     rows = rows.assign(ungated=_ungated(rows), impl=rows["impl"].map(_implementation))
     for (device, stack, dtype, impl), part in rows.groupby(["device", "stack", "dtype", "impl"]):
@@ -196,12 +194,12 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
     shards = [f"{model} tp {t} ep {e}" for model, t, e in zip(models, tp, ep, strict=True)]
     fitted = _half(models, shards)
     return ExpertGroup(
-        device=DEVICES[name],
+        device=name,
         stack=stack,
         kernel="experts",
         format=number.name,
         implementation=impl,
-        rates=_rates(DEVICES[name], number.arithmetic),
+        rates=_rates(name, number.arithmetic),
         shape=shape,
         seconds=rows["latency_us"].to_numpy(np.float64) * 1e-6,
         split=models if len({m for m, f in zip(models, fitted, strict=True) if f}) > 1 else shards,

@@ -20,10 +20,6 @@ from moesim.spec.loading import load_descriptor
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
-#: Times the prediction from which on a fused-MoE measurement of TensorRT-LLM is a bad pick of its autotuner: 11 % of
-#: the rows on Hopper are, up to 3.4 ms where 0.42 ms are usual (study of the AIConfigurator tables).
-BAD_PICK = 2.0
-
 #: Fewest scored rows that are a group of their own.
 FEWEST_SCORED = 20
 
@@ -76,7 +72,7 @@ CLASSES: dict[str, Callable[[KernelGroup], bool]] = {
     "GEMM bf16": _is("gemm", "bf16"),
     "GEMM fp8": _is("gemm", "fp8"),
     "GEMM, other formats": _other_gemm,
-    "fused MoE": _is("fused_moe"),
+    "fused MoE": _is("experts"),
     "attention prefill": _is("attention_prefill"),
     "attention decode": _is("attention_decode"),
     "MLA": lambda group: "mla" in group.kernel,
@@ -84,6 +80,7 @@ CLASSES: dict[str, Callable[[KernelGroup], bool]] = {
     "norm and elementwise": lambda group: group.kernel in ("norm", "elementwise", "rows"),
 }
 
+#: Rows slower than calls that are larger in every size: no prediction is asked, the rule is that of the fit.
 WITHOUT_PICKS = "fused MoE without bad autotuner picks"
 
 
@@ -117,13 +114,10 @@ def shipped(group: KernelGroup, device: str | None = None) -> KernelFit | None:
 
 def score_group(group: KernelGroup, fit: KernelFit | None, without_picks: bool = False) -> GroupScore | None:
     """A group's errors on its scored half by a calibration's terms; None where it has too few rows, or no terms."""
-    rows = np.flatnonzero(~group.fitted)
+    rows = np.flatnonzero(~group.fitted & ~(group.rejected & without_picks))
     if fit is None or len(rows) < FEWEST_SCORED:
         return None
     times = predict(group, fit.terms, rows)
-    if without_picks and group.stack.startswith("trtllm"):
-        rows = rows[group.seconds[rows] <= BAD_PICK * times.seconds]
-        times = predict(group, fit.terms, rows)
     measured = group.seconds[rows]
     median, p90 = errors(times.seconds, measured)
     bounds = _bounds(fit, regimes(times))

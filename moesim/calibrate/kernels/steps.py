@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.tables import columns_of, descriptor_name, read_table, table_paths
+from moesim.calibrate.kernels.tables import columns_of, known_devices, read_table, table_paths
 from moesim.hardware.device import make_device
 from moesim.kernels.forms import Rates
 from moesim.kernels.forms import steps as steps  # registers the form
@@ -35,10 +35,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     paths = [path for path in table_paths(data, "steps") if "parameters" in columns_of(path, "steps").columns]
     if not paths:
         return
-    for (device, source), rows in read_table(paths, "steps").groupby(["device", "source"]):
-        name = descriptor_name(device)
-        if name is None:
-            continue
+    for (name, source), rows in known_devices(read_table(paths, "steps")).groupby(["device", "source"]):
         keys = ["model", "parameters", "tp", "batch", "q_len", "kv_len"]
         rows = rows.groupby(keys, as_index=False)["latency_us"].median()
         batch, new, tp, weights, seen = (

@@ -67,6 +67,13 @@ def descriptor_name(device: str) -> str | None:
     return device if device in list_descriptors("devices") else None
 
 
+def known_devices(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of devices that the library knows, these called as their descriptors."""
+    names = {each: descriptor_name(str(each)) for each in rows["device"].unique()}
+    named = rows.assign(device=rows["device"].map(names))
+    return named[named["device"].notna()]
+
+
 def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
     """The rows of one class's files (CSV, possibly gzipped, or Parquet), those in several files once.
 
