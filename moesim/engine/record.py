@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,8 @@ class RunRecord:
     totals: Totals
     end: float
     partial: bool = False
-    timeline: list[TimelineStep] = field(default_factory=list)
+    #: A few steps in full detail. They are compiled when somebody asks: it takes as long as many priced steps.
+    timeline: Callable[[], list[TimelineStep]] = list
     notes: list[str] = field(default_factory=list)
 
 

@@ -56,7 +56,7 @@ def run_record(
         totals=_totals(spec, requests, deployment, devices),
         end=seconds,
         partial=partial,
-        timeline=timeline_steps(deployment.keeper, deployment.replicas),
+        timeline=lambda: timeline_steps(deployment.keeper, deployment.replicas),
         notes=[*deployment.notes, *requests.notes],
     )
 

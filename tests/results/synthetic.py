@@ -135,5 +135,5 @@ def record(count=300, rate=10.0, *, seed=1, devices=2, layers=48, experts=128, t
     return RunRecord(
         requests=requests, iterations=iterations, itl=itl, devices=device_columns(devices, end, busy),
         operators=operator_columns(), expert_tokens=np.rint(tokens), moe_layers=tuple(range(layers)), totals=totals,
-        end=end, timeline=[timeline_step(iterations["start"][0], devices)] if timeline else [],
+        end=end, timeline=lambda: [timeline_step(iterations["start"][0], devices)] if timeline else [],
     )  # fmt: skip
