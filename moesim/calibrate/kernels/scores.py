@@ -13,6 +13,7 @@ from moesim.calibrate.fitting import errors
 from moesim.calibrate.kernels.fits import predict, rank_correlation, regimes
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.library import all_groups
+from moesim.kernels.calibrated import relatives
 from moesim.spec.errors import MoesimError
 from moesim.spec.kernels import KernelFit, calibrated_stacks, load_kernel_calibration
 from moesim.spec.loading import load_descriptor
@@ -75,9 +76,11 @@ CLASSES: dict[str, Callable[[KernelGroup], bool]] = {
     "fused MoE": _is("experts"),
     "attention prefill": _is("attention_prefill"),
     "attention decode": _is("attention_decode"),
-    "MLA": lambda group: "mla" in group.kernel,
+    "MLA prefill": _is("mla_prefill"),
+    "MLA decode": _is("mla_decode"),
     "whole steps": _is("step"),
-    "norm and elementwise": lambda group: group.kernel in ("norm", "elementwise", "rows"),
+    "norm and elementwise": lambda group: group.kernel in ("norm", "elementwise"),
+    "embedding and sampling": lambda group: group.kernel in ("embedding", "sampling"),
 }
 
 #: Rows slower than calls that are larger in every size: no prediction is asked, the rule is that of the fit.
@@ -175,8 +178,8 @@ def transfers(data: Path, within: bool) -> list[Transfer]:
     """Measured devices as if nobody had measured them: terms of another device, rates of their own datasheet.
 
     Args:
-        within: terms of the first other device of their architecture; otherwise those of the H100 for devices of other
-            architectures.
+        within: terms of the relative that a run would take, the nearest of their architecture; otherwise those of the
+            H100, for devices of other architectures.
 
     Raises:
         MoesimError: a table cannot be used.
@@ -199,16 +202,11 @@ REFERENCE = "h100-sxm"
 
 
 def _donors(device: str, within: bool) -> list[str]:
-    """Devices whose terms may speak for one, the first that has the kernel does."""
-    from moesim.spec.kernels import calibrated_devices
-
-    family = _family(device)
-    others = [name for name in calibrated_devices() if name != device and (_family(name) == family) == within]
-    return others if within else [name for name in others if name == REFERENCE]
-
-
-def _family(device: str) -> str:
-    return str(load_descriptor("devices", device).family)
+    """Devices whose terms may speak for one, the first that has the kernel does; within an architecture as in runs."""
+    spec, reference = (load_descriptor("devices", name) for name in (device, REFERENCE))
+    if within:
+        return relatives(spec)
+    return [REFERENCE] if spec.family != reference.family else []
 
 
 def find_score(scores: Iterable[KernelScore], name: str) -> KernelScore:
