@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.routed import Load, expected_load, known
-from moesim.calibrate.kernels.tables import TABLES, known_devices, read_table, table_paths
+from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
 from moesim.kernels.forms import Rates
@@ -75,8 +75,6 @@ _UNGATED_NAME = "_nongated"
 
 #: Other activations and missing gates are the same kernel.
 _SAME = {"moe_torch_flow_nongated": "moe_torch_flow_cutlass"}
-
-_SOURCE = re.compile(r"(?:.*:)?(?P<stack>[A-Za-z_.]+)-(?P<version>\d.*)")
 
 
 @dataclass(frozen=True)
@@ -141,40 +139,28 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     paths = table_paths(data, "moe")
     if not paths:
         return
-    rows = known_devices(read_table(paths, "moe"))
+    rows = read_table(paths, "moe")
     rows = rows[(rows["kernel"] == WHOLE) & rows["dtype"].isin(FORMATS)]
-    rows = newest(rows[rows["distribution"].map(known)])
+    rows = newest(rows[rows["distribution"].map(known)], by=("dtype",))
     rows = rows.assign(ungated=_ungated(rows), impl=rows["impl"].map(_implementation))
     for (device, stack, dtype, impl), part in rows.groupby(["device", "stack", "dtype", "impl"]):
         if len(part) >= FEWEST_ROWS:
             yield _group(part, str(device), str(stack), FORMATS[str(dtype)], str(impl))
 
 
-def newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the newest version of each device's stacks, format by format; adds `stack`, as vllm-0.24.0."""
-    named = rows["source"].str.extract(_SOURCE)
-    rows = rows.assign(stack=named["stack"], version=named["version"])
-    rows = rows[rows["stack"].notna()]
-    order = rows["version"].map(_order)
-    last = order.groupby([rows["device"], rows["stack"], rows["dtype"]]).transform("max")
-    return rows[order == last].assign(stack=rows["stack"] + "-" + rows["version"])
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """1.3.0rc20 after 1.3.0rc9; a release after its candidates."""
-    numbers = tuple(int(each) for each in re.findall(r"\d+", version))
-    return numbers if "rc" in version else (*numbers, 10**6)
-
-
 def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
     names = rows["stack"].str.partition("-")
     recent = [
-        stack in UNGATED_SINCE and _order(version) >= UNGATED_SINCE[stack]
+        stack in UNGATED_SINCE and _version(version) >= UNGATED_SINCE[stack]
         for stack, version in zip(names[0], names[2], strict=True)
     ]
     models = rows[["hidden", "inter", "num_experts", "topk"]].astype(int).itertuples(index=False, name=None)
     without = np.array([model in UNGATED for model in models], dtype=bool) & np.array(recent, dtype=bool)
     return rows["impl"].str.endswith(_UNGATED_NAME) | without
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in re.findall(r"\d+", text))
 
 
 def _implementation(impl: str) -> str:

@@ -6,6 +6,7 @@ origin with its software version. The remaining columns are the sizes (`TABLES`)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,6 +46,11 @@ DEVICES = {
 }  # fmt: skip
 
 
+#: Origin, stack and version: `aic:trtllm-1.3.0rc20`, `vidur:vidur`. Names of models (`vidur:Llama-2-7b`) are none.
+_SOURCE = re.compile(
+    r"^[\w-]+:(?P<stack>[A-Za-z][A-Za-z_-]*?)(?:-(?P<version>\d+(?:\.\d+)+(?:\.?(?:rc|post|dev)\d+)*))?$"
+)
+
 #: Tables whose names begin like those of a class, and that hold something else.
 _OTHERS = ("moe_alltoall", "moe_wideep")
 
@@ -74,6 +80,30 @@ def known_devices(rows: pd.DataFrame) -> pd.DataFrame:
     return named[named["device"].notna()]
 
 
+def newest(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Rows of known devices by the newest version of each of their software stacks; `stack` becomes a column.
+
+    Rows whose `source` names no stack (`ORIGIN:STACK-VERSION`, or `ORIGIN:STACK` without one) are left out.
+
+    Args:
+        by: columns within whose values the newest version is chosen, beside device and stack.
+    """
+    rows = known_devices(rows)
+    named = rows["source"].astype(str).str.extract(_SOURCE)
+    rows = rows.assign(stack=named["stack"], version=named["version"].fillna(""))
+    rows = rows[rows["stack"].notna()]
+    order = rows["version"].map(_version_order)
+    last = order.groupby([rows[name] for name in ("device", "stack", *by)]).transform("max")
+    rows = rows[order == last]
+    return rows.assign(stack=(rows["stack"] + "-" + rows["version"]).str.removesuffix("-"))
+
+
+def _version_order(version: str) -> tuple[int, ...]:
+    """1.3.0rc20 after 1.3.0rc9, 0.14.0 after 0.9.0; a release after its candidates."""
+    numbers = [int(each) for each in re.findall(r"\d+", version)]
+    return (*numbers, *([] if "rc" in version else [10**6]))
+
+
 def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
     """The rows of one class's files (CSV, possibly gzipped, or Parquet), those in several files once.
 
@@ -101,6 +131,8 @@ def columns_of(path: Path, kind: str) -> pd.DataFrame:
         table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
     except (ValueError, OSError) as error:  # pandas: EmptyDataError, ParserError; pyarrow: ArrowInvalid; gzip
         raise MoesimError(f"this is no table: {error}", where=place, fix="give CSV or Parquet") from None
+    if "kernel" in table.columns and (table["kernel"] == kind).any():
+        table = table[table["kernel"] == kind]  # a few rows of a kindred kernel, with sizes of their own
     needed = (*COMMON, *TABLES[kind])
     missing = [name for name in needed if name not in table.columns]
     if missing:
@@ -118,6 +150,6 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
         right |= (values == -1) & (name in MAY_LACK)
         wrong = ~(np.isfinite(values) & right)
         if wrong.any():
-            row = int(np.argmax(wrong))
-            raise MoesimError(f"{name} is {table[name].iloc[row]}", where=Where(str(path), row + 2), fix="remove it")
+            row = int(wrong.idxmax())
+            raise MoesimError(f"{name} is {table[name].loc[row]}", where=Where(str(path), row + 2), fix="remove it")
     return table
