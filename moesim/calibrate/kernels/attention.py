@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Query heads per KV head from which on kernels fall off a cliff, down to 25 GB/s; no public model has as many.
 MOST_SHARED = 32
 
+#: Windows from this length on leave a kernel as without one: they are tens of its tiles.
+LONG_WINDOW = 4096.0
+
 #: Fewer rows of an implementation say too little to fit and score.
 FEWEST_ROWS = 60
 
@@ -89,10 +92,12 @@ def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows to fit, `impl` made to tell apart kernels that a stack chooses between by the shape."""
     rows = newest(rows.assign(window=rows["window"].fillna(0.0), head_dim=rows["head_dim"].astype(float)))
     rows = rows[rows["q_heads"] <= MOST_SHARED * rows["kv_heads"]]
+    windowed = rows["window"].between(1.0, LONG_WINDOW, inclusive="left")
     if (rows["kernel"] == "attention_prefill").all():
-        return _named(rows[rows["q_len"] > 1], "window", rows["window"] > 0)  # one token is a decode
+        rows, windowed = rows[rows["q_len"] > 1], windowed[rows["q_len"] > 1]  # one token is a decode
+        return _named(rows, "window", windowed)
     mha = rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & rows["q_heads"].eq(rows["kv_heads"])
-    return _named(_named(rows, "window", rows["window"] > 0), "mha", mha)
+    return _named(_named(rows, "window", windowed), "mha", mha)
 
 
 def _named(rows: pd.DataFrame, name: str, apart: pd.Series[bool]) -> pd.DataFrame:

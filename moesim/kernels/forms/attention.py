@@ -9,6 +9,7 @@ shapes hold pairs and keys cut to the window.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +19,26 @@ from moesim.kernels.shapes import AttentionShape
 #: Query rows of a tile (FlashAttention 2 and 3, FlashInfer, TensorRT-LLM; Dao 2023, arXiv 2307.08691).
 TILE_ROWS = 128.0
 
+#: A decoding sequence's tile among those of chunks: its keys and the tile itself take these shares of a full tile's time.
+#: Tiles per SM that run at once. Fitted to half of LLMServingSim's mixed batches on RTX PRO 6000 and RTX 4090 (vLLM 0.19,
+#: FlashAttention 2), on top of forms fitted to its pure ones: calibrate.kernels.profiles.
+ONE_ROW_KEYS = 0.65
+ONE_ROW_TILE = 0.3
+RESIDENT_TILES = 4.0
+
 #: Query and value width of a head of 128, at which the efficiency is stated.
 WIDTH = 256.0
+
+
+class _Tiles(NamedTuple):
+    """What a call is cut into: number of tiles, keys that they see (of all tiles; of the longest), bytes of keys and
+    values read in the call and written to the cache before it."""
+
+    count: FloatArray
+    keys: FloatArray
+    longest: FloatArray
+    read: FloatArray
+    written: FloatArray
 
 
 @register("attention_prefill")
@@ -50,31 +69,35 @@ class Prefill:
 
     def times(self, shape: AttentionShape, rates: Rates) -> Times:
         """Times of the chunks of `shape`, zero where it has none."""
-        width = shape.query_width + shape.value_width
-        written = shape.queries * (shape.kv_heads * width * shape.kv_bytes)
-        read = shape.chunk_keys * (shape.kv_heads * width * shape.kv_bytes)
-        return self._times(shape, rates, shape.heads / shape.kv_heads, read, written)
+        return self._price(self._tiles(shape), shape, rates)
 
-    def _times(
-        self, shape: AttentionShape, rates: Rates, shared: FloatArray, read: FloatArray, written: FloatArray
-    ) -> Times:  # fmt: skip
+    def _tiles(self, shape: AttentionShape) -> _Tiles:
+        per_key = shape.kv_heads * (shape.query_width + shape.value_width) * shape.kv_bytes
+        shared = shape.heads / shape.kv_heads
+        return self._cut(shape, shared, shape.chunk_keys * per_key, shape.queries * per_key)
+
+    def _cut(self, shape: AttentionShape, shared: FloatArray, read: FloatArray, written: FloatArray) -> _Tiles:
         """shared: query heads per KV head. read, written: bytes of keys and values, cached ones included, and new."""
         chunks, queries = np.maximum(shape.chunks, 1.0), np.maximum(shape.queries, 1.0)
         length, visible = queries / chunks, shape.pairs / queries
         apart = np.ceil(length / TILE_ROWS) * shared
         together = np.ceil(length * (shared / TILE_ROWS))
-        tiles = chunks * (self.packed * together + (1.0 - self.packed) * apart) * (shape.heads / shared)
+        count = shape.chunks * (self.packed * together + (1.0 - self.packed) * apart) * (shape.heads / shared)
         # Half a tile's keys are computed and masked on the diagonal; the last tile sees the keys of all before it.
         longest = visible + np.minimum(visible, length / 2.0) + TILE_ROWS
         unmasked = shape.chunk_keys / chunks - (length - 1.0) / 2.0
         keys = visible + self.masked * np.maximum(unmasked - visible, 0.0) + TILE_ROWS / 2.0
+        return _Tiles(count, count * keys, longest * (shape.chunks > 0), read, written)
+
+    def _price(self, tiles: _Tiles, shape: AttentionShape, rates: Rates) -> Times:
         width = shape.query_width + shape.value_width
         per_key = 2.0 * TILE_ROWS * width * _slowness(width, self) / rates.compute
-        compute = _norm(tiles * keys * per_key, longest * (self.tail * rates.units * per_key), self.even)
-        memory = (queries * (shape.heads * width * shape.query_bytes) + read) / (self.memory * rates.memory)
-        seconds = self.launch + _norm(compute, memory, self.blend) + tiles * (self.tile / rates.units)
-        seconds += self.token * queries + written / (self.append * rates.memory)
-        return _present(shape.chunks, seconds, compute, memory)
+        compute = _norm(tiles.keys * per_key, tiles.longest * (self.tail * rates.units * per_key), self.even)
+        moved = shape.queries * (shape.heads * width * shape.query_bytes) + tiles.read
+        memory = moved / (self.memory * rates.memory)
+        seconds = self.launch + _norm(compute, memory, self.blend) + tiles.count * (self.tile / rates.units)
+        seconds += self.token * shape.queries + tiles.written / (self.append * rates.memory)
+        return _present(tiles.count, seconds, compute, memory)
 
 
 @register("mla_prefill")
@@ -83,10 +106,10 @@ class LatentPrefill(Prefill):
     """Prompt chunks of multi-head latent attention, run as MHA on keys and values expanded from the latents (DeepSeek-V2,
     arXiv 2405.04434, section 2.1): every head has its own. Terms as of Prefill; what is appended are latents."""
 
-    def times(self, shape: AttentionShape, rates: Rates) -> Times:
-        width = shape.query_width + shape.value_width
-        read = shape.chunk_keys * (shape.heads * width * shape.query_bytes)
-        return self._times(shape, rates, np.ones_like(shape.heads), read, shape.queries * shape.latent * shape.kv_bytes)
+    def _tiles(self, shape: AttentionShape) -> _Tiles:
+        per_key = shape.heads * (shape.query_width + shape.value_width) * shape.query_bytes
+        written = shape.queries * shape.latent * shape.kv_bytes
+        return self._cut(shape, np.ones_like(shape.heads), shape.chunk_keys * per_key, written)
 
 
 @register("attention_decode")
@@ -150,6 +173,34 @@ class LatentDecode(Decode):
         width = 2.0 * shape.latent
         groups = np.maximum(shape.heads / self.rows, 1.0)
         return self._times(shape, rates, groups, width, shape.latent, groups * self.rows * width)
+
+
+def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates) -> Times:
+    """Times of batches whose chunks and decoding sequences run in one kernel for sequences of any length (vLLM with
+    FlashAttention). Stacks with a kernel for each part take the sum of `prefill.times` and `decode.times`.
+
+    A decoding sequence is a tile of one row to that kernel, per query head, or per KV head as far as tiles are packed:
+    no split of its keys, and a share of a full tile's time (ONE_ROW_KEYS, ONE_ROW_TILE). As soon as the tiles of one
+    query head fill the SMs, the heads of a group no longer meet in the cache, and each reads the keys again
+    (RESIDENT_TILES). Without chunks, `decode` prices the batch.
+    """
+    chunks = prefill._tiles(shape)
+    sequences = shape.decodes * shape.kv_heads
+    rows = prefill.packed + (1.0 - prefill.packed) * (shape.heads / shape.kv_heads)
+    crowd = (shape.decodes * rows / (RESIDENT_TILES * rates.units)) ** 4
+    again = 1.0 + (rows - 1.0) * crowd / (1.0 + crowd)
+    per_key = shape.kv_heads * (shape.query_width + shape.value_width) * shape.kv_bytes
+    longest = shape.keys / np.maximum(shape.decodes, 1.0)
+    together = _Tiles(
+        count=chunks.count + ONE_ROW_TILE * sequences * rows,
+        keys=chunks.keys + ONE_ROW_KEYS * rows * (shape.keys + shape.decodes * (TILE_ROWS / 2.0)) * shape.kv_heads,
+        longest=np.maximum(chunks.longest, longest),
+        read=chunks.read + shape.keys * per_key * again,
+        written=chunks.written + shape.decodes * per_key,
+    )
+    one, alone = prefill._price(together, shape, rates), decode.times(shape, rates)
+    some = shape.chunks > 0
+    return Times(*(np.where(some, both, without) for both, without in zip(one, alone, strict=True)))
 
 
 def _norm(one: FloatArray, other: FloatArray, p: float) -> FloatArray:
