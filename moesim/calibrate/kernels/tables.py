@@ -117,7 +117,7 @@ def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:
 
 
 def columns_of(path: Path, kind: str) -> pd.DataFrame:
-    """A class's file with all the columns that it needs.
+    """A class's file with all the columns that it needs; `impl` is empty where nothing was said.
 
     Raises:
         MoesimError: it is missing, is no table, or lacks a column.
@@ -137,7 +137,7 @@ def columns_of(path: Path, kind: str) -> pd.DataFrame:
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=place, fix=f"it needs {', '.join(needed)}")
-    return table
+    return table.assign(impl=table["impl"].fillna("") if "impl" in table.columns else "")
 
 
 def _read(path: Path, kind: str) -> pd.DataFrame:
