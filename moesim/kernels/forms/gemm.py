@@ -38,8 +38,8 @@ UNQUANTISED_BYTES = 2  # activations before their quantisation
 class Gemm:
     """Terms of a stack's matrix products on a device.
 
-    launch: seconds of an empty call. compute, memory: shares of the datasheet's peaks, at most 1. cache, on_chip: bytes
-    per second of cached operands, and into all SMs, as multiples of the memory's. wave, split: seconds of a wave's start
+    launch: seconds of an empty call. compute, memory: shares of the datasheet's peaks, at most 1. cache: rate of cached
+    operands, as a multiple of the memory's; on_chip: bytes that reach the SMs per FLOP of their peak. wave, split: seconds of a wave's start
     and drain, and of handing over partial sums. reduce: traffic of partial sums, as a multiple of its bytes over the
     memory's rate; store: the same of outputs, which nothing overlaps. grain, columns: rows and columns that a tile costs
     at least (an instruction's width, or a library's fixed tile). rounding: share of tiles that wait for whole waves.
@@ -104,7 +104,7 @@ class Gemm:
         """Seconds of the SMs with the best tiling."""
         m, n, k, activation, weight, output = shape
         multiply = 2.0 * rates.units / (self.compute * rates.compute)
-        load = rates.units / (self.on_chip * rates.memory)
+        load = rates.units / (self.on_chip * rates.compute)
         partial = self.reduce * PARTIAL_BYTES * m * n / rates.memory
         grain, loaded = np.minimum(self.grain, m), np.minimum(m, 256.0)
         best = np.full_like(m, np.inf)
