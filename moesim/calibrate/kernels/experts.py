@@ -18,7 +18,8 @@ from moesim.calibrate.kernels.routed import Load, expected_load, known
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
-from moesim.kernels.forms import Rates
+from moesim.kernels.forms import Rates, term_names
+from moesim.kernels.forms.experts import Experts
 from moesim.kernels.shapes import ExpertShape
 from moesim.spec.base import Dtype
 from moesim.spec.loading import load_descriptor
@@ -94,15 +95,26 @@ class Expected(Parameter):
 BOUNDS = {
     "launch": (1e-6, 2e-4), "sorting": (1e-8, 3e-5), "expert": (1e-11, 1e-6), "pipeline": (1e-11, 5e-8),
     "compute": (0.05, 1.0), "memory": (0.1, 1.0), "overlap": (1.0, 12.0), "local": (1e-3, 60.0),
-    "everywhere": (1e-3, 60.0), "fringe": (0.1, 512.0),
+    "everywhere": (1e-3, 60.0), "fringe": (0.1, 512.0), "tile": (4.0, 512.0),
 }  # fmt: skip
 
-#: What to expect of a family, in that order: medians over the fitted halves of all measured groups, rounded.
+#: What to expect of a family, in the order of Experts' terms, and of its number formats: medians over the fitted halves of
+#: all measured groups, rounded.
 FAMILIES = {
-    "marlin": (2e-5, 3e-7, 4e-9, 1e-9, 0.55, 0.78, 1.5, 0.4, 3.0, 2.0),
-    "cutlass": (2.4e-5, 3e-7, 1e-8, 9e-10, 0.62, 0.83, 1.4, 4.0, 0.3, 15.0),
-    "triton": (4e-6, 2e-6, 4e-9, 3e-9, 0.35, 0.78, 1.5, 0.1, 2.5, 1.0),
-    "trtllm": (6.7e-6, 1.4e-6, 6e-8, 1.1e-9, 0.5, 0.95, 1.3, 3.0, 0.9, 12.0),
+    "marlin": (2e-5, 3e-7, 4e-9, 1e-9, 0.55, 0.78, 1.5, 0.4, 3.0, 2.0, 32.0),
+    "cutlass": (2.4e-5, 3e-7, 1e-8, 9e-10, 0.62, 0.83, 1.4, 4.0, 0.3, 15.0, 32.0),
+    "triton": (4e-6, 2e-6, 4e-9, 3e-9, 0.35, 0.78, 1.5, 0.1, 2.5, 1.0, 32.0),
+    "trtllm": (6.7e-6, 1.4e-6, 6e-8, 1.1e-9, 0.5, 0.95, 1.3, 3.0, 0.9, 12.0, 32.0),
+}
+FORMAT_TERMS = {
+    ("triton", "fp8-block"): {"launch": 1.8e-5, "everywhere": 5.5, "overlap": 1.9},
+    ("cutlass", "bf16"): {"local": 2.6, "everywhere": 0.2},
+    ("cutlass", "fp8-block"): {"local": 14.0},
+    ("cutlass", "nvfp4"): {"launch": 5e-5, "compute": 0.85, "local": 6.0},
+    ("trtllm", "bf16"): {"local": 1.0, "everywhere": 0.2},
+    ("trtllm", "fp8"): {"everywhere": 0.45},
+    ("trtllm", "fp8-block"): {"compute": 0.22, "local": 1.0, "everywhere": 2.8},
+    ("trtllm", "nvfp4"): {"local": 5.5},
 }
 
 #: Weight of the expectation for 300 rows; it grows like the rows' own. By cross-validation within the fitted halves.
@@ -210,11 +222,10 @@ def _rates(name: str, arithmetic: Dtype) -> Rates:
 
 def parameters(impl: str, number: str, rows: int) -> tuple[Parameter, ...]:
     """The terms of Experts with what the implementation's family lets expect of them."""
-    expected = FAMILIES[_family(impl, number)]
+    family = _family(impl, number)
+    expected = dict(zip(term_names(Experts), FAMILIES[family], strict=True)) | FORMAT_TERMS.get((family, number), {})
     weight = EXPECTATION * float(np.sqrt(max(rows, 1) / 300.0))
-    return tuple(
-        Expected(name, (start,), *BOUNDS[name], weight=weight) for name, start in zip(BOUNDS, expected, strict=True)
-    )
+    return tuple(Expected(name, (start,), *BOUNDS[name], weight=weight) for name, start in expected.items())
 
 
 def _family(impl: str, number: str) -> str:
