@@ -18,8 +18,7 @@ from moesim.calibrate.kernels.routed import Load, expected_load, known
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
-from moesim.kernels.forms import Rates, term_names
-from moesim.kernels.forms.experts import Experts
+from moesim.kernels.forms import Rates
 from moesim.kernels.shapes import ExpertShape
 from moesim.spec.base import Dtype
 from moesim.spec.loading import load_descriptor
@@ -223,7 +222,7 @@ def _rates(name: str, arithmetic: Dtype) -> Rates:
 def parameters(impl: str, number: str, rows: int) -> tuple[Parameter, ...]:
     """The terms of Experts with what the implementation's family lets expect of them."""
     family = _family(impl, number)
-    expected = dict(zip(term_names(Experts), FAMILIES[family], strict=True)) | FORMAT_TERMS.get((family, number), {})
+    expected = dict(zip(BOUNDS, FAMILIES[family], strict=True)) | FORMAT_TERMS.get((family, number), {})
     weight = EXPECTATION * float(np.sqrt(max(rows, 1) / 300.0))
     return tuple(Expected(name, (start,), *BOUNDS[name], weight=weight) for name, start in expected.items())
 

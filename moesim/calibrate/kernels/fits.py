@@ -92,7 +92,10 @@ def _constants(group: KernelGroup) -> dict[str, float]:
 
 
 def _started(parameter: Parameter, value: float) -> Parameter:
-    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole."""
+    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole. Not so
+    one that is pulled towards its start by more than a trifle: the pull would tell a fold of the rows kept apart."""
+    if type(parameter) is not Parameter:
+        return parameter
     margin = 1e-3 * (parameter.high - parameter.low)
     return replace(parameter, starts=(float(np.clip(value, parameter.low + margin, parameter.high - margin)),))
 
