@@ -42,7 +42,7 @@ class _Tiles(NamedTuple):
 
 
 @register("attention_prefill")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prefill:
     """Prompt chunks, tile by tile: launch + p-norm(arithmetic, memory) + tiles + what is appended to the cache.
 
@@ -101,10 +101,14 @@ class Prefill:
 
 
 @register("mla_prefill")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentPrefill(Prefill):
     """Prompt chunks of multi-head latent attention, run as MHA on keys and values expanded from the latents (DeepSeek-V2,
     arXiv 2405.04434, section 2.1): every head has its own. Terms as of Prefill; what is appended are latents."""
+
+    width_power: float = 1.0
+    masked: float = 0.0
+    packed: float = 0.0
 
     def _tiles(self, shape: AttentionShape) -> _Tiles:
         per_key = shape.heads * (shape.query_width + shape.value_width) * shape.query_bytes
@@ -113,7 +117,7 @@ class LatentPrefill(Prefill):
 
 
 @register("attention_decode")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decode:
     """Sequences that add one token: launch + p-norm(cache bytes, padded products) / utilisation + rounds over the SMs.
 
@@ -163,11 +167,13 @@ class Decode:
 
 
 @register("mla_decode")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentDecode(Decode):
     """Sequences that add one token to cached latents, with the expansion absorbed into queries and outputs: all heads
     multiply with the same latents (DeepSeek-V2, arXiv 2405.04434, section 2.1.2), `rows` of them per SM. Terms as of
     Decode. The value part of the latent lacks the rotary key; it is counted as wide as the whole."""
+
+    width_power: float = 1.0
 
     def times(self, shape: AttentionShape, rates: Rates) -> Times:
         width = 2.0 * shape.latent
