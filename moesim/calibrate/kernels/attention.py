@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
 from moesim.calibrate.kernels.tables import DEVICES, TABLES, read_table
 from moesim.calibrate.measured import TARGETS
 from moesim.hardware.device import make_device
-from moesim.kernels.forms import Rates, attention  # noqa: F401: registers the forms
+from moesim.kernels.forms import Rates
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
 from moesim.spec.loading import load_descriptor

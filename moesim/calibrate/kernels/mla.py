@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.attention import (
     BYTES,
     DECODE,
@@ -37,7 +38,10 @@ QUERY_WIDTH, VALUE_WIDTH, LATENT = 192.0, 128.0, 576.0
 KERNELS = {"context_mla": "mla_prefill", "generation_mla": "mla_decode"}
 PARAMETERS = {
     "mla_prefill": tuple(each for each in PREFILL if each.name not in {"width_power", "masked", "packed"}),
-    "mla_decode": tuple(each for each in DECODE if each.name != "width_power"),
+    "mla_decode": (
+        Parameter("rows", (64.0,), 32.0, 128.0),
+        *(each for each in DECODE if each.name not in {"width_power", "rows"}),
+    ),
 }
 _DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "fp8": "fp8"}
 
