@@ -111,9 +111,17 @@ def expert_kernels(
     return ExpertKernels(protocol, mode), f"{how}, {mode.replace('_', '-')} mode of {protocol.origin}"
 
 
-def library_fabric(machine: Machine, fabric: Fabric, libraries: Sequence[str]) -> tuple[Fabric, str]:
+def library_fabric(
+    machine: Machine, fabric: Fabric, libraries: Sequence[str], within_a_node: bool
+) -> tuple[Fabric, str]:
     """`fabric` under the first of the libraries that was measured between the machine's devices, and a sentence for
-    the summary: which one and where, or why closed forms apply."""
+    the summary: which one and where, or why closed forms apply.
+
+    Args:
+        within_a_node: whether any group that communicates lies within a node.
+    """
+    if libraries and not within_a_node:
+        return fabric, "collectives: closed forms, as all groups span several nodes"
     protocol = machine_protocol(machine, libraries) if libraries else None
     if protocol is None:
         return fabric, f"collectives: closed forms, as {_why_not(machine, libraries)}"

@@ -73,7 +73,9 @@ def deploy(
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     links = None if spec.fabric == "bound" else link_fabric(machine)
     wires = None if links is None else shared_wires(spec, clock, links.topology)
-    fabric, collectives = library_fabric(machine, links or machine_fabric(machine), spec.engine.collectives)
+    fabric, collectives = library_fabric(
+        machine, links or machine_fabric(machine), spec.engine.collectives, _within_a_node(machine, layouts)
+    )
     stages = [stage.ravel() for layout in layouts for stage in layout.devices]
     several_nodes = any(len({machine.devices[i].node for i in stage}) > 1 for stage in stages)
     kernels, dispatch = expert_kernels(machine, spec.engine.dispatch, several_nodes)
@@ -109,6 +111,17 @@ def deploy(
     if any(replica.pricer.communication.all_to_all for replica in replicas):
         notes.insert(1, dispatch)
     return Deployment(machine, context, replicas, memories, recorder, keeper, routing, notes)
+
+
+def _within_a_node(machine: Machine, layouts: list[ReplicaLayout]) -> bool:
+    """Whether any tensor-parallel group, or group of DP ranks, lies within one node."""
+    node = np.array([device.node for device in machine.devices])
+    for layout in layouts:
+        of_lane = node[layout.devices]  # [stages, dp, tp]
+        for axis in (1, 2):
+            if of_lane.shape[axis] > 1 and (of_lane == of_lane.take([0], axis=axis)).all(axis=axis).any():
+                return True
+    return False
 
 
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:

@@ -65,10 +65,14 @@ class RoutedTokens:
         """[L, DP ranks, expert ranks] whole numbers."""
         return self.drawn.traffic(self.places.owner, self.places.ranks)
 
+    @cached_property
+    def _expected(self) -> ExpectedTokens:
+        return self.places.expected(self.drawn.counts)
+
     def visits(self, sets: NDArray[np.bool_]) -> FloatArray:
         """[L, DP ranks, E] for sets [E, expert ranks]."""
         if self.places.limit is not None:
-            return self.places.expected(self.drawn.counts).visits(sets)
+            return self._expected.visits(sets)
         visits = self.drawn.visits(sets.T[self.places.owner]).astype(np.float64)
         if len(self.drawn.summed):
             visits[:, self.drawn.summed] += self.places.expected(self.drawn.sums).visits(sets)
