@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.calibrate.fitting import Values, errors, fit, quantiles, unseen_residuals
+from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
 from moesim.calibrate.kernels.groups import KernelGroup, rows_of
 from moesim.kernels.forms import FORMS, Times
 from moesim.spec.errors import MoesimError
@@ -16,7 +16,10 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 #: Rows that a fit looks at; more change its terms by less than their rounding and take longer.
-MOST_ROWS = 2000
+MOST_ROWS = 1000
+
+#: A fit ends when a step gains less of its loss: far below what a term's rounding changes.
+TOLERANCE = 1e-5
 
 #: A regime with fewer unseen points keeps no residuals of its own.
 FEWEST_RESIDUALS = 20
@@ -55,12 +58,15 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
         what = f"{group.name}: {len(rows)} points to fit {len(group.parameters)} terms to"
         raise MoesimError(what, fix=f"measure at least {2 * needed}, half of which are fitted")
 
+    constants = _constants(group)
+
     def model(values: Values, chosen: IntArray) -> FloatArray:
-        return predict(group, values, chosen).seconds
+        return predict(group, {**constants, **values}, chosen).seconds
 
     used = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64)]
-    values = fit(model, group.parameters, group.seconds, used)
-    unseen = unseen_residuals(model, group.parameters, group.seconds, used, group.split)
+    values = constants | fit(model, group.parameters, group.seconds, used, TOLERANCE)
+    near = [_started(parameter, values[parameter.name]) for parameter in group.parameters]
+    unseen = unseen_residuals(model, near, group.seconds, used, group.split, TOLERANCE)
     regime = regimes(predict(group, values, used))
     residuals = {"all": quantiles(unseen)}
     for name in np.unique(regime).tolist():
@@ -79,6 +85,17 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
         residuals=residuals,
         covered=float(((ratio >= bounds[:, 0]) & (ratio <= bounds[:, 1])).mean()),
     )
+
+
+def _constants(group: KernelGroup) -> dict[str, float]:
+    """The terms of the group's form that are not fitted."""
+    return {each.name: each.default for each in fields(FORMS[group.kernel]) if each.default is not MISSING}
+
+
+def _started(parameter: Parameter, value: float) -> Parameter:
+    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole."""
+    margin = 1e-3 * (parameter.high - parameter.low)
+    return replace(parameter, starts=(float(np.clip(value, parameter.low + margin, parameter.high - margin)),))
 
 
 def regimes(times: Times) -> NDArray[np.str_]:

@@ -24,7 +24,7 @@ TABLES: dict[str, tuple[str, ...]] = {
     "attention_prefill": ("batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim"),
     "attention_decode": ("batch", "q_len", "kv_len", "q_heads", "kv_heads", "head_dim"),
     "mla": ("num_heads", "batch_size", "isl", "tp_size", "step"),
-    "elementwise": ("m", "n"),
+    "elementwise": ("m",),  # and "n", where the width is known
 }
 MAY_BE_ZERO = frozenset({"step"})
 
