@@ -28,6 +28,9 @@ TABLES: dict[str, tuple[str, ...]] = {
 }
 MAY_BE_ZERO = frozenset({"step"})
 
+#: Single grouped products are measured without a router: -1 where there is no such size.
+MAY_LACK = frozenset({"topk"})
+
 #: Columns that every table has beside its sizes.
 COMMON = ("device", "kernel", "dtype", "latency_us", "source")
 
@@ -65,7 +68,9 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=place, fix=f"it needs {', '.join(needed)}")
     for name in (*TABLES[kind], "latency_us"):
         values = pd.to_numeric(table[name], errors="coerce")
-        wrong = ~(np.isfinite(values) & (values >= 0 if name in MAY_BE_ZERO else values > 0))
+        right = values >= 0 if name in MAY_BE_ZERO else values > 0
+        right |= (values == -1) & (name in MAY_LACK)
+        wrong = ~(np.isfinite(values) & right)
         if wrong.any():
             row = int(np.argmax(wrong))
             raise MoesimError(f"{name} is {table[name].iloc[row]}", where=Where(str(path), row + 2), fix="remove it")
