@@ -62,6 +62,8 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
     if not path.is_file():
         raise MoesimError("there is no table of measurements", where=place, fix="name the folder that holds it")
     table = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, low_memory=False)
+    if "kernel" in table.columns and (table["kernel"] == kind).any():
+        table = table[table["kernel"] == kind]  # a few rows of a kindred kernel, with sizes of their own
     needed = (*COMMON, *TABLES[kind])
     missing = [name for name in needed if name not in table.columns]
     if missing:
@@ -72,6 +74,6 @@ def _read(path: Path, kind: str) -> pd.DataFrame:
         right |= (values == -1) & (name in MAY_LACK)
         wrong = ~(np.isfinite(values) & right)
         if wrong.any():
-            row = int(np.argmax(wrong))
-            raise MoesimError(f"{name} is {table[name].iloc[row]}", where=Where(str(path), row + 2), fix="remove it")
+            row = int(wrong.idxmax())
+            raise MoesimError(f"{name} is {table[name].loc[row]}", where=Where(str(path), row + 2), fix="remove it")
     return table
