@@ -81,7 +81,7 @@ class CalibratedKernels:
 
     def _find(self, device: Device, kind: str, formats: tuple[str, ...], dtype: Dtype) -> _Priced | None:
         kernels = _KERNELS.get(kind, ())
-        for name in (device.spec.name, *_relatives(device)) if kernels else ():
+        for name in (device.spec.name, *relatives(device.spec)) if kernels else ():
             for stack, fits in self._calibrations(name):
                 for form in formats:
                     chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
@@ -115,12 +115,12 @@ def device_rates(device: Device, dtype: Dtype) -> Rates:
     return Rates(device.peak(dtype), device.memory.compute_bandwidth, float(device.spec.compute.units or 1))
 
 
-def _relatives(device: Device) -> list[str]:
+def relatives(spec: DeviceSpec) -> list[str]:
     """Calibrated devices of the same family, the nearest in FLOP per byte first."""
-    wanted = _intensity(device.spec)
+    wanted = _intensity(spec)
     near: list[tuple[float, str]] = []
     for name in calibrated_devices():
-        if name == device.spec.name or not _of_family(name, device.spec.family):
+        if name == spec.name or not _of_family(name, spec.family):
             continue
         other: DeviceSpec = load_descriptor("devices", name)
         near.append((abs(np.log(_intensity(other) / wanted)), name))

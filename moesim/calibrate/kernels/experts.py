@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.routed import Load, expected_load, known
-from moesim.calibrate.kernels.tables import DEVICES, TABLES, read_table
+from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
 from moesim.kernels.forms import Rates
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
-
-#: Tables of this class; others begin with the same name.
-_TABLES = "moe_*.csv*"
-_OTHERS = ("moe_alltoall", "moe_wideep")
 
 #: The kernel that is a whole layer's experts; tables may hold single grouped products besides.
 WHOLE = "fused_moe"
@@ -79,8 +75,6 @@ _UNGATED_NAME = "_nongated"
 
 #: Other activations and missing gates are the same kernel.
 _SAME = {"moe_torch_flow_nongated": "moe_torch_flow_cutlass"}
-
-_SOURCE = re.compile(r"(?:.*:)?(?P<stack>[A-Za-z_.]+)-(?P<version>\d.*)")
 
 
 @dataclass(frozen=True)
@@ -137,46 +131,36 @@ class ExpertGroup(KernelGroup):
 
 
 def groups(data: Path) -> Iterator[KernelGroup]:
-    """The groups of the tables in `data`/kernels, of each stack's newest version.
+    """The groups of a folder's tables, of each stack's newest version.
 
     Raises:
-        MoesimError: a table is missing or cannot be used.
+        MoesimError: a table cannot be used.
     """
-    paths = [path for path in sorted((data / "kernels").glob(_TABLES)) if not path.name.startswith(_OTHERS)]
-    rows = read_table(paths or [data / "kernels" / "moe.csv.gz"], "moe")
-    rows = rows[(rows["kernel"] == WHOLE) & rows["device"].isin(DEVICES) & rows["dtype"].isin(FORMATS)]
-    rows = newest(rows[rows["distribution"].map(known)])
+    paths = table_paths(data, "moe")
+    if not paths:
+        return
+    rows = read_table(paths, "moe")
+    rows = rows[(rows["kernel"] == WHOLE) & rows["dtype"].isin(FORMATS)]
+    rows = newest(rows[rows["distribution"].map(known)], by=("dtype",))
     rows = rows.assign(ungated=_ungated(rows), impl=rows["impl"].map(_implementation))
     for (device, stack, dtype, impl), part in rows.groupby(["device", "stack", "dtype", "impl"]):
         if len(part) >= FEWEST_ROWS:
             yield _group(part, str(device), str(stack), FORMATS[str(dtype)], str(impl))
 
 
-def newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of the newest version of each device's stacks, format by format; adds `stack`, as vllm-0.24.0."""
-    named = rows["source"].str.extract(_SOURCE)
-    rows = rows.assign(stack=named["stack"], version=named["version"])
-    rows = rows[rows["stack"].notna()]
-    order = rows["version"].map(_order)
-    last = order.groupby([rows["device"], rows["stack"], rows["dtype"]]).transform("max")
-    return rows[order == last].assign(stack=rows["stack"] + "-" + rows["version"])
-
-
-def _order(version: str) -> tuple[int, ...]:
-    """1.3.0rc20 after 1.3.0rc9; a release after its candidates."""
-    numbers = tuple(int(each) for each in re.findall(r"\d+", version))
-    return numbers if "rc" in version else (*numbers, 10**6)
-
-
 def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
     names = rows["stack"].str.partition("-")
     recent = [
-        stack in UNGATED_SINCE and _order(version) >= UNGATED_SINCE[stack]
+        stack in UNGATED_SINCE and _version(version) >= UNGATED_SINCE[stack]
         for stack, version in zip(names[0], names[2], strict=True)
     ]
     models = rows[["hidden", "inter", "num_experts", "topk"]].astype(int).itertuples(index=False, name=None)
     without = np.array([model in UNGATED for model in models], dtype=bool) & np.array(recent, dtype=bool)
     return rows["impl"].str.endswith(_UNGATED_NAME) | without
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(each) for each in re.findall(r"\d+", text))
 
 
 def _implementation(impl: str) -> str:
@@ -196,12 +180,12 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
     shards = [f"{model} tp {t} ep {e}" for model, t, e in zip(models, tp, ep, strict=True)]
     fitted = _half(models, shards)
     return ExpertGroup(
-        device=DEVICES[name],
+        device=name,
         stack=stack,
         kernel="experts",
         format=number.name,
         implementation=impl,
-        rates=_rates(DEVICES[name], number.arithmetic),
+        rates=_rates(name, number.arithmetic),
         shape=shape,
         seconds=rows["latency_us"].to_numpy(np.float64) * 1e-6,
         split=models if len({m for m, f in zip(models, fitted, strict=True) if f}) > 1 else shards,

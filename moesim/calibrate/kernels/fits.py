@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
 from moesim.calibrate.kernels.groups import KernelGroup, rows_of
-from moesim.kernels.forms import FORMS, Times
+from moesim.kernels.forms import Times, make_form
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]
@@ -41,8 +41,7 @@ class FittedKernel:
 
 def predict(group: KernelGroup, values: Values, rows: IntArray) -> Times:
     """Times of some of a group's rows from terms."""
-    form = FORMS[group.kernel](**values)
-    return form.times(rows_of(group.shape, rows), group.rates)
+    return make_form(group.kernel, values).times(rows_of(group.shape, rows), group.rates)
 
 
 def fit_kernel(group: KernelGroup) -> FittedKernel:
