@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
 from moesim.calibrate.kernels.groups import KernelGroup, rows_of
-from moesim.kernels.forms import Times, make_form
+from moesim.kernels.forms import Times, known_forms, make_form
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]
@@ -88,7 +88,7 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
 
 def _constants(group: KernelGroup) -> dict[str, float]:
     """The terms of the group's form that are not fitted."""
-    return {each.name: each.default for each in fields(FORMS[group.kernel]) if each.default is not MISSING}
+    return {each.name: each.default for each in fields(known_forms()[group.kernel]) if each.default is not MISSING}
 
 
 def _started(parameter: Parameter, value: float) -> Parameter:
