@@ -5,13 +5,33 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.engine.topology import previous_on_resource
-from moesim.step.graph import ABSENT, RESOURCES, IntArray, Schedule, StepGraph
+from moesim.step.graph import ABSENT, NETWORK, RESOURCES, IntArray, Schedule, StepGraph
 
 
 def busy(graph: StepGraph, schedule: Schedule) -> IntArray:
     """[resources, N] picoseconds in which each resource runs a node."""
     lasted = schedule.finish - schedule.start
     return np.array([lasted[graph.resource == index].sum(axis=0) for index in range(len(RESOURCES))])
+
+
+def hidden_communication(graph: StepGraph, schedule: Schedule) -> int:
+    """Picoseconds in which a lane both communicates and computes; the mean over the lanes that have nodes."""
+    network = graph.resource == NETWORK
+    present = graph.duration != ABSENT
+    hidden = 0
+    for lane in np.flatnonzero(present.any(axis=0)):
+        spans = np.stack([schedule.start[:, lane], schedule.finish[:, lane]], axis=1)
+        hidden += _overlap(spans[present[:, lane] & ~network], spans[present[:, lane] & network])
+    return hidden // max(int(present.any(axis=0).sum()), 1)
+
+
+def _overlap(computing: IntArray, talking: IntArray) -> int:
+    """Time in spans [n, 2] that lies in others [m, 2] too; the former may overlap each other, the latter do not."""
+    begin, end = computing[np.argsort(computing[:, 0], kind="stable")].T
+    end = np.maximum.accumulate(end)
+    begin = np.maximum(begin, np.concatenate([begin[:1], end[:-1]]))  # what an earlier one covers counts once
+    both = np.minimum(end[:, None], talking[:, 1]) - np.maximum(begin[:, None], talking[:, 0])
+    return int(both.clip(min=0).sum())
 
 
 def critical_path(graph: StepGraph, schedule: Schedule) -> list[tuple[int, int]]:

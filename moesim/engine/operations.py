@@ -8,7 +8,7 @@ collectives nor any chain of nodes is read from the plan, so that agreeing with 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Hashable
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ import simpy
 from moesim.engine.clock import Clock
 from moesim.engine.invariants import check_collective, require
 from moesim.engine.topology import Groups
+from moesim.engine.wires import OwnWires, Wires
 from moesim.fabric.transfer import Collective, Phase, Transfer, concurrent, picoseconds
 from moesim.step.graph import ABSENT, PICOSECONDS, RESOURCES, Schedule, StepGraph
 
@@ -37,9 +38,13 @@ def execute(graph: StepGraph) -> Schedule:
     return cast(Schedule, step.value)
 
 
-def start(graph: StepGraph, clock: Clock) -> simpy.Process:
-    """Begin the step now. The process ends with it; its value is the Schedule, from this instant on."""
-    return clock.process(_Execution(graph, clock).run())
+def start(graph: StepGraph, clock: Clock, wires: Wires | None = None) -> simpy.Process:
+    """Begin the step now. The process ends with it; its value is the Schedule, from this instant on.
+
+    Args:
+        wires: what its collectives travel over; None: ports and links of its own, one transfer after the other.
+    """
+    return clock.process(_Execution(graph, clock, wires or OwnWires(clock)).run())
 
 
 class Memory:
@@ -119,14 +124,13 @@ class _Lane:
 
 
 class _Execution:
-    def __init__(self, graph: StepGraph, clock: Clock) -> None:
-        self.graph, self.clock, self.origin = graph, clock, clock.now
+    def __init__(self, graph: StepGraph, clock: Clock, wires: Wires) -> None:
+        self.graph, self.clock, self.wires, self.origin = graph, clock, wires, clock.now
         self.labels = [Groups(labels).label.tolist() for labels in graph.partitions]
         self.lanes = [self._lane(index) for index in range(graph.lanes)]
         for row in range(graph.rows):
             for lane in self._participants(row):
                 self.lanes[lane].done[row] = clock.event()
-        self.links: dict[Hashable, simpy.Resource] = {}  # ports and links, as they come into use
         self.inputs: dict[tuple[int, int], simpy.Event] = {}
         self.meetings: dict[tuple[int, int], _Meeting] = {}
         self.start = np.full(graph.duration.shape, ABSENT, dtype=np.int64)
@@ -216,16 +220,6 @@ class _Execution:
             yield self.clock.all_of([self.clock.process(self._phase(phase, transfer, members)) for phase in stage])
 
     def _phase(self, phase: Phase, transfer: Transfer, members: tuple[int, ...]) -> Steps:
-        """Synchronous rounds: the next begins when every port or link has moved its bytes, a latency later."""
-        uses = phase.uses(transfer.ports, members)
+        """Synchronous rounds: the next begins when all of this one has arrived."""
         for _ in range(phase.rounds):
-            yield self.clock.all_of([self.clock.process(self._move(*use)) for use in uses])
-            if not uses:  # the call is made although there is nothing to move
-                yield self.clock.timeout(phase.pause(transfer.ports))
-
-    def _move(self, resource: Hashable, took: int) -> Steps:
-        if resource not in self.links:
-            self.links[resource] = simpy.Resource(self.clock)
-        with self.links[resource].request() as turn:
-            yield turn
-            yield self.clock.timeout(took)
+            yield self.wires.round(phase, transfer.ports, members)

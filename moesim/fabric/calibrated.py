@@ -10,7 +10,7 @@ bandwidth that a message of a size leaves.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
 from typing import Literal
@@ -95,15 +95,13 @@ def expert_protocol(
     return ExpertProtocol(", ".join(used), device, port, nic, units, within, across, origin)
 
 
-def _candidates(device: str, family: str, link: str) -> Iterable[tuple[CollectiveCalibration, Match]]:
+def _candidates(device: str, family: str, link: str) -> Iterator[tuple[CollectiveCalibration, Match]]:
     """Calibrations of the link, the device's own first, then its family's, among equals the best fitted first."""
-    ranked: list[tuple[int, float, CollectiveCalibration, Match]] = []
-    for calibration in load_collective_calibrations(link):
-        own, kin = device in calibration.devices, calibration.family == family
-        match: Match = "device" if own else "family" if kin else "link"
-        ranked.append((0 if own else 1 if kin else 2, _scatter(calibration), calibration, match))
-    ranked.sort(key=lambda each: each[:2])
-    return [(calibration, match) for _, _, calibration, match in ranked]
+    own = load_collective_calibrations(link, device)
+    yield from ((calibration, "device") for calibration in sorted(own, key=_scatter))
+    others = [each for each in load_collective_calibrations(link) if device not in each.devices]
+    others.sort(key=lambda each: (each.family != family, _scatter(each)))
+    yield from ((each, "family" if each.family == family else "link") for each in others)
 
 
 def _scatter(calibration: CollectiveCalibration) -> float:

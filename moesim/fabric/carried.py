@@ -20,8 +20,8 @@ from moesim.fabric.chunk import store_and_forward
 from moesim.fabric.flow import Flows, simulate, together
 from moesim.fabric.in_switch import TreePhase
 from moesim.fabric.links import GroupLinks, TrafficPhase, UniformPhase
-from moesim.fabric.routes import Routes
-from moesim.fabric.transfer import FloatArray, IntArray, Phase, Transfer, concurrent, picoseconds
+from moesim.fabric.rounds import pair_flows
+from moesim.fabric.transfer import FloatArray, Phase, Transfer, concurrent, picoseconds
 
 Fidelity = Literal["bound", "flow", "chunk"]
 
@@ -66,7 +66,7 @@ def _stage(stage: list[Phase], group: GroupLinks, fidelity: Fidelity, chunk: flo
     after: list[list[int]] = []
     apart = 0
     for phase in stage:
-        flows = _flows(phase, group)
+        flows = pair_flows(phase, group)
         if flows is None:
             apart = max(apart, phase.rounds * int(phase.round_picoseconds(group)))
             continue
@@ -76,7 +76,7 @@ def _stage(stage: list[Phase], group: GroupLinks, fidelity: Fidelity, chunk: flo
 
 
 def _round(phase: Phase, group: GroupLinks, fidelity: Fidelity, chunk: float) -> int:
-    flows = _flows(phase, group)
+    flows = pair_flows(phase, group)
     if flows is None:
         return int(phase.round_picoseconds(group))
     took = _simulated(flows, group, fidelity, chunk)
@@ -89,33 +89,6 @@ def _simulated(flows: Flows, group: GroupLinks, fidelity: Fidelity, chunk: float
     if fidelity == "flow":
         return simulate(flows, group.topology.bandwidth).end
     return store_and_forward(flows, group.topology, chunk).end
-
-
-def _flows(phase: Phase, group: GroupLinks) -> Flows | None:
-    """One round of a phase, of the group and of those beside it, as a coflow; None where there are no flows."""
-    if isinstance(phase, TreePhase):
-        return None
-    assert isinstance(phase, UniformPhase | TrafficPhase)
-    if isinstance(phase, TrafficPhase):
-        pairs, moved = phase.flows.pairs, phase.moved
-    else:
-        if phase.pattern.flows is None or phase.pattern.share is None:
-            return None
-        pairs, moved = phase.pattern.flows.pairs, phase.size * phase.pattern.share
-    kept = np.flatnonzero((pairs[:, 0] != pairs[:, 1]) & (moved > 0))
-    kept = kept[np.argsort((pairs[kept, 1] - pairs[kept, 0]) % group.lanes, kind="stable")]
-    groups = (group, *group.beside)
-    ends = np.concatenate([each.devices[pairs[kept]] for each in groups])
-    routes = group.routing.routes(group.topology, ends)
-    return _coflow(routes, np.tile(moved[kept], len(groups)), phase.latency)
-
-
-def _coflow(routes: Routes, size: FloatArray, latency: float) -> Flows:
-    flows = len(size)
-    none: IntArray = np.zeros(flows, dtype=np.int64)
-    return Flows(
-        routes.pointer, routes.link, routes.fraction, size, np.full(flows, latency), none, np.zeros(1, np.int64), ((),)
-    )  # fmt: skip
 
 
 def _hop(phase: UniformPhase, flows: Flows, group: GroupLinks, chunk: float) -> int:

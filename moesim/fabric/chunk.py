@@ -100,25 +100,48 @@ def pieces(size: float, chunk: float) -> list[float]:
     return [chunk] * whole + ([rest] if rest > size * NOTHING else [])
 
 
+def divided(size: float, chunk: float, ways: list[Way]) -> list[tuple[list[int], float]]:
+    """Path and bytes of each chunk of a message; a split one sends each where its share lags most."""
+    sizes = pieces(size, chunk)
+    if len(ways) == 1:
+        return [(ways[0][0], each) for each in sizes]
+    sent = [0.0] * len(ways)
+    found = []
+    for each in sizes:
+        way = min(range(len(ways)), key=lambda w: (sent[w] + each) / ways[w][1])
+        sent[way] += each
+        found.append((ways[way][0], each))
+    return found
+
+
+def refuse_chunk(chunk: float) -> None:
+    """Raises MoesimError where chunks hold nothing."""
+    if not chunk > 0:
+        raise MoesimError(f"chunks of {chunk:g} bytes", fix="give them more than zero")
+
+
+def check_crossings(flows: Flows, chunk: float) -> None:
+    """Raises MoesimError where so many chunks would take minutes."""
+    crossings = float((np.ceil(flows.size / chunk) * np.diff(flows.pointer)).sum())
+    if crossings > MOST_CROSSINGS:
+        raise MoesimError(
+            f"chunks of {chunk:g} bytes make {crossings:.3g} crossings of links",
+            fix=f"make them {crossings / MOST_CROSSINGS:.0f} times as large, or take fabric: flow",
+        )
+
+
 class _Queues:
     """The state of one run. A chunk is (flow, its path, its bytes, how far it has come)."""
 
     def __init__(self, flows: Flows, topology: Topology, chunk: float) -> None:
-        if not chunk > 0:
-            raise MoesimError(f"chunks of {chunk:g} bytes", fix="give them more than zero")
+        refuse_chunk(chunk)
+        check_crossings(flows, chunk)
         self.flows, self.topology, self.chunk = flows, topology, chunk
-        hops = np.diff(flows.pointer)
-        crossings = float((np.ceil(flows.size / chunk) * hops).sum())
-        if crossings > MOST_CROSSINGS:
-            raise MoesimError(
-                f"chunks of {chunk:g} bytes make {crossings:.3g} crossings of links",
-                fix=f"make them {crossings / MOST_CROSSINGS:.0f} times as large, or take fabric: flow",
-            )
         self.dependencies = Dependencies(flows)
         self.pending = np.bincount(flows.coflow, minlength=len(flows.start)).tolist()
         order = np.argsort(flows.coflow, kind="stable")
         self.members = [each.tolist() for each in np.split(order, np.cumsum(self.pending)[:-1])]
-        self.moving = ((hops > 0) & (flows.size > 0)).tolist()
+        self.moving = ((np.diff(flows.pointer) > 0) & (flows.size > 0)).tolist()
         self.paths, self.sizes, self.coflow = Paths(topology).of(flows), flows.size.tolist(), flows.coflow.tolist()
         self.chunks: list[tuple[int, list[int], float]] = []
         self.waiting = [0] * len(flows)  # chunks of each flow that have not arrived
@@ -168,16 +191,8 @@ class _Queues:
 
     def _pieces(self, flow: int) -> list[tuple[list[int], float]]:
         """Path and bytes of each chunk of a flow."""
-        sizes, paths = pieces(self.sizes[flow], self.chunk), self.paths[flow]
-        self.waiting[flow] = len(sizes)
-        if len(paths) == 1:
-            return [(paths[0][0], size) for size in sizes]
-        sent = [0.0] * len(paths)
-        found = []
-        for size in sizes:
-            way = min(range(len(paths)), key=lambda w: (sent[w] + size) / paths[w][1])
-            sent[way] += size
-            found.append((paths[way][0], size))
+        found = divided(self.sizes[flow], self.chunk, self.paths[flow])
+        self.waiting[flow] = len(found)
         return found
 
     def _arrive(self, flow: int, now: float) -> None:

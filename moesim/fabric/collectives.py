@@ -156,16 +156,17 @@ def exchange(
 ) -> Transfer:
     """An all-to-all on ports, given by its port sums [..., lanes] in bytes, towards the own node and other nodes.
 
-    Cheaper than the traffic matrix where the sums are known. Both kinds of port work at the same time.
+    Cheaper than the traffic matrix where the sums are known; [..., 1] where all lanes move the same. Both kinds of port
+    work at the same time.
     """
-    sent, received = _chunks(up_sent, ports), _chunks(up_received, ports)
+    sent, received = _port_sums(up_sent, ports), _port_sums(up_received, ports)
     if ports.lanes == 1:
         return Transfer("all_to_all", "direct", ports, (), sent.shape[:-1])
     phases = [] if np.isinf(ports.up_bandwidth).all() else [PortPhase("scale_up", 1, sent, received)]
     if ports.several_nodes:
         if out_sent is None or out_received is None:
             raise ValueError("a group over several nodes needs the sums of its scale-out ports")
-        out = _chunks(out_sent, ports), _chunks(out_received, ports)
+        out = _port_sums(out_sent, ports), _port_sums(out_received, ports)
         phases.append(PortPhase("scale_out", 1, *out, parallel=bool(phases)))
     return Transfer("all_to_all", "direct", ports, tuple(phases), sent.shape[:-1])
 
@@ -222,3 +223,8 @@ def _chunks(chunks: ArrayLike, group: Group) -> FloatArray:
     if not sizes.ndim or sizes.shape[-1] != group.lanes:
         raise ValueError(f"bytes per lane of shape {sizes.shape} do not fit {group.lanes} lanes")
     return check_bytes(sizes, group, axes=1)
+
+
+def _port_sums(sums: ArrayLike, group: Group) -> FloatArray:
+    moved = np.asarray(sums, dtype=np.float64)
+    return check_bytes(moved, group) if moved.ndim and moved.shape[-1] == 1 else _chunks(moved, group)

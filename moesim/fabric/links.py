@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from moesim.fabric.policies import make_routing
-from moesim.fabric.routes import csr, product
+from moesim.fabric.routes import Routes, csr, product
 from moesim.fabric.routing import PairLoads, Routing
 from moesim.fabric.topology import FloatArray, IntArray, Topology
 from moesim.fabric.transfer import Group, Lanes, Use, picoseconds
@@ -176,14 +176,14 @@ class GroupLinks(Lanes):
     """A group of devices of a topology. devices: [lanes] endpoints.
 
     beside: groups that do the same at the same time, as many lanes each; what they put on this group's links slows it.
-
     """
 
     devices: IntArray
     topology: Topology
     routing: Routing
     beside: tuple[GroupLinks, ...] = ()
-    _known: dict[tuple[bytes, ...], RoutedFlows] = field(default_factory=dict, repr=False)
+    _known: dict[bytes, RoutedFlows] = field(default_factory=dict, repr=False)
+    _paths: dict[bytes, tuple[IntArray, Routes]] = field(default_factory=dict, repr=False)
 
     @property
     def overhead(self) -> float:
@@ -193,11 +193,21 @@ class GroupLinks(Lanes):
 
     def flows(self, pairs: IntArray) -> RoutedFlows:
         """Routed flows between lanes [F, 2]; routes are found once per set of flows."""
-        key = (pairs.tobytes(),)
+        key = pairs.tobytes()
         if key not in self._known:
             routes = self.routing.loads(self.topology, self.devices[pairs])
             self._known[key] = RoutedFlows(pairs, self.lanes, routes, self.topology.bandwidth)
         return self._known[key]
+
+    def paths(self, pairs: IntArray) -> tuple[IntArray, Routes]:
+        """Routes, link by link, of the flows [F, 2] between different lanes, and their places among the pairs. Every
+        lane sends to the one after it first, as libraries do, so that no two start with the same destination."""
+        key = pairs.tobytes()
+        if key not in self._paths:
+            kept = np.flatnonzero(pairs[:, 0] != pairs[:, 1])
+            kept = kept[np.argsort((pairs[kept, 1] - pairs[kept, 0]) % self.lanes, kind="stable")]
+            self._paths[key] = kept, self.routing.routes(self.topology, self.devices[pairs[kept]])
+        return self._paths[key]
 
     def pattern(self, pairs: IntArray, share: FloatArray) -> Pattern:
         """Flows [F, 2] that move `share` [F] of a size each."""

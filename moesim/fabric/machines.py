@@ -23,7 +23,15 @@ def machine_fabric(machine: Machine) -> Fabric:
     Raises:
         MoesimError: the devices do not fit the shape of their fabric.
     """
-    if only_ports(machine):
-        return SwitchFabric(machine)
+    return SwitchFabric(machine) if only_ports(machine) else link_fabric(machine)
+
+
+def link_fabric(machine: Machine) -> TopologyFabric:
+    """The same, on links throughout: where ports alone decide, with the algorithms and times of these.
+
+    Raises:
+        MoesimError: the devices do not fit the shape of their fabric.
+    """
     topology = machine_topology(machine)
-    return TopologyFabric(topology, machine_routing(machine, topology))
+    algorithm = "rings" if only_ports(machine) else "auto"
+    return TopologyFabric(topology, machine_routing(machine, topology), algorithm=algorithm)

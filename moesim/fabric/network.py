@@ -19,7 +19,8 @@ class TopologyFabric:
     """Collectives between devices of a topology; see switch.Fabric. Routes and link loads are kept per group.
 
     Args:
-        routing: a policy, or the name of one; the topology's own where None. algorithm: of reductions and gathers.
+        routing: a policy, or the name of one; the topology's own where None. algorithm: of reductions and gathers;
+            `rings` takes hierarchical ones for several equal nodes, as ports do.
     """
 
     def __init__(
@@ -43,18 +44,22 @@ class TopologyFabric:
         return self._groups[key]
 
     def all_reduce(self, size: ArrayLike, devices: Sequence[int], algorithm: str | None = None) -> Transfer:
-        return collectives.all_reduce(size, self._several(devices), algorithm or self.algorithm)
+        group = self._several(devices)
+        return collectives.all_reduce(size, group, algorithm or self._algorithm(group))
 
     def all_gather(self, chunks: ArrayLike, devices: Sequence[int], algorithm: str | None = None) -> Transfer:
-        return collectives.all_gather(chunks, self._several(devices), algorithm or self.algorithm)
+        group = self._several(devices)
+        return collectives.all_gather(chunks, group, algorithm or self._algorithm(group))
 
     def reduce_scatter(self, chunks: ArrayLike, devices: Sequence[int], algorithm: str | None = None) -> Transfer:
-        return collectives.reduce_scatter(chunks, self._several(devices), algorithm or self.algorithm)
+        group = self._several(devices)
+        return collectives.reduce_scatter(chunks, group, algorithm or self._algorithm(group))
 
     def broadcast(
         self, size: ArrayLike, devices: Sequence[int], root: int = 0, algorithm: str | None = None
     ) -> Transfer:
-        return collectives.broadcast(size, self._several(devices), root, algorithm or self.algorithm)
+        group = self._several(devices)
+        return collectives.broadcast(size, group, root, algorithm or self._algorithm(group))
 
     def multicast(
         self, size: ArrayLike, source: int, destinations: Sequence[int], algorithm: str = "direct"
@@ -70,6 +75,14 @@ class TopologyFabric:
 
     def send(self, size: ArrayLike, source: int, destination: int) -> Transfer:
         return collectives.send(size, self.ports((source, destination)))
+
+    def pace(self, transfer: Transfer) -> Transfer:
+        return transfer
+
+    def _algorithm(self, group: GroupLinks) -> str:
+        if self.algorithm != "rings":
+            return self.algorithm
+        return "hierarchical" if group.several_nodes and group.grid is not None else "ring"
 
     def _several(self, devices: Sequence[int]) -> GroupLinks:
         group = self.ports(devices)

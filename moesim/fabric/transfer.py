@@ -173,8 +173,9 @@ class PortPhase:
     depth: int = 1
 
     def round_picoseconds(self, group: Group) -> IntArray:
-        port = self._port(group)
-        busiest = (np.maximum(self.sent, self.received) / port.bandwidth).max(axis=-1)
+        port, moved = self._port(group), np.maximum(self.sent, self.received)
+        alike = moved.shape[-1] == 1  # then the slowest port is the busiest
+        busiest = moved[..., 0] / port.bandwidth.min() if alike else (moved / port.bandwidth).max(axis=-1)
         return picoseconds(port.latency * self.depth + busiest)
 
     def joules(self, group: Group) -> FloatArray:

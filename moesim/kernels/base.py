@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.machine import Device
+from moesim.kernels.shapes import Shape
 from moesim.spec.base import Dtype
 
 FloatArray = NDArray[np.float64]
@@ -17,6 +18,8 @@ class Calls(NamedTuple):
     """Calls of one kernel class, one per element; the arrays broadcast against each other.
 
     flops: arithmetic, in FLOP. weight_bytes: weights read. data_bytes: activations and KV cache read and written.
+    shape: what rooflines with measured terms see beyond that. formats: number formats of weights and activations as
+    calibrations name them, the one that fits best first.
     """
 
     kind: str  # gemm, attention, experts, norm, elementwise, router, embedding, sampling
@@ -24,6 +27,8 @@ class Calls(NamedTuple):
     flops: FloatArray
     weight_bytes: FloatArray
     data_bytes: FloatArray
+    shape: Shape | None = None
+    formats: tuple[str, ...] = ()
 
 
 class Cost(NamedTuple):

@@ -29,12 +29,15 @@ class AttentionWork:
         kv_written: elements appended to the KV cache.
         query_elements: activations read and written: queries and outputs, and for multi-head latent attention in
             prefill also the keys and values expanded from the latent.
+        pairs, keys: visible (query, key) pairs and distinct keys, per head.
     """
 
     flops: Floats
     kv_read: Floats
     kv_written: Floats
     query_elements: Floats
+    pairs: Floats
+    keys: Floats
 
 
 def kv_elements_per_token(model: ModelSpec) -> int:
@@ -103,7 +106,8 @@ def attention_work(
     if spec.kv_rank is not None:
         return _latent_work(spec, pairs, old, added, per_token)
     width = spec.heads * spec.head_dim
-    return AttentionWork(4.0 * width * pairs, per_token * (old + added), per_token * added, 2.0 * width * added)
+    read, written = per_token * (old + added), per_token * added
+    return AttentionWork(4.0 * width * pairs, read, written, 2.0 * width * added, pairs, old + added)
 
 
 def _latent_work(spec: AttentionSpec, pairs: Floats, old: Floats, added: Floats, per_token: int) -> AttentionWork:
@@ -118,4 +122,6 @@ def _latent_work(spec: AttentionSpec, pairs: Floats, old: Floats, added: Floats,
         kv_read=per_token * np.where(absorbed, old + added, old),
         kv_written=per_token * added,
         query_elements=np.where(absorbed, heads * (2.0 * rank + rope) * added, prefill_elements),
+        pairs=pairs,
+        keys=old + added,
     )

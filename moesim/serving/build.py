@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
-from moesim.fabric.machines import machine_fabric, only_ports
+from moesim.fabric.library import ExpertKernels, expert_kernels, library_fabric
+from moesim.fabric.machines import link_fabric, machine_fabric, only_ports
 from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
-from moesim.kernels.roofline import DatasheetRoofline
+from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.placement import make_placement
 from moesim.routing import make_routing
@@ -21,6 +23,7 @@ from moesim.routing.synthetic import CountRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
+from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
@@ -36,6 +39,7 @@ from moesim.step.routed import ExpertCosts
 from moesim.step.sampled import Sampled
 from moesim.step.tables import StepContext
 from moesim.step.tabulated import Tabulated
+from moesim.step.tokens import expert_places
 
 
 @dataclass
@@ -65,9 +69,16 @@ def deploy(
         MoesimError: the parallelism, the model or a request does not fit.
     """
     machine = assemble(spec.machine, spec.library)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, DatasheetRoofline())
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, CalibratedKernels(spec.engine.kernels))
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
-    fabric = machine_fabric(machine)
+    links = None if spec.fabric == "bound" else link_fabric(machine)
+    wires = None if links is None else shared_wires(spec, clock, links.topology)
+    fabric, collectives = library_fabric(
+        machine, links or machine_fabric(machine), spec.engine.collectives, _within_a_node(machine, layouts)
+    )
+    stages = [stage.ravel() for layout in layouts for stage in layout.devices]
+    several_nodes = any(len({machine.devices[i].node for i in stage}) > 1 for stage in stages)
+    kernels, dispatch = expert_kernels(machine, spec.engine.dispatch, several_nodes)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -75,13 +86,14 @@ def deploy(
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
         memory = replica_memory(context, layout, programs)
         _check_requests(requests, memory, spec)
-        pricer = _pricer(spec, context, layout, programs, fabric, routing, streams["draws"], index)
+        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index)
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
         scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens)
+        make = Replica if wires is None else partial(LiveReplica, wires=wires)
         replicas.append(
-            Replica(
+            make(
                 index,
                 clock,
                 scheduler,
@@ -93,7 +105,23 @@ def deploy(
             )
         )
         memories.append(memory)
-    return Deployment(machine, context, replicas, memories, recorder, keeper, routing, _notes(spec, machine, routing))
+    notes = _notes(spec, machine, routing)
+    if any(layout.devices.size > 1 for layout in layouts):
+        notes.insert(0, collectives)
+    if any(replica.pricer.communication.all_to_all for replica in replicas):
+        notes.insert(1, dispatch)
+    return Deployment(machine, context, replicas, memories, recorder, keeper, routing, notes)
+
+
+def _within_a_node(machine: Machine, layouts: list[ReplicaLayout]) -> bool:
+    """Whether any tensor-parallel group, or group of DP ranks, lies within one node."""
+    node = np.array([device.node for device in machine.devices])
+    for layout in layouts:
+        of_lane = node[layout.devices]  # [stages, dp, tp]
+        for axis in (1, 2):
+            if of_lane.shape[axis] > 1 and (of_lane == of_lane.take([0], axis=axis)).all(axis=axis).any():
+                return True
+    return False
 
 
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
@@ -111,18 +139,23 @@ def _pricer(
     layout: ReplicaLayout,
     programs: list[StageProgram],
     fabric: Fabric,
+    kernels: ExpertKernels | None,
     routing: RoutingSource | None,
     stream: np.random.SeedSequence,
     index: int,
 ) -> StepPricer:
-    communication = Communication(context, layout, fabric)
-    executed = spec.fidelity == "op" or overlaps_shared_experts(spec)
-    make: type[StepPricer] = executed_pricer(spec.fidelity) if executed else StepPricer
+    communication = Communication(context, layout, fabric, kernels)
+    executed = _executes(spec)
+    make: type[StepPricer] = StepPricer
+    if executed:
+        make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
     if routing is None:
         return make(context, layout, programs, communication, None, None)
     owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
     costs = ExpertCosts(context, layout, programs, owner)
-    exchange = Exchange(communication, programs)
+    assert spec.model.moe is not None
+    places = expert_places(owner, layout.expert_ranks, spec.model.moe, limited=isinstance(routing, CountRouting))
+    exchange = Exchange(communication, programs, places)
     key = int(
         np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
     )
@@ -132,6 +165,11 @@ def _pricer(
     else:
         routed = Sampled(costs, exchange, routing, key)
     return make(context, layout, programs, communication, routed, costs)
+
+
+def _executes(spec: ExperimentSpec) -> bool:
+    """Whether every step is executed by itself."""
+    return spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
@@ -158,7 +196,8 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
             notes.append("plan reuse is off: an all-to-all over links depends on who sends to whom")
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
-    if spec.fidelity == "op" or overlaps_shared_experts(spec):
+    if _executes(spec):
         why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
+        why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.engine.analysis import hidden_communication
 from moesim.engine.fidelity import Fidelity, schedule
 from moesim.step.batch import Batch
 from moesim.step.compile import compile_step
@@ -22,17 +23,21 @@ class ExecutedPricer(StepPricer):
 
     def price(self, batch: Batch) -> Block:
         block = super().price(batch)
-        _graph, executed = execute_step(self, block, self.fidelity)
+        graph, executed = execute_step(self, block, self.fidelity)
         lanes = self.layout.stage_lanes
         ends = [int(executed.finish[:, p * lanes : (p + 1) * lanes].max()) for p in range(self.layout.pp)]
         stages = np.diff(ends, prepend=0)[:, None]
-        return block._replace(stages=stages, durations=stages.sum(axis=0) + block.host)
+        return block._replace(
+            stages=stages,
+            durations=stages.sum(axis=0) + block.host,
+            hidden=hidden_communication(graph, executed),
+        )
 
 
 def execute_step(pricer: StepPricer, block: Block, fidelity: Fidelity) -> tuple[StepGraph, Schedule]:
     """Compile and execute a block's first step; its routing is the one drawn for that step."""
-    counts = pricer.routed.counts(block.batch, 0) if pricer.routed is not None else None
-    graph = compile_step(pricer, block, counts)
+    drawn = pricer.routed.drawn(block.batch, 0) if pricer.routed is not None else None
+    graph = compile_step(pricer, block, drawn)
     return graph, schedule(graph, fidelity)
 
 

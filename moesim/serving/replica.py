@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.engine.clock import Clock, Timer
+from moesim.engine.clock import LATEST, Clock, Timer
 from moesim.engine.invariants import InvariantError
 from moesim.engine.recorder import StepRecorder
 from moesim.serving.scheduler import ContinuousBatching
@@ -21,11 +21,14 @@ from moesim.step.graph import IntArray
 from moesim.step.pricing import Block, StepPricer
 
 #: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
-_LONGEST, _SHORTEST = 256, 8
+_LONGEST, _SHORTEST = 256, 4
+
+#: The end of a step that is not known yet.
+_NEVER = np.array([LATEST])
 
 
 @dataclass(eq=False)
-class _Flight:
+class Flight:
     """A block being executed: `ends[k]` is when its k-th step ends."""
 
     block: Block
@@ -64,7 +67,7 @@ class Replica:
         reuses = pricer.routed is None or pricer.routed.reuses
         self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps
         self._horizon = _SHORTEST
-        self._flights: list[_Flight] = []
+        self._flights: list[Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
         self._starting: Timer | None = None
         self._steps = self._worked_until = 0
@@ -90,7 +93,7 @@ class Replica:
                 load -= np.bincount(running.rank[running.left <= done], minlength=len(load))
         return load
 
-    def _cut(self, flight: _Flight, now: int) -> None:
+    def _cut(self, flight: Flight, now: int) -> None:
         """Stop a block at the end of the step in progress."""
         steps = int(np.searchsorted(flight.ends[: flight.steps], now, side="left")) + 1
         if steps < flight.steps:
@@ -113,12 +116,18 @@ class Replica:
             return
         block = self.pricer.price(batch)
         self._steps += batch.steps
-        flight = _Flight(block, now, self._ends(block, now), batch.steps, self.scheduler.waiting_count)
-        flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
+        flight = Flight(block, now, _NEVER, batch.steps, self.scheduler.waiting_count)
         self._flights.append(flight)
         if len(self._stage_free) > 1:
             self._mark(batch, 1)
-            self._wake(max(now, int(self._stage_free[0])))
+        self._execute(flight)
+
+    def _execute(self, flight: Flight) -> None:
+        """See to it that the block ends when it should, and that the next one is looked for."""
+        flight.ends = self._ends(flight.block, flight.start)
+        flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
+        if len(self._stage_free) > 1:
+            self._wake(max(flight.start, int(self._stage_free[0])))
 
     def _ends(self, block: Block, now: int) -> IntArray:
         """When each step ends. In a pipeline, a batch enters a stage when the one before it has left."""
@@ -135,7 +144,7 @@ class Replica:
         running = self.scheduler.running
         running.busy[np.isin(running.request, members)] = busy
 
-    def _end(self, flight: _Flight) -> None:
+    def _end(self, flight: Flight) -> None:
         """Apply the steps of a block that were executed."""
         self._flights.remove(flight)
         if len(self._stage_free) > 1:
@@ -148,19 +157,19 @@ class Replica:
         self._advance(flight, self._complete_prompts(flight))
         self._launch()
 
-    def _busy(self, flight: _Flight) -> int:
+    def _busy(self, flight: Flight) -> int:
         """Picoseconds that the block adds to those in which the replica works; batches in a pipeline overlap."""
         begin, end = max(flight.start, self._worked_until), int(flight.ends[flight.steps - 1])
         self._worked_until = max(end, self._worked_until)
         return max(end - begin, 0)
 
-    def _adapt(self, flight: _Flight) -> None:
+    def _adapt(self, flight: Flight) -> None:
         if flight.block.batch.chunks and flight.block.batch.steps == 1:
             return
         used = flight.steps
         self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(_SHORTEST, 2 * used)
 
-    def _complete_prompts(self, flight: _Flight) -> int:
+    def _complete_prompts(self, flight: Flight) -> int:
         """Count the computed prompt tokens; prompts that are complete emit a token. Returns the tokens emitted."""
         running, end, emitted = self.scheduler.running, int(flight.ends[0]), 0
         for chunk in flight.block.batch.chunks:
@@ -179,7 +188,7 @@ class Replica:
             state.last_token = end
         return emitted
 
-    def _advance(self, flight: _Flight, emitted: int) -> None:
+    def _advance(self, flight: Flight, emitted: int) -> None:
         """Apply the executed decode steps: grow, record, finish."""
         running, batch, steps = self.scheduler.running, flight.block.batch, flight.steps
         # In a pipeline other batches change the columns meanwhile; else the decoding rows stand as they were scheduled.
@@ -199,7 +208,7 @@ class Replica:
             self._record_gaps(rows, int(flight.ends[-1]))
         self._finish(flight, rows)
 
-    def _record(self, flight: _Flight, rows: IntArray, emitted: int) -> None:
+    def _record(self, flight: Flight, rows: IntArray, emitted: int) -> None:
         block, steps = flight.block, flight.steps
         chunks, ends = block.batch.chunks, flight.ends[:steps]
         active = block.sizes.decodes[:steps].sum(axis=1)
@@ -250,7 +259,7 @@ class Replica:
             self.recorder.add_gap(end - state.last_token)
             state.last_token = end
 
-    def _finish(self, flight: _Flight, rows: IntArray) -> None:
+    def _finish(self, flight: Flight, rows: IntArray) -> None:
         """Requests without tokens to come leave, in the order in which they ended."""
         running = self.scheduler.running
         if running.left.all():

@@ -113,18 +113,22 @@ class CollectiveCalibration(Descriptor):
     experts: tuple[ExpertFit, ...] = ()
 
 
-def load_collective_calibrations(link: str | None = None) -> tuple[CollectiveCalibration, ...]:
+def load_collective_calibrations(
+    link: str | None = None, device: str | None = None
+) -> tuple[CollectiveCalibration, ...]:
     """Every calibration by name; one of the user's own folders (MOESIM_PATH) goes before ours of the same name.
 
     Args:
-        link: only those of this link; the others are not read beyond the line that says so.
+        link, device: only those of this link, and of this device; the others are not read beyond the line that says
+            so.
 
     Raises:
         MoesimError: a file does not fit the schema.
     """
     files = _files(os.environ.get("MOESIM_PATH", ""))
-    found = (_load(path) for path in files if link is None or _may_speak_of(path, link))
-    return tuple(each for each in found if link is None or each.link == link)
+    wanted = {key: value for key, value in (("link", link), ("devices", device)) if value is not None}
+    found = (_load(path) for path in files if _may_speak_of(path, wanted))
+    return tuple(each for each in found if link in (None, each.link) and (device is None or device in each.devices))
 
 
 def _files(search_path: str) -> list[Path]:
@@ -141,7 +145,13 @@ def _load(path: Path) -> CollectiveCalibration:
     return validate(CollectiveCalibration, read_yaml(path))
 
 
-def _may_speak_of(path: Path, link: str) -> bool:
-    """False where a line says that it is of another link: reading a whole file takes a tenth of a second."""
-    said = re.search(r"^link:[ \t]*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return said is None or said.group(1) == link
+def _may_speak_of(path: Path, wanted: dict[str, str]) -> bool:
+    """False where a line says that it is of something else: reading a whole file takes its time."""
+    if not wanted:
+        return True
+    text = path.read_text(encoding="utf-8")
+    for key, value in wanted.items():
+        said = re.search(rf"^{key}:[ \t]*(\S.*)$", text, flags=re.MULTILINE)
+        if said is not None and value not in re.findall(r"[\w.-]+", said.group(1)):
+            return False
+    return True

@@ -11,6 +11,7 @@ from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
+from moesim.spec.units import Bytes
 
 Degree = Annotated[int, Field(gt=0, le=MOST_PARTS)]
 
@@ -105,7 +106,10 @@ class ExperimentSpec(Schema):
     slo: SloSpec = SloSpec()
     seed: int = Field(default=0, ge=0)
     fidelity: Literal["plan", "op"] = "plan"
-    fabric: Literal["bound"] = "bound"
+    #: How transfers share links: each has them to itself (bound), max-min fair (flow), or stored and forwarded (chunk).
+    fabric: Literal["bound", "flow", "chunk"] = "bound"
+    #: Largest piece that links store and forward, with fabric: chunk.
+    chunk: Bytes = 65536.0
     #: Use the routing-dependent part of a step again for equal token counts, where the routing is stateless.
     plan_reuse: bool = True
     #: Price decode steps in blocks up to the next event that can change them.

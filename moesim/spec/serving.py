@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from moesim.spec.base import Descriptor, Schema
+from moesim.spec.base import Descriptor, Dtype, Schema
 from moesim.spec.units import Duration, Rate, Seconds
 
 #: Far beyond any system, so that a slip of the pen is a message and does not fill the memory.
@@ -15,11 +15,30 @@ MOST_TOKENS, MOST_REQUESTS = 10_000_000, 10_000_000
 Tokens = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
 
 
+class DispatchSpec(Schema):
+    """How an all-to-all sends tokens to their experts and combines what these return.
+
+    `form`: "per-expert" sends a copy per (token, expert); "per-device" one to each device that holds any of a token's
+    experts; "per-node" one to each node, whose device of the sender's index forwards it; "in-network" lets the switches
+    multiply it on the way and add up the results. `dtype` and `combine_dtype`: what tokens travel in, there and back;
+    the activations' and the base dtype where they are not given. `block`: values that share a scale of four bytes on
+    the way there, 0 for none. `library`: measured kernels whose times apply where they are known.
+    """
+
+    form: Literal["per-expert", "per-device", "per-node", "in-network"] = "per-expert"
+    dtype: Dtype | None = None
+    combine_dtype: Dtype | None = None
+    block: int = Field(default=0, ge=0, le=2**20)
+    library: str | None = None
+
+
 class EngineSpec(Descriptor):
     """A serving engine's scheduler and its costs on the host.
 
     `transport` is how tokens travel between expert-parallel ranks: "allgather" gathers hidden states on every rank and
-    reduce-scatters the outputs, "alltoall" dispatches each token to its experts and combines the outputs.
+    reduce-scatters the outputs, "alltoall" dispatches each token to its experts and combines the outputs, as `dispatch`
+    says. `collectives` names communication libraries by the start of their names, in order of preference: between the
+    devices of a node, each operation takes what the first of them that was measured with it was measured to take.
     """
 
     token_budget: int = Field(default=2048, gt=0, le=2**20, description="tokens per step and DP rank")
@@ -29,8 +48,12 @@ class EngineSpec(Descriptor):
     chunked_prefill: bool = True
     prefix_caching: bool = True
     transport: Literal["allgather", "alltoall"] = "allgather"
+    dispatch: DispatchSpec = DispatchSpec()
+    collectives: tuple[str, ...] = ()
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
     overlap_shared_experts: bool = False
+    #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
+    kernels: tuple[str, ...] = ()
     #: Time between two steps in which the devices wait for the host, and its growth with each scheduled sequence.
     step_overhead: Seconds = 0.0
     sequence_overhead: Seconds = 0.0

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.step.attention import AttentionSums
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.routed import RoutedPricer
@@ -29,8 +30,8 @@ Executed = list[tuple["Block", int]]
 
 
 class StageAccount:
-    """Counters of one stage. `attention[kind, mixed]` sums seconds, FLOPs, KV and query elements of one layer's kernel
-    over the steps with (mixed) and without prefill tokens, which differ in what bounds them."""
+    """Counters of one stage. `attention[kind, mixed]` sums picoseconds and the columns of AttentionSums of one layer's
+    kernel over the steps with (mixed) and without prefill tokens, which differ in what bounds them."""
 
     def __init__(self, costs: StageCosts, context: StepContext, layout: ReplicaLayout) -> None:
         ranks, sizes = layout.dp, context.token_limit + 1
@@ -72,13 +73,9 @@ class StageAccount:
             slowest = _joined(block.critical[stage][at] for block, at in parts)
             durations = _joined(block.attention[stage][kind][at] for block, at in parts)
             sums = [(block.sums[kind], at) for block, at in parts]
-            columns = (
-                durations,
-                _joined(work.flops[at] for work, at in sums),
-                _joined(work.kv_elements[at] for work, at in sums),
-                _joined(work.query_elements[at] for work, at in sums),
-            )
-            totals = self.attention.setdefault(key, np.zeros((4, durations.shape[1])))
+            works = (_joined(work[column][at] for work, at in sums) for column in range(len(AttentionSums._fields)))
+            columns = (durations, *works)
+            totals = self.attention.setdefault(key, np.zeros((len(columns), durations.shape[1])))
             for row, values in enumerate(columns):
                 totals[row] = np.cumsum(np.concatenate([totals[row][None], values]), axis=0)[-1]
             on_path = int(durations[np.arange(len(slowest)), slowest].sum())
@@ -97,12 +94,15 @@ class Accounts:
         self.largest_tokens = np.zeros(context.token_limit + 1)  # steps by the largest rank's tokens
         self.gathered_tokens = np.zeros(context.token_limit + 1)  # steps by Sizes.gathered
         self.host = self.busy = self.steps = self.dummies = 0
+        self.hidden = self.sharing = 0  # picoseconds, see Block
         self._waiting: Executed = []
 
     def record(self, block: Block, executed: int, busy: int) -> None:
         """Count the first `executed` steps of a block, which kept the replica `busy` for so many picoseconds more."""
         self.steps += executed
         self.busy += busy
+        self.hidden += block.hidden
+        self.sharing += block.sharing
         self._waiting.append((block, executed))
         if len(self._waiting) == _TOGETHER:
             self.settle()

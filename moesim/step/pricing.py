@@ -31,7 +31,8 @@ class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
     Per stage: `attention[kind]` durations [steps, ranks] of one layer's kernel, `critical` [steps] the rank that is
-    slowest in all local parts together. `routed`: the MoE parts, None for dense models.
+    slowest in all local parts together. `routed`: the MoE parts, None for dense models. `hidden`, `sharing`: of an
+    executed step, picoseconds of communication behind computation, and of waiting for others on shared links.
     """
 
     batch: Batch
@@ -44,6 +45,8 @@ class Block(NamedTuple):
     routed: RoutedPrice | None
     sends: IntArray  # [P, steps]
     durations: IntArray  # [steps] picoseconds
+    hidden: int = 0
+    sharing: int = 0
 
 
 def _check_length(durations: IntArray, sizes: Sizes) -> None:

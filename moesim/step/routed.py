@@ -19,11 +19,13 @@ from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls
 from moesim.model.operators import Operator
 from moesim.placement import rank_loads
+from moesim.routing.drawn import Drawn
 from moesim.step.batch import Batch
+from moesim.step.exchange import Exchange
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
-from moesim.step.sharding import expert_calls
+from moesim.step.sharding import ExpertShare
 from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
 
@@ -117,6 +119,9 @@ class ExpertCosts:
         moe = context.model.moe
         assert moe is not None
         self.experts = moe.experts
+        held = moe.experts / layout.expert_ranks
+        self._share = ExpertShare(self.operator, context.model, held, layout.expert_tp, context.dtype)
+        self._sorted = layout.dp > 1 and context.engine.transport == "alltoall"
         layers = [layer for program in programs for layer in program.moe_layers]
         #: Slices of the model's MoE layers that each stage holds.
         bounds = np.cumsum([0] + [len(program.moe_layers) for program in programs])
@@ -128,9 +133,10 @@ class ExpertCosts:
             kind for at, stage in zip(self.stage_layers, self.devices, strict=True) for kind in _kinds(at, stage)
         ]
 
-    def calls(self, copies: FloatArray, touched: FloatArray) -> Calls:
-        """Kernel calls of expert ranks with so many (token, expert) pairs and distinct experts."""
-        return expert_calls(self.operator, copies, touched, self.experts, self.layout.expert_tp, self.context.dtype)
+    def calls(self, copies: FloatArray, touched: FloatArray, everywhere: FloatArray) -> Calls:
+        """Kernel calls of expert ranks with so many (token, expert) pairs and distinct experts. everywhere: pairs on
+        all ranks, which a kernel is handed unless an all-to-all has sorted them."""
+        return self._share.calls(copies, touched, copies if self._sorted else everywhere)
 
     def zeros(self) -> RoutedTotals:
         return RoutedTotals.zeros(self.layout.pp, self.layout.expert_ranks, self.layers, self.experts)
@@ -164,9 +170,10 @@ class ExpertCosts:
         ranks = self.layout.expert_ranks
         copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
         touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
+        everywhere = np.broadcast_to(counts.sum(axis=2, dtype=np.float64)[..., None], copies.shape)
         seconds, memory, bound = np.zeros(copies.shape), np.zeros(copies.shape), np.zeros((3, *copies.shape))
         for at, device in self._kinds:
-            cost = self.context.kernels.cost(self.calls(copies[at], touched[at]), device)
+            cost = self.context.kernels.cost(self.calls(copies[at], touched[at], everywhere[at]), device)
             seconds[at], memory[at] = cost.seconds, cost.memory
             compute_bound = cost.compute > cost.memory
             bound[0][at] = cost.overhead
@@ -193,10 +200,13 @@ def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slic
 class RoutedPricer(Protocol):
     """Prices the MoE parts of a batch's steps."""
 
+    @property
+    def exchange(self) -> Exchange: ...
+
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice: ...
 
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        """Tokens per (MoE layer, source rank, expert), drawn for the batch's `step`-th step alone."""
+    def drawn(self, batch: Batch, step: int) -> Drawn:
+        """What the tokens of the batch's `step`-th step choose, drawn for it alone."""
         ...
 
     def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import ArrayLike
 
 from moesim.kernels.base import Calls
+from moesim.kernels.shapes import AttentionShape, ExpertShape, MatrixShape, RowShape
 from moesim.model.operators import Operator
 from moesim.spec.base import DTYPE_BYTES, Dtype
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
+from moesim.step.attention import AttentionSums
 from moesim.step.graph import FloatArray
 
 #: Tensors that engines keep in the model's base dtype when weights are quantised.
@@ -79,6 +83,24 @@ def weight_elements(operator: Operator, model: ModelSpec, tp: int, expert_shards
     return operator.weights * _fractions(operator, model, tp)[0]
 
 
+def number_formats(weights: Dtype, activations: Dtype, model: ModelSpec) -> tuple[str, ...]:
+    """How calibrations name products of such weights and activations, the closest first.
+
+    Models published in fp8 scale their weights by blocks (DeepSeek-V3, arXiv 2412.19437, section 3.3.2); others are
+    quantised by engines, tensor by tensor.
+    """
+    if weights == "fp8" and activations == "fp8":
+        return ("fp8-block", "fp8") if model.dtype == "fp8" else ("fp8", "fp8-block")
+    if weights == "fp4":
+        with_bf16 = ("mxfp4-bf16", "mxfp4-mxfp8", "nvfp4")
+        return with_bf16 if DTYPE_BYTES[activations] >= 2 else ("mxfp4-mxfp8", "nvfp4")
+    if weights == "int4":
+        return ("int4-bf16",)
+    if weights == "int8":
+        return ("int8", "fp8")
+    return ("bf16",) if DTYPE_BYTES[weights] == 2 else (weights,)
+
+
 def operator_calls(operator: Operator, rows: ArrayLike, model: ModelSpec, tp: int, dtype: DtypeSpec) -> Calls:
     """One call of an operator (not attention, not the routed experts) for each number of rows (tokens, sequences).
 
@@ -86,44 +108,89 @@ def operator_calls(operator: Operator, rows: ArrayLike, model: ModelSpec, tp: in
     """
     count = np.asarray(rows, dtype=np.float64)
     work, inputs, outputs = _fractions(operator, model, tp)
-    base = DTYPE_BYTES[base_dtype(dtype)]
-    read = DTYPE_BYTES[dtype.activations] if operator.kind == "gemm" and operator.tensor not in _UNQUANTISED else base
-    data = count * (operator.inputs * inputs * read + operator.outputs * outputs * base)
+    base = base_dtype(dtype)
+    quantised = operator.kind == "gemm" and operator.tensor not in _UNQUANTISED
+    activations = dtype.activations if quantised else base
+    read, written = operator.inputs * inputs, operator.outputs * outputs
     weights = 0.0 if operator.kind == "embedding" else weight_elements(operator, model, tp, 1)
+    weight_bytes = weights * DTYPE_BYTES[weight_dtype(operator, dtype)]
+    shape: MatrixShape | RowShape
+    if operator.kind in ("gemm", "router"):
+        sizes = count, np.asarray(written), np.asarray(read)
+        shape = MatrixShape(*sizes, *(DTYPE_BYTES[each] for each in (activations, weight_dtype(operator, dtype), base)))
+    else:
+        width = DTYPE_BYTES[base]
+        shape = RowShape(count, np.asarray(read * width), np.asarray(written * width), np.asarray(weight_bytes))
     return Calls(
         kind=operator.kind,
         dtype=arithmetic_dtype(operator, dtype),
         flops=count * operator.flops_per_token * work,
-        weight_bytes=np.where(count > 0, weights * DTYPE_BYTES[weight_dtype(operator, dtype)], 0.0),
-        data_bytes=data,
+        weight_bytes=np.where(count > 0, weight_bytes, 0.0),
+        data_bytes=count * (read * DTYPE_BYTES[activations] + written * DTYPE_BYTES[base]),
+        shape=shape,
+        formats=number_formats(weight_dtype(operator, dtype), activations, model),
     )
 
 
-def expert_calls(
-    operator: Operator, copies: FloatArray, touched: FloatArray, experts: int, expert_tp: int, dtype: DtypeSpec
-) -> Calls:
-    """One layer's routed experts on one rank: `copies` (token, expert) pairs that touch `touched` distinct experts."""
-    base = DTYPE_BYTES[base_dtype(dtype)]
-    moved = (operator.inputs + operator.outputs) + 2 * operator.intermediate / expert_tp
-    weights = operator.weights / experts / expert_tp * DTYPE_BYTES[weight_dtype(operator, dtype)]
-    return Calls(
-        kind="experts",
-        dtype=arithmetic_dtype(operator, dtype),
-        flops=copies * (operator.flops_per_token / expert_tp),
-        weight_bytes=touched * weights,
-        data_bytes=copies * (moved * base),
-    )
+class ExpertShare:
+    """What one rank computes and moves of a layer's routed experts.
+
+    Args:
+        held: experts on a rank. expert_tp: ranks that share an expert's matrices.
+    """
+
+    def __init__(
+        self, operator: Operator, model: ModelSpec, held: float, expert_tp: int, dtype: DtypeSpec
+    ) -> None:
+        assert model.moe is not None
+        self._operator, self._expert_tp = operator, expert_tp
+        self._arithmetic = arithmetic_dtype(operator, dtype)
+        self._base = DTYPE_BYTES[base_dtype(dtype)]
+        self._moved = (operator.inputs + operator.outputs) + 2 * operator.intermediate / expert_tp
+        stored = weight_dtype(operator, dtype)
+        self._weights = operator.weights / model.moe.experts / expert_tp * DTYPE_BYTES[stored]
+        sizes = held, model.hidden, model.moe.width / expert_tp, 3 if model.gated else 2
+        columns = (np.asarray(float(each)) for each in sizes)
+        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[dtype.activations], DTYPE_BYTES[stored])
+        self._formats = number_formats(stored, dtype.activations, model)
+
+    def calls(self, pairs: FloatArray, touched: FloatArray, all_pairs: FloatArray) -> Calls:
+        """Args: pairs: (token, expert) pairs of experts held, which touch so many distinct ones. all_pairs: of all
+        tokens that the kernel is handed."""
+        return Calls(
+            kind="experts",
+            dtype=self._arithmetic,
+            flops=pairs * (self._operator.flops_per_token / self._expert_tp),
+            weight_bytes=touched * self._weights,
+            data_bytes=pairs * (self._moved * self._base),
+            shape=ExpertShape(pairs, all_pairs, touched, *self._rest),
+            formats=self._formats,
+        )
 
 
 class AttentionShare:
     """What one tensor-parallel rank computes and moves of attention."""
 
     def __init__(self, model: ModelSpec, tp: int, dtype: DtypeSpec) -> None:
-        self._tp, self._dtype, self._nothing = tp, base_dtype(dtype), np.zeros(())
+        spec, self._dtype, self._nothing = model.attention, base_dtype(dtype), np.zeros(())
+        self._tp = tp
         self._kv_bytes = kv_share(model, tp) * DTYPE_BYTES[dtype.kv]
         self._query_bytes = DTYPE_BYTES[self._dtype] / tp
+        latent = spec.kv_rank is not None
+        query, value = ((spec.nope_dim or 0) + (spec.rope_dim or 0), spec.value_dim) if latent else (spec.head_dim,) * 2
+        cached = (spec.kv_rank or 0) + (spec.rope_dim or 0) if latent else 0
+        heads = spec.heads / tp, 1.0 if latent else max(spec.kv_heads / tp, 1.0)
+        columns = (np.asarray(float(each or 0)) for each in (*heads, query, value, cached))
+        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv])
+        self._formats = attention_formats(dtype.kv)
 
-    def calls(self, flops: FloatArray, kv_elements: FloatArray, query_elements: FloatArray) -> Calls:
+    def calls(self, sums: AttentionSums) -> Calls:
         """One batched attention kernel on one rank, from model-wide sums over its sequences."""
-        data = kv_elements * self._kv_bytes + query_elements * self._query_bytes
-        return Calls("attention", self._dtype, flops / self._tp, self._nothing, data)
+        data = sums.kv_elements * self._kv_bytes + sums.query_elements * self._query_bytes
+        shape = AttentionShape(*sums[3:], *self._rest)
+        return Calls("attention", self._dtype, sums.flops / self._tp, self._nothing, data, shape, self._formats)
+
+
+def attention_formats(kv: Dtype) -> tuple[str, ...]:
+    """How calibrations name attention over a cache of this dtype, the closest first."""
+    return ("fp8", "bf16") if DTYPE_BYTES[kv] < 2 else ("bf16",)

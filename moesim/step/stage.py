@@ -84,7 +84,7 @@ class StageCosts:
         return total
 
     def attention_calls(self, sums: AttentionSums) -> Calls:
-        return self._share.calls(*sums)
+        return self._share.calls(sums)
 
     def attention_cost(self, sums: AttentionSums, kind: int) -> Cost:
         return self.context.kernels.cost(self.attention_calls(sums), self.devices[self.representative[kind]])
@@ -96,7 +96,7 @@ class StageCosts:
         times = np.zeros(sums.flops.shape, dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            part = AttentionSums(sums.flops[:, mine], sums.kv_elements[:, mine], sums.query_elements[:, mine])
+            part = AttentionSums(*(column[:, mine] for column in sums))
             times[:, mine] = picoseconds(self.attention_cost(part, kind).seconds)
         return times
 

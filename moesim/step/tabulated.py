@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange, Picoseconds
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.routed import ExpertCosts, RoutedLoad, RoutedPrice, RoutedTotals
-from moesim.step.sampled import draw_counts
+from moesim.step.sampled import draw
 from moesim.step.scatter import SCATTER_TURNS, ScatteredExchange
 from moesim.step.sizes import Sizes
 
@@ -61,7 +61,7 @@ class Tabulated:
 
     def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: CountRouting, key: int, limit: int) -> None:
         self.costs, self.exchange, self.routing, self.key = costs, exchange, routing, key
-        self._scattered = ScatteredExchange(exchange, routing, costs, key) if exchange.all_to_all else None
+        self._scattered = ScatteredExchange(exchange, routing, key) if exchange.all_to_all else None
         self._grid = _token_grid(limit)
         self._loads: dict[tuple[int, int], RoutedLoad] = {}
         points = (len(_MIXTURES), len(self._grid))
@@ -75,8 +75,8 @@ class Tabulated:
         self._below, self._weight = _interpolation(self._grid)
         self._totals: RoutedTotals | None = None
 
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        return draw_counts(self.routing, self.key, batch, step)
+    def drawn(self, batch: Batch, step: int) -> Drawn:
+        return draw(self.routing, self.key, batch, step)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         tokens = sizes.tokens.sum(axis=1)
@@ -171,16 +171,16 @@ class Tabulated:
         """[P, steps] each. In runs of steps in which every rank has the same tokens, each draw is priced once."""
         if self._scattered is None:
             return self.exchange.of_gathered(sizes.gathered)
-        dispatch, combine = np.zeros((2, len(self._slowest), batch.steps), dtype=np.int64)
         changes = (sizes.decodes[1:] != sizes.decodes[:-1]).any(axis=1)
         if batch.chunks:
             changes[:1] = True
-        for begin, end in pairwise([0, *(np.flatnonzero(changes) + 1).tolist(), batch.steps]):
-            singles, chunked = sizes.decodes[begin] + sizes.idle[begin], sizes.chunked[begin if batch.chunks else 0]
-            for step in range(begin, min(end, begin + SCATTER_TURNS)):
-                times = self._scattered.price(singles, chunked, batch.first_step + step)
-                for found, time in zip((dispatch, combine), times, strict=True):
-                    found[:, step:end:SCATTER_TURNS] = time[:, None]
+        # The steps of a run take the draws in turns: those after the first round repeat its times.
+        steps = np.arange(batch.steps)
+        begin = np.maximum.accumulate(np.where(np.concatenate([[True], changes]), steps, 0))
+        priced, repeats = np.unique(begin + (steps - begin) % SCATTER_TURNS, return_inverse=True)
+        chunked = sizes.chunked[priced] if batch.chunks else np.zeros_like(sizes.decodes[priced])
+        times = self._scattered.price((sizes.decodes + sizes.idle)[priced], chunked, batch.first_step + priced)
+        dispatch, combine = (found[:, repeats] for found in times)
         return dispatch, combine
 
 

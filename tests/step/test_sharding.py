@@ -17,7 +17,8 @@ from moesim.model.parameters import all_operators
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.loading import load_descriptor
-from moesim.step.sharding import AttentionShare, expert_calls, kv_share, operator_calls, weight_elements
+from moesim.step.attention import AttentionSums, chunk_work
+from moesim.step.sharding import AttentionShare, ExpertShare, kv_share, operator_calls, weight_elements
 
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b", "llama-4-maverick", "deepseek-v2-lite", "snowflake-arctic")
 BF16 = DtypeSpec()
@@ -68,7 +69,8 @@ def test_shards_of_experts_do_the_work_once(copies, touched, shards, weights):
     model = model_of("olmoe-1b-7b")
     experts = next(op for op in all_operators(model) if op.kind == "experts")
     dtype = DtypeSpec(weights=weights)
-    calls = expert_calls(experts, np.array([copies]), np.array([touched]), 64, shards, dtype)
+    pairs = np.array([copies])
+    calls = ExpertShare(experts, model, 64, shards, dtype).calls(pairs, np.array([touched]), pairs)
     assert float(calls.flops[0]) * shards == pytest.approx(6 * 1024 * 2048 * copies)
     assert float(calls.weight_bytes[0]) * shards == pytest.approx(3 * 1024 * 2048 * touched * DTYPE_BYTES[weights])
 
@@ -79,7 +81,7 @@ def test_heads_divide_attention(tp, new, cached):
     model = model_of("qwen3-30b-a3b")
     work = attention_work(model, "full", new, cached)
     elements = work.kv_read + work.kv_written
-    calls = AttentionShare(model, tp, BF16).calls(work.flops, elements, work.query_elements)
+    calls = AttentionShare(model, tp, BF16).calls(AttentionSums(*chunk_work(model, "full", new, cached)))
     assert float(calls.flops) * tp == pytest.approx(float(work.flops))
     assert kv_share(model, tp) == 1 / min(tp, 4)
     keys_and_values = 2 * float(elements) / min(tp, 4)

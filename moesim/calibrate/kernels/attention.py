@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,9 +11,9 @@ import numpy as np
 import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
-from moesim.calibrate.kernels.tables import DEVICES, TABLES, read_table
-from moesim.calibrate.measured import TARGETS
+from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.hardware.device import make_device
+from moesim.kernels.calibrated import device_rates
 from moesim.kernels.forms import Rates
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
@@ -33,16 +32,13 @@ LONG_WINDOW = 4096.0
 FEWEST_ROWS = 60
 
 #: TensorRT-LLM decodes layers with a KV head per query head by another kernel, before Blackwell.
-OTHER_MHA = frozenset({"a100_sxm", "h100_sxm", "h200_sxm", "l40s"})
+OTHER_MHA = frozenset({"a100-80-sxm", "h100-sxm", "h200-sxm", "l40s"})
 
 #: SGLang takes about 9 us more for every call with heads of this width, in all implementations.
 OTHER_WIDTH = 192.0
 
 BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 _DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8"}
-
-#: Tables whose `source` is "aic:STACK-VERSION"; others are older stacks, or give no version.
-_SOURCE = re.compile(r"aic:(?P<stack>[a-z]+)-(?P<version>.+)")
 
 PREFILL = (
     Parameter("launch", (8e-6,), 5e-7, 1e-4),
@@ -84,7 +80,10 @@ def groups(data: Path) -> Iterator[KernelGroup]:
         MoesimError: a table is missing or cannot be used.
     """
     for kernel in ("attention_prefill", "attention_decode"):
-        rows = _usable(read_table(tables(data, kernel), kernel))
+        paths = table_paths(data, kernel)
+        if not paths:
+            continue
+        rows = _usable(read_table(paths, kernel))
         for (device, stack, dtype, kv_dtype, impl), part in rows.groupby(
             ["device", "stack", "dtype", "kv_dtype", "impl"]
         ):  # fmt: skip
@@ -92,11 +91,6 @@ def groups(data: Path) -> Iterator[KernelGroup]:
                 group = _group(part, kernel, device, stack, (_DTYPES[dtype], _DTYPES[kv_dtype]), impl)
                 if len(group.seconds) >= FEWEST_ROWS:
                     yield group
-
-
-def tables(data: Path, kernel: str) -> list[Path]:
-    """The files that hold rows of a kernel; where there are none, the one that is missing."""
-    return sorted((data / "kernels").glob(f"{kernel}*.csv.gz")) or [data / "kernels" / f"{kernel}.csv.gz"]
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:
@@ -118,22 +112,6 @@ def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(impl=names)
 
 
-def newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of known devices by the newest version of each of their stacks, which become the columns stack, version."""
-    named = rows["source"].str.extract(_SOURCE)
-    rows = rows.assign(stack=named["stack"], version=named["version"])
-    rows = rows[rows["device"].isin(DEVICES) & rows["stack"].notna()]
-    order = rows["version"].map(_version_order)
-    last = order.groupby([rows["device"], rows["stack"]]).transform("max")
-    return rows[order == last].assign(stack=rows["stack"] + "-" + rows["version"])
-
-
-def _version_order(version: str) -> tuple[int, ...]:
-    """1.3.0rc20 after 1.3.0rc9, 0.14.0 after 0.9.0; a release after its candidates."""
-    numbers = [int(each) for each in re.findall(r"\d+", version)]
-    return (*numbers, *([] if "rc" in version else [10**6]))
-
-
 def _group(
     rows: pd.DataFrame, kernel: str, device: str, stack: str, dtypes: tuple[Dtype, Dtype], impl: str
 ) -> KernelGroup:  # fmt: skip
@@ -147,7 +125,7 @@ def _group(
     )  # fmt: skip
     config = list(zip(heads, kv_heads, width, window, strict=True))
     return KernelGroup(
-        device=DEVICES[device],
+        device=device,
         stack=stack,
         kernel=kernel,
         format=format_name(*dtypes),
@@ -175,11 +153,8 @@ def format_name(dtype: str, kv_dtype: str) -> str:
 
 
 def rates(device: str, dtype: Dtype) -> Rates:
-    """A measured device's rates, by its name in the tables."""
-    spec = load_descriptor("devices", DEVICES[device])
-    made = make_device(spec, index=0, name=device, node=0)
-    units = spec.compute.units or TARGETS[device].units
-    return Rates(made.peak(dtype), made.memory.compute_bandwidth, float(units))
+    """A measured device's rates."""
+    return device_rates(make_device(load_descriptor("devices", device), index=0, name=device, node=0), dtype)
 
 
 def decode_shape(

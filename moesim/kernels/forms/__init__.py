@@ -6,11 +6,17 @@ device's rates. Named in calibrations (hardware/calibrations/kernels) by `kernel
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from moesim.spec.errors import MoesimError
+from moesim.spec.library import did_you_mean
 
 FloatArray = NDArray[np.float64]
 F = TypeVar("F", bound="type[Form]")
@@ -31,6 +37,13 @@ class Times(NamedTuple):
     seconds: FloatArray
     compute: FloatArray
     memory: FloatArray
+
+
+def together(parts: Sequence[Times]) -> Times:
+    """Kernels that run one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+    return Times(*(np.add.reduce(np.broadcast_arrays(*column)) for column in zip(*parts, strict=True)))
 
 
 class Form(Protocol):
@@ -54,5 +67,27 @@ def register(name: str) -> Any:
     return add
 
 
-def term_names(form: type[Form]) -> tuple[str, ...]:
-    return tuple(each.name for each in fields(form))
+def known_forms() -> dict[str, type[Form]]:
+    """Every form by the name of its kernels; each module of this package registers some."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return FORMS
+
+
+def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
+    """The form of a kernel with these terms.
+
+    Raises:
+        MoesimError: there is no such form, or its terms are others.
+    """
+    if kernel not in FORMS and kernel not in known_forms():
+        fix = did_you_mean(kernel, FORMS) or f"choose one of {', '.join(FORMS)}"
+        raise MoesimError(f"no form prices kernels called {kernel!r}", fix=fix)
+    form = FORMS[kernel]
+    names = [each.name for each in fields(form)]
+    strange, missing = [each for each in terms if each not in names], [each for each in names if each not in terms]
+    if strange or missing:
+        what = f"has no term {strange[0]!r}" if strange else f"lacks the term {missing[0]!r}"
+        raise MoesimError(f"a fit of {kernel} {what}", fix=f"its terms are {', '.join(names)}")
+    made: Form = form(**terms)
+    return made

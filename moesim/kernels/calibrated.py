@@ -1,0 +1,161 @@
+"""Rooflines with measured terms: the device's own, else those of a relative, else the datasheet's with its family's.
+
+Terms are per software stack and number format. Of the stacks that an engine prefers, the first that was measured for a
+kernel speaks for it. A device that nothing was measured on takes over the terms of the device of its family that is
+nearest in FLOP per byte: its own datasheet then gives the rates (transfer by datasheet ratios).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from moesim.hardware.machine import Device
+from moesim.kernels.base import Calls, Cost
+from moesim.kernels.forms import Form, Rates, Times, make_form, together
+from moesim.kernels.forms.attention import Decode, Prefill, mixed
+from moesim.kernels.forms.gemm import Gemm
+from moesim.kernels.roofline import DatasheetRoofline
+from moesim.kernels.shapes import AttentionShape
+from moesim.spec.base import Dtype
+from moesim.spec.hardware import DeviceSpec
+from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration
+from moesim.spec.loading import load_descriptor
+
+#: Kernels whose form prices a class of calls: one, or the parts of a batch.
+_KERNELS = {
+    "gemm": ("gemm",), "router": ("gemm",), "experts": ("experts",), "norm": ("norm",), "elementwise": ("elementwise",),
+    "embedding": ("embedding",), "sampling": ("sampling",), "attention": ("attention_prefill", "attention_decode"),
+    "latent attention": ("mla_prefill", "mla_decode"),
+}  # fmt: skip
+
+#: Stacks that run chunks and decoding sequences in one attention kernel; others launch one for each.
+_ONE_KERNEL = ("vllm",)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a kernel's terms come from. device: that was measured; None for family defaults."""
+
+    kind: str
+    device: str | None
+    stack: str = ""
+    format: str = ""
+
+
+class CalibratedKernels:
+    """Measured terms where there are any for a call, the datasheet roofline elsewhere.
+
+    Args:
+        stacks: names of software stacks, the preferred first, without version (`vllm`) or with it (`vllm-0.24.0`).
+    """
+
+    def __init__(self, stacks: Sequence[str]) -> None:
+        self._stacks, self._datasheet = tuple(stacks), DatasheetRoofline()
+        self._known: dict[tuple[Device, str, tuple[str, ...], Dtype], _Priced | None] = {}
+
+    def cost(self, calls: Calls, device: Device) -> Cost:
+        if calls.shape is None:
+            return self._datasheet.cost(calls, device)
+        latent = isinstance(calls.shape, AttentionShape) and np.any(calls.shape.latent > 0)
+        key = device, "latent attention" if latent else calls.kind, calls.formats, calls.dtype
+        if key not in self._known:
+            self._known[key] = self._find(*key)
+        priced, plain = self._known[key], self._datasheet.cost(calls, device)
+        if priced is None:
+            return plain
+        times = priced.times(calls)
+        works = plain.seconds > 0
+        return plain._replace(
+            seconds=np.where(works, times.seconds, 0.0),
+            compute=times.compute,
+            memory=times.memory,
+            overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
+        )
+
+    def sources(self) -> dict[str, list[Source]]:
+        """By device: what priced each class of calls so far, in alphabetical order of the classes."""
+        found: dict[str, dict[str, Source]] = {}
+        for (device, kind, _, _), priced in self._known.items():
+            source = Source(kind, None) if priced is None else priced.source
+            found.setdefault(device.spec.name, {}).setdefault(kind, source)
+        return {name: [kinds[kind] for kind in sorted(kinds)] for name, kinds in found.items()}
+
+    def _find(self, device: Device, kind: str, formats: tuple[str, ...], dtype: Dtype) -> _Priced | None:
+        kernels = _KERNELS.get(kind, ())
+        for name in (device.spec.name, *relatives(device.spec)) if kernels else ():
+            for stack, fits in self._calibrations(name):
+                for form in formats:
+                    chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
+                    if len(chosen) == len(kernels):
+                        forms = tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in chosen)
+                        return _Priced(forms, device_rates(device, dtype), Source(kind, name, stack, form))
+        return None
+
+    def _calibrations(self, device: str) -> Iterator[tuple[str, dict[tuple[str, str], KernelFit]]]:
+        """Fits of the preferred stacks by (kernel, format); of a stack's versions the newest first."""
+        known = calibrated_stacks(device)
+        for wanted in self._stacks:
+            versions = [stack for stack in known if stack == wanted or stack.startswith(f"{wanted}-")]
+            for stack in sorted(versions, key=_version, reverse=True):
+                fits = load_kernel_calibration(known[stack]).kernels
+                yield stack, {(fit.kernel, fit.format): fit for fit in fits}
+
+
+@dataclass(frozen=True)
+class _Priced:
+    forms: tuple[Form, ...]
+    rates: Rates
+    source: Source
+
+    def times(self, calls: Calls) -> Times:
+        shape = calls.shape
+        if isinstance(shape, AttentionShape):
+            prefill, decode = self.forms
+            if not shape.chunks.any():
+                return decode.times(shape, self.rates)
+            if self.source.stack.startswith(_ONE_KERNEL) and isinstance(prefill, Prefill) and isinstance(decode, Decode):
+                return mixed(prefill, decode, shape, self.rates)
+        return together([form.times(shape, self.rates) for form in self.forms])
+
+
+def _in_a_step(form: Form) -> Form:
+    """Benchmarks that repeat a product find its weights in the cache; in a step all other layers' came in between."""
+    return replace(form, kept_weights=0.0) if isinstance(form, Gemm) else form
+
+
+def device_rates(device: Device, dtype: Dtype) -> Rates:
+    """The rates of a device's datasheet for arithmetic in `dtype`. A device of unknown units counts as one."""
+    return Rates(device.peak(dtype), device.memory.compute_bandwidth, float(device.spec.compute.units or 1))
+
+
+def relatives(spec: DeviceSpec) -> list[str]:
+    """Calibrated devices of the same family, the nearest in FLOP per byte first."""
+    wanted = _intensity(spec)
+    near: list[tuple[float, str]] = []
+    for name in calibrated_devices():
+        if name == spec.name or not _of_family(name, spec.family):
+            continue
+        other: DeviceSpec = load_descriptor("devices", name)
+        near.append((abs(np.log(_intensity(other) / wanted)), name))
+    return [name for _, name in sorted(near)]
+
+
+def _intensity(spec: DeviceSpec) -> float:
+    """FLOP per byte at the peaks, of 16-bit arithmetic where that exists."""
+    compute, memory = spec.compute, spec.memory[0]
+    return float((compute.bf16 or compute.fp16 or compute.fp32 or 1.0) / memory.bandwidth)
+
+
+def _of_family(device: str, family: str) -> bool:
+    """Read from one line: a whole file takes a tenth of a second."""
+    path = next(iter(calibrated_stacks(device).values()))
+    said = re.search(r"^family:[ \t]*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return said is not None and said.group(1) == family
+
+
+def _version(stack: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", stack))

@@ -1,0 +1,78 @@
+"""Replicas whose steps share the links of the machine with all other steps in progress: `fabric: flow` and `chunk`."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import simpy
+
+from moesim.engine.analysis import hidden_communication
+from moesim.engine.clock import Clock
+from moesim.engine.fidelity import schedule
+from moesim.engine.invariants import check_schedule
+from moesim.engine.operations import start
+from moesim.engine.wires import SharedWires, Wires
+from moesim.fabric.live import LiveFlows
+from moesim.fabric.live_chunk import LiveChunks
+from moesim.fabric.topology import Topology
+from moesim.serving.replica import Flight, Replica
+from moesim.spec.experiment import ExperimentSpec
+from moesim.step.compile import compile_step
+from moesim.step.pricing import StepPricer
+
+
+class LivePricer(StepPricer):
+    """Prices steps one at a time, as the bound has them; what they really take, their execution says."""
+
+    single_steps = True
+
+
+class LiveReplica(Replica):
+    """Executes its steps operation by operation on the run's own clock, stage by stage of a pipeline."""
+
+    def __init__(self, *arguments: Any, wires: Wires, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._wires = wires
+        self._stages = [simpy.Resource(self.clock) for _ in self.pricer.programs]
+        self._entering = False  # a batch is in the first stage
+
+    def _launch(self) -> None:
+        if not self._entering:
+            super()._launch()
+
+    def _execute(self, flight: Flight) -> None:
+        self._entering = True
+        self.clock.process(self._run(flight))
+
+    def _run(self, flight: Flight) -> Generator[simpy.Event, Any, None]:
+        pricer, block = self.pricer, flight.block
+        drawn = pricer.routed.drawn(block.batch, 0) if pricer.routed is not None else None
+        stages = np.zeros_like(block.stages)
+        hidden = sharing = 0
+        for stage, turn in enumerate(self._stages):
+            graph = compile_step(pricer, block, drawn, stage)
+            with turn.request() as mine:
+                yield mine
+                executed = yield start(graph, self.clock, self._wires)
+            check_schedule(graph, executed)
+            stages[stage, 0] = executed.makespan
+            hidden += hidden_communication(graph, executed)
+            sharing += executed.makespan - schedule(graph).makespan
+            if stage == 0:
+                self._entering = False
+                self._wake(int(self.clock.now))
+        yield self.clock.timeout(int(block.host[0]))
+        flight.block = block._replace(
+            stages=stages, durations=stages.sum(axis=0) + block.host, hidden=hidden, sharing=sharing
+        )
+        flight.ends = np.array([self.clock.now])
+        self.clock.call_at(self.clock.now, lambda: self._end(flight), last=True)
+
+
+def shared_wires(spec: ExperimentSpec, clock: Clock, topology: Topology) -> SharedWires:
+    """The links of a run's machine, at the fidelity that its `fabric` names."""
+    if spec.fabric == "chunk":
+        return SharedWires(clock, LiveChunks(clock, topology, spec.chunk))
+    return SharedWires(clock, LiveFlows(clock, topology.bandwidth))
