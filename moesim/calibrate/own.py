@@ -96,7 +96,7 @@ def _group(rows: pd.DataFrame, table: str, name: str, device: Device) -> KernelG
         format=dtype,
         implementation=name,
         rates=device_rates(device, dtype),
-        shape=_SHAPES[table](columns, DTYPE_BYTES[dtype], name),
+        shape=shape_of(table, name, columns, dtype),
         seconds=columns["latency_us"] * 1e-6,
         split=[f"{name}/{label}" for label in _labels(columns, _SPLIT[table])],
         series=_labels(columns, (*_SPLIT[table], *constant)),
@@ -104,6 +104,11 @@ def _group(rows: pd.DataFrame, table: str, name: str, device: Device) -> KernelG
         sizes={each: columns[each] for each in (*_SPLIT[table], size)},
         parameters=PARAMETERS[table],
     )
+
+
+def shape_of(table: str, kernel: str, columns: Columns, dtype: Dtype) -> Shape:
+    """What the rows of a table look like to the hardware. kernel: of the elementwise table; else the table's name."""
+    return _SHAPES[table](columns, DTYPE_BYTES[dtype], kernel)
 
 
 def _labels(columns: Columns, names: tuple[str, ...]) -> list[str]:
@@ -131,7 +136,7 @@ def _attention(columns: Columns, item: float, name: str) -> Shape:
     sums: tuple[Any, ...] = (batch, batch * keys, none, none, none, none)
     if name == "attention_prefill":
         sums = (none, none, batch, batch * new, batch * new * (new + 1.0) / 2.0, batch * keys)
-    return AttentionShape(*sums, heads, kv_heads, width, width, none, item, item)
+    return AttentionShape(*(*sums, heads, kv_heads, width, width, none, item, item))
 
 
 def _rows(columns: Columns, item: float, name: str) -> Shape:

@@ -5,7 +5,7 @@ The operators, their sizes and their order are those that runs are priced with (
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from moesim.step.attention import AttentionSums, chunk_work
 from moesim.step.sharding import AttentionShare, ExpertShare, operator_calls
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Step:
     """A measured layer or step. new: tokens added to each of `batch` sequences; keys: tokens in all of one. touched:
     distinct experts that a MoE layer used, which is the routing's doing and not the kernels'."""
@@ -74,10 +74,18 @@ class StepReport:
     fits: dict[str, FittedKernel]
     steps: tuple[StepError, ...]
 
-    def errors(self, steps: tuple[StepError, ...] | None = None) -> tuple[float, float]:
-        """Median and 90th percentile of the absolute error, in percent."""
-        chosen = self.steps if steps is None else steps
-        return errors(np.array([each.predicted for each in chosen]), np.array([each.measured for each in chosen]))
+    def groups(self) -> dict[str, tuple[StepError, ...]]:
+        """The steps by part and phase, and all of them."""
+        found: dict[str, list[StepError]] = {}
+        for each in self.steps:
+            phase = "decode" if each.step.new == 1 else "prefill"
+            found.setdefault(f"{each.step.part}, {phase}", []).append(each)
+        return {**{name: tuple(found[name]) for name in sorted(found)}, "all": self.steps}
+
+
+def error_percentiles(steps: Sequence[StepError]) -> tuple[float, float]:
+    """Median and 90th percentile of the absolute error, in percent."""
+    return errors(np.array([each.predicted for each in steps]), np.array([each.measured for each in steps]))
 
 
 def whole_steps(folder: Path, progress: Callable[[str], None] = lambda _: None) -> StepReport:
@@ -122,8 +130,9 @@ def _measured(path: Path, way: str) -> Iterator[tuple[Step, float]]:
         raise MoesimError("there are no whole steps", where=Where(display(path)), fix="measure them (--table steps)")
     rows = pd.read_csv(path)
     for row in rows[rows["impl"] == way].to_dict("records"):
-        sizes = (int(row[name]) for name in ("layers", "batch", "q_len", "kv_len"))
-        yield Step(str(row["model"]), str(row["part"]), *sizes, float(row["touched"])), float(row["latency_us"]) * 1e-6
+        layers, batch, new, keys = (int(row[name]) for name in ("layers", "batch", "q_len", "kv_len"))
+        step = Step(str(row["model"]), str(row["part"]), layers, batch, new, keys, float(row["touched"]))
+        yield step, float(row["latency_us"]) * 1e-6
 
 
 def step_calls(model: ModelSpec, step: Step, dtype: Dtype) -> Iterator[tuple[str, Calls, int]]:

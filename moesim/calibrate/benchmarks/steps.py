@@ -63,8 +63,8 @@ class Steps:
         self._bench = bench
         self._built: tuple[tuple[str, str, str], ReferenceModel] | None = None
 
-    def work(self, case: Case) -> tuple[Work, dict[str, float]]:
-        """The call, and what the row says beside its sizes: experts that get a token, mean over the MoE layers."""
+    def work(self, case: Case) -> tuple[Work, float]:
+        """The call, and distinct experts that get a token, mean over the MoE layers."""
         model = self._model(case)
         batch, new, keys = (case.size(name) for name in ("batch", "q_len", "kv_len"))
         past, caches = keys - new, model.caches(batch, keys)
@@ -74,7 +74,7 @@ class Steps:
         else:
             x, turn = self._bench.random(batch * new, model.spec.hidden), model.turn(batch, new, past)
             work = Work(lambda copy: model.layer(copy, x, x, caches[copy], past, turn), len(model.layers))
-        return work, {"touched": _touched(model, work)}
+        return work, _touched(model, work)
 
     def _tokens(self, spec: ModelSpec, batch: int, new: int) -> Tensor:
         import torch

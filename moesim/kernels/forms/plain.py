@@ -8,8 +8,9 @@ measurements for the forms of single classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,4 +85,6 @@ def _rows(shape: RowShape) -> tuple[FloatArray | float, ...]:
     return 0.0, 0.0, shape.rows * (shape.read + shape.written) + shape.shared, 0.0
 
 
-_WORK = {MatrixShape: _product, ExpertShape: _experts, AttentionShape: _attention, RowShape: _rows}
+_WORK: dict[type[Shape], Callable[[Any], tuple[FloatArray | float, ...]]] = {
+    MatrixShape: _product, ExpertShape: _experts, AttentionShape: _attention, RowShape: _rows,
+}  # fmt: skip
