@@ -88,8 +88,13 @@ def error_percentiles(steps: Sequence[StepError]) -> tuple[float, float]:
     return errors(np.array([each.predicted for each in steps]), np.array([each.measured for each in steps]))
 
 
-def whole_steps(folder: Path, progress: Callable[[str], None] = lambda _: None) -> StepReport:
+def whole_steps(
+    folder: Path, models: Sequence[str] = (), progress: Callable[[str], None] = lambda _: None
+) -> StepReport:  # fmt: skip
     """Fits the kernels of a folder of `moesim calibrate run` and predicts the steps that it holds.
+
+    Args:
+        models: files of measured models that the library does not know.
 
     Raises:
         MoesimError: tables are missing or hold too little.
@@ -100,9 +105,11 @@ def whole_steps(folder: Path, progress: Callable[[str], None] = lambda _: None) 
         progress(name)
         fits[name] = fit_kernel(group)
     price = _Price(fits, device_rates(device, dtype))
+    own = {model.name: model for model in (load_descriptor("models", name) for name in models)}
     steps = []
     for step, seconds in _measured(folder / "steps.csv", way):
-        model, kernels = load_descriptor("models", step.model), dict.fromkeys(fits, 0.0)
+        model = own.get(step.model) or load_descriptor("models", step.model)
+        kernels = dict.fromkeys(fits, 0.0)
         for name, calls, times in step_calls(model, step, dtype):
             kernels[name] += price(name, calls) * times
         steps.append(StepError(step, seconds, sum(kernels.values()), kernels))

@@ -84,7 +84,8 @@ def parse_budget(text: str) -> float:
 
 @click.command("steps", short_help="Whole steps from measured kernels alone.")
 @click.argument("folder", type=click.Path(path_type=Path))
-def steps_command(folder: Path) -> None:
+@click.option("--model", "models", multiple=True, metavar="FILE", help="A measured model that is not in the library.")
+def steps_command(folder: Path, models: tuple[str, ...]) -> None:
     """Fit the kernels in FOLDER, which `moesim calibrate run` wrote, and predict the layers and steps in it.
 
     Steps are not fitted: their error is what a run's prices add up to.
@@ -95,7 +96,7 @@ def steps_command(folder: Path) -> None:
 
     screen = console()
     with screen.status("fitting") as status:
-        report = whole_steps(folder, lambda name: status.update(f"fitting {name}"))
+        report = whole_steps(folder, models, lambda name: status.update(f"fitting {name}"))
     print_steps(screen, report)
 
 

@@ -193,7 +193,7 @@ def row_cases(models: Sequence[ModelSpec], item: float) -> Iterator[Case]:
             widths.setdefault(name, set()).add(width)
     for kernel in sorted(widths):
         base = widths[kernel]
-        around = {2 ** round(math.log2(w) + shift) for w in base for shift in (-1, 0, 1)}
+        around = {2 ** round(math.log2(w) + shift) for w in base for shift in (-2, -1, 0, 1, 2)}
         for n in sorted(base | {w for w in around if w >= 8}):
             for m in powers(1, 32768):
                 # PyTorch goes over the rows several times.

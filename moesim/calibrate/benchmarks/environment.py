@@ -37,8 +37,8 @@ def environment(device: str, bench: Bench) -> dict[str, object]:
         driver = _nvidia_smi("driver_version")
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver and driver[0]}
     else:
-        found |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": bench.threads, "cold_bytes": bench.cold}
-    return found
+        found |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": bench.threads}
+    return {**found, "cold_bytes": bench.cold}
 
 
 def source() -> str:

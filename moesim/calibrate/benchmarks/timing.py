@@ -16,7 +16,7 @@ WARM_UP = 0.01
 SHORTEST = 200e-6
 
 #: Samples per measurement, and the seconds after which no more than the fewest are taken.
-FEWEST, MOST, PATIENCE = 5, 25, 0.1
+FEWEST, MOST, PATIENCE = 3, 25, 0.1
 
 #: Samples this many interquartile ranges outside the quartiles do not count (Tukey's fences).
 FENCE = 1.5

@@ -10,7 +10,9 @@ from moesim.calibrate.kernels.tables import TABLES, read_table
 from moesim.spec.errors import MoesimError
 
 HERE = {"device": "h100-sxm", "torch": "2.13.0", "driver": None}
-ROW = {"device": "h100-sxm", "dtype": "bfloat16", "latency_us": "12.5", "impl": "eager", "source": "moesim:torch-2.13.0"}
+ROW = {
+    "device": "h100-sxm", "dtype": "bfloat16", "latency_us": "12.5", "impl": "eager", "source": "moesim:torch-2.13.0",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_a_line_that_was_cut_off_is_measured_again(store: Store) -> None:
 
 
 def test_another_environment_is_refused(store: Store) -> None:
-    with pytest.raises(MoesimError, match="measured with torch 2.13.0, and now it is 2.14.0; measure into a new"):
+    with pytest.raises(MoesimError, match=r"measured with torch 2\.13\.0, and now it is 2\.14\.0; measure into a new"):
         Store(store.folder).open({**HERE, "torch": "2.14.0"})
 
 
