@@ -11,8 +11,10 @@ from click.testing import CliRunner
 
 from moesim.calibrate.importers import formats
 from moesim.calibrate.importers.command import import_profile
+from moesim.calibrate.kernels.steps import groups
 from moesim.calibrate.kernels.tables import TABLES, read_table, table_paths
 from moesim.cli import main
+from moesim.kernels.forms.steps import StepForm
 from moesim.spec.errors import MoesimError
 
 #: Products that an H100 takes about these times for: 2·m·4096·4096 FLOPs at 600 TFLOP/s and 5 us.
@@ -185,6 +187,12 @@ def test_splitwise(tmp_path: Path) -> None:
     prompt, token = (steps[steps["kernel"] == phase] for phase in ("prefill", "decode"))
     assert set(prompt["latency_us"]) == {85000.0}
     assert token[["q_len", "kv_len", "layers", "model"]].iloc[0].tolist() == [1, 512 + 64, 80, "llama-2-70b"]
+    (group,) = groups(tmp_path / "out")
+    assert (group.device, group.kernel, len(group.seconds)) == ("h100-sxm", "step", 16)
+    # 8 prompts of 512 tokens through half of 69 billion parameters at half the peak, and 20 ms beside
+    times = StepForm(overhead=0.02, per_token=0.0, compute=0.5, memory=1.0).times(group.shape, group.rates)
+    assert times.seconds.max() == pytest.approx(0.02 + 2 * 8 * 512 * 68.98e9 / 2 / (0.5 * 989e12), rel=1e-3)
+    assert times.seconds.min() == pytest.approx(0.02 + 68.98e9 / 3.35e12, rel=1e-3)  # one token: two bytes a weight
 
 
 @pytest.mark.parametrize(

@@ -38,8 +38,8 @@ def import_profile(name: str, path: Path, device: str, out: Path, stack: str | N
     if not tables:
         fix = f"{name} profiles hold {chosen.files}"
         raise MoesimError(f"there is nothing of {device} to import in {path}", fix=fix)
+    check_count(max(len(table) for table in tables.values()), Where(str(path)))
     for kind, table in tables.items():
-        check_count(len(table), kind, Where(str(path)))
         check_sizes(table, kind, Where(str(path)))
         check_times(table, kind, spec, Where(str(path)))
     written = {out / f"{kind}_{device}_{name}.csv": table for kind, table in sorted(tables.items())}

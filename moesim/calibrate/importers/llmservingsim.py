@@ -21,7 +21,6 @@ from moesim.calibrate.importers.vidur import read_attention
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.library import list_descriptors
 from moesim.spec.loading import load_descriptor
-from moesim.spec.marked import read_yaml
 from moesim.spec.model import ModelSpec
 
 if TYPE_CHECKING:
@@ -32,6 +31,8 @@ _BATCH = ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")
 
 #: Folders between a model's and its tables: degree of tensor parallelism, and number format.
 _DEGREE, _FORMAT = re.compile(r"tp(\d+)"), re.compile(r"bf16|fp16|fp8\w*|int8|int4|auto")
+
+_VERSION = re.compile(r"^vllm_version: *[\"']?([^\s\"']+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,5 @@ def _longest(names: Iterable[str]) -> str | None:
 def _stack(path: Path) -> str:
     """`vllm-0.19.0` of a meta.yaml beside the folders tpN, else the simulator's own name."""
     meta = path.parent.parent / "meta.yaml"
-    if not meta.is_file():
-        return "llmservingsim"
-    version = read_yaml(meta).items.get("vllm_version")
-    return f"vllm-{version.value}" if version is not None else "llmservingsim"
+    said = _VERSION.search(meta.read_text(encoding="utf-8")) if meta.is_file() else None
+    return f"vllm-{said[1]}" if said else "llmservingsim"

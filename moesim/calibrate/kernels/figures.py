@@ -149,7 +149,7 @@ def residuals(device: str, title: str, scored: Sequence[Scored]) -> Figure:
 
 
 def roofline(device: str, title: str, scored: Sequence[Scored]) -> Figure:
-    """The calibrated roofline, normalised: achieved share of the peak of arithmetic against intensity over the ridge's.
+    """The roofline, normalised: achieved share of the peak of arithmetic against intensity over the ridge's.
 
     Kernels that only stream have no arithmetic: their achieved share of bandwidth against the predicted time.
     """
@@ -161,7 +161,7 @@ def roofline(device: str, title: str, scored: Sequence[Scored]) -> Figure:
     )
     regime = np.concatenate([regimes(each.times) for each in scored])
     streams = bool((compute < memory * 1e-4).all())
-    figure, axes = _frame(f"{title} on {device}: under the calibrated roofline", _summary(scored))
+    figure, axes = _frame(f"{title} on {device}: under the roofline", _summary(scored))
     place = seconds if streams else compute / np.maximum(memory, compute * 1e-4)
     share = (memory if streams else compute) / measured
     rows = _thinned(share)
@@ -174,12 +174,14 @@ def roofline(device: str, title: str, scored: Sequence[Scored]) -> Figure:
     axes.set(xscale="log", yscale="log", xlim=(ends[0], ends[-1]))
     axes.set_ylim(max(float(np.percentile(share, 0.2)) / 1.5, 1e-6), 2.0)
     if streams:
-        axes.set(xlabel="predicted time", ylabel="achieved / calibrated bandwidth")
+        axes.set(xlabel="predicted time", ylabel="achieved / peak bandwidth")
         _time_axis(axes.xaxis)
     else:
-        axes.set(xlabel="arithmetic intensity / that of the ridge", ylabel="achieved / calibrated peak of arithmetic")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.03, 1.0), "alignment": "left"}
-    axes.legend(**beside, title="most time goes to", markerscale=2.5, handletextpad=0.2)
+        axes.set(xlabel="arithmetic intensity / that of the ridge", ylabel="achieved / peak of arithmetic")
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.03, 1.0), alignment="left", title="most time goes to", markerscale=2.5,
+        handletextpad=0.2,
+    )  # fmt: skip
     return figure
 
 
@@ -205,7 +207,7 @@ def _groups_key(figure: Figure, scored: Sequence[Scored]) -> None:
     y = 1 - (HEADER + 0.12) / HEIGHT
     for each, colour in _coloured(scored)[::-1][: len(_COLOURS)]:
         median, p90 = errors(each.times.seconds, each.measured)
-        x = 5.1 / WIDTH
+        x = 5.2 / WIDTH
         figure.text(x, y, "●", color=colour, fontsize=8, va="top")
         figure.text(x + 0.14 / WIDTH, y, _folded(each.label), fontsize=7.5, va="top", linespacing=1.25)
         lines = _folded(each.label).count("\n") + 1
@@ -214,7 +216,7 @@ def _groups_key(figure: Figure, scored: Sequence[Scored]) -> None:
         y -= 0.22 / HEIGHT
     if len(scored) > len(_COLOURS):
         figure.text(
-            5.1 / WIDTH,
+            5.2 / WIDTH,
             y,
             f"and {len(scored) - len(_COLOURS)} smaller groups (grey)",
             fontsize=7.5,

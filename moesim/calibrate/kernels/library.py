@@ -108,7 +108,9 @@ def sound_rows(path: Path, kind: str) -> pd.DataFrame:
     table = columns_of(path, kind)
     sizes = [*TABLES[kind], "latency_us"]
     table = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in sizes})
-    return table[(np.isfinite(table[sizes]) & (table[sizes] >= 0)).all(axis=1)]
+    values = table[sizes].to_numpy(np.float64)
+    sound: pd.DataFrame = table.loc[(np.isfinite(values) & (values >= 0)).all(axis=1)]
+    return sound
 
 
 @dataclass(frozen=True)

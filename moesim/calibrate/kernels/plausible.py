@@ -72,11 +72,11 @@ def check_times(table: pd.DataFrame, kind: str, device: DeviceSpec, place: Where
         raise MoesimError(what, where=place, fix=f"remove the {int(fast.sum())} impossible rows")
 
 
-def check_count(rows: int, kind: str, place: Where) -> None:
-    """Raises MoesimError: these are too few rows to fit anything to."""
+def check_count(rows: int, place: Where) -> None:
+    """Raises MoesimError: these are too few rows of a class to fit anything to."""
     if rows < FEWEST_ROWS:
         fix = f"measure at least {FEWEST_ROWS} sizes"
-        raise MoesimError(f"{kind}: {rows} points are too few to fit", where=place, fix=fix)
+        raise MoesimError(f"{rows} points are too few to fit", where=place, fix=fix)
 
 
 def _bounds(table: pd.DataFrame, kind: str, device: DeviceSpec) -> tuple[FloatArray, FloatArray]:
@@ -133,7 +133,7 @@ def _decode(table: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
 
 def _rows(table: pd.DataFrame) -> tuple[FloatArray, FloatArray]:
     """Read or written once."""
-    m, n = (table[name].to_numpy(np.float64) for name in ("m", "n"))
+    m, n = table["m"].to_numpy(np.float64), table["n"].to_numpy(np.float64).clip(min=1.0)  # -1: not known
     return np.zeros(len(table)), m * n * table["dtype"].map(_bytes).to_numpy(np.float64)
 
 

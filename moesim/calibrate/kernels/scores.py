@@ -13,16 +13,13 @@ from moesim.calibrate.fitting import errors
 from moesim.calibrate.kernels.fits import predict, rank_correlation, regimes
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.library import all_groups
+from moesim.kernels.calibrated import relatives
 from moesim.spec.errors import MoesimError
 from moesim.spec.kernels import KernelFit, calibrated_stacks, load_kernel_calibration
 from moesim.spec.loading import load_descriptor
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
-
-#: Times the prediction from which on a fused-MoE measurement of TensorRT-LLM is a bad pick of its autotuner: 11 % of
-#: the rows on Hopper are, up to 3.4 ms where 0.42 ms are usual (study of the AIConfigurator tables).
-BAD_PICK = 2.0
 
 #: Fewest scored rows that are a group of their own.
 FEWEST_SCORED = 20
@@ -76,13 +73,17 @@ CLASSES: dict[str, Callable[[KernelGroup], bool]] = {
     "GEMM bf16": _is("gemm", "bf16"),
     "GEMM fp8": _is("gemm", "fp8"),
     "GEMM, other formats": _other_gemm,
-    "fused MoE": _is("fused_moe"),
+    "fused MoE": _is("experts"),
     "attention prefill": _is("attention_prefill"),
     "attention decode": _is("attention_decode"),
-    "MLA": lambda group: "mla" in group.kernel,
-    "norm and elementwise": lambda group: group.kernel in ("norm", "elementwise", "rows"),
+    "MLA prefill": _is("mla_prefill"),
+    "MLA decode": _is("mla_decode"),
+    "whole steps": _is("step"),
+    "norm and elementwise": lambda group: group.kernel in ("norm", "elementwise"),
+    "embedding and sampling": lambda group: group.kernel in ("embedding", "sampling"),
 }
 
+#: Rows slower than calls that are larger in every size: no prediction is asked, the rule is that of the fit.
 WITHOUT_PICKS = "fused MoE without bad autotuner picks"
 
 
@@ -116,13 +117,10 @@ def shipped(group: KernelGroup, device: str | None = None) -> KernelFit | None:
 
 def score_group(group: KernelGroup, fit: KernelFit | None, without_picks: bool = False) -> GroupScore | None:
     """A group's errors on its scored half by a calibration's terms; None where it has too few rows, or no terms."""
-    rows = np.flatnonzero(~group.fitted)
+    rows = np.flatnonzero(~group.fitted & ~(group.rejected & without_picks))
     if fit is None or len(rows) < FEWEST_SCORED:
         return None
     times = predict(group, fit.terms, rows)
-    if without_picks and group.stack.startswith("trtllm"):
-        rows = rows[group.seconds[rows] <= BAD_PICK * times.seconds]
-        times = predict(group, fit.terms, rows)
     measured = group.seconds[rows]
     median, p90 = errors(times.seconds, measured)
     bounds = _bounds(fit, regimes(times))
@@ -180,8 +178,8 @@ def transfers(data: Path, within: bool) -> list[Transfer]:
     """Measured devices as if nobody had measured them: terms of another device, rates of their own datasheet.
 
     Args:
-        within: terms of the first other device of their architecture; otherwise those of the H100 for devices of other
-            architectures.
+        within: terms of the relative that a run would take, the nearest of their architecture; otherwise those of the
+            H100, for devices of other architectures.
 
     Raises:
         MoesimError: a table cannot be used.
@@ -204,16 +202,11 @@ REFERENCE = "h100-sxm"
 
 
 def _donors(device: str, within: bool) -> list[str]:
-    """Devices whose terms may speak for one, the first that has the kernel does."""
-    from moesim.spec.kernels import calibrated_devices
-
-    family = _family(device)
-    others = [name for name in calibrated_devices() if name != device and (_family(name) == family) == within]
-    return others if within else [name for name in others if name == REFERENCE]
-
-
-def _family(device: str) -> str:
-    return str(load_descriptor("devices", device).family)
+    """Devices whose terms may speak for one, the first that has the kernel does; within an architecture as in runs."""
+    spec, reference = (load_descriptor("devices", name) for name in (device, REFERENCE))
+    if within:
+        return relatives(spec)
+    return [REFERENCE] if spec.family != reference.family else []
 
 
 def find_score(scores: Iterable[KernelScore], name: str) -> KernelScore:

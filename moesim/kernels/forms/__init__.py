@@ -6,6 +6,8 @@ device's rates. Named in calibrations (hardware/calibrations/kernels) by `kernel
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -65,16 +67,28 @@ def register(name: str) -> Any:
     return add
 
 
+def find_form(kernel: str) -> type[Form]:
+    """The form of the kernels of this name; each module of this package registers some.
+
+    Raises:
+        MoesimError: there is none.
+    """
+    if kernel not in FORMS:
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+    if kernel not in FORMS:
+        fix = did_you_mean(kernel, FORMS) or f"choose one of {', '.join(FORMS)}"
+        raise MoesimError(f"no form prices kernels called {kernel!r}", fix=fix)
+    return FORMS[kernel]
+
+
 def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
     """The form of a kernel with these terms.
 
     Raises:
         MoesimError: there is no such form, or its terms are others.
     """
-    if kernel not in FORMS:
-        fix = did_you_mean(kernel, FORMS) or f"choose one of {', '.join(FORMS)}"
-        raise MoesimError(f"no form prices kernels called {kernel!r}", fix=fix)
-    form = FORMS[kernel]
+    form = find_form(kernel)
     names = [each.name for each in fields(form)]
     strange, missing = [each for each in terms if each not in names], [each for each in names if each not in terms]
     if strange or missing:

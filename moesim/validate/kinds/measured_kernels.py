@@ -16,12 +16,14 @@ from moesim.validate.cases import Found, Setting, case
 @case("measured_kernels")
 def measured_kernels(setting: Setting, *, kernels: str, statistic: Literal["median", "p90"]) -> Found:
     """The absolute relative error over the held-out rows of a class of kernels: the median over its groups (a device,
-    software stack, number format and implementation each) of their medians, or of their 90th percentiles."""
+    software stack, number format and implementation each) of their medians, or of their 90th percentiles; then the
+    detail names the five worst groups, and where they err."""
     assert setting.data is not None
     score = find_score(_scores(setting.data), kernels)
-    worst = "; ".join(f"{each.name} {each.median:.1f} / {each.p90:.1f} %, {each.reason}" for each in score.worst())
-    detail = f"{len(score.groups)} groups" + (f"; worst: {worst}" if statistic == "p90" else "")
-    return Found(error=score.middle(statistic) / 100, rows=score.rows, detail=detail)
+    lines = [f"{len(score.groups)} groups" + (", the worst:" if statistic == "p90" else "")]
+    if statistic == "p90":
+        lines += [f"{each.name}: {each.median:.1f} / {each.p90:.1f} %, {each.reason}" for each in score.worst()]
+    return Found(error=score.middle(statistic) / 100, rows=score.rows, detail="\n".join(lines))
 
 
 @case("kernel_statistic")
