@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -104,8 +104,8 @@ BOUNDS = {
     "everywhere": (1e-3, 60.0), "fringe": (0.1, 512.0), "tile": (4.0, 512.0),
 }  # fmt: skip
 
-#: What to expect of a family, in the order of Experts' terms, and of its number formats: medians over the fitted halves of
-#: all measured groups, rounded.
+#: What to expect of a family, in the order of Experts' terms, and of its number formats: medians over the fitted halves
+#: of all measured groups, rounded.
 FAMILIES = {
     "marlin": (2e-5, 3e-7, 4e-9, 1e-9, 0.55, 0.78, 1.5, 0.4, 3.0, 2.0, 32.0),
     "cutlass": (2.4e-5, 3e-7, 1e-8, 9e-10, 0.62, 0.83, 1.4, 4.0, 0.3, 15.0, 32.0),
@@ -174,6 +174,7 @@ def newest(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[order == last].assign(stack=rows["stack"] + "-" + rows["version"])
 
 
+@lru_cache(maxsize=256)
 def _order(version: str) -> tuple[int, ...]:
     """1.3.0rc20 after 1.3.0rc9; a release after its candidates."""
     numbers = tuple(int(each) for each in re.findall(r"\d+", version))
