@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.routed import Load, expected_load, known
+from moesim.calibrate.kernels.routed import expected_load, known
 from moesim.calibrate.kernels.tables import DEVICES, TABLES, read_table
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
@@ -181,7 +181,7 @@ def _order(version: str) -> tuple[int, ...]:
     return numbers if "rc" in version else (*numbers, 10**6)
 
 
-def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
+def _ungated(rows: pd.DataFrame) -> BoolArray:
     names = rows["stack"].str.partition("-")
     recent = [
         stack in UNGATED_SINCE and _order(version) >= UNGATED_SINCE[stack]
@@ -189,7 +189,7 @@ def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
     ]
     models = rows[["hidden", "inter", "num_experts", "topk"]].astype(int).itertuples(index=False, name=None)
     without = np.array([model in UNGATED for model in models], dtype=bool) & np.array(recent, dtype=bool)
-    return rows["impl"].str.endswith(_UNGATED_NAME) | without
+    return np.asarray(rows["impl"].str.endswith(_UNGATED_NAME).to_numpy(bool) | without)
 
 
 def _implementation(impl: str) -> str:
@@ -197,14 +197,23 @@ def _implementation(impl: str) -> str:
 
 
 def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str) -> ExpertGroup:
-    sizes = [*TABLES["moe"], "distribution", "ungated"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
-    tokens, hidden, inter, experts, topk, tp, ep = (rows[each].to_numpy(np.int64) for each in TABLES["moe"])
-    routed = zip(rows["distribution"], tokens, experts, topk, ep, strict=True)
-    load = Load(*np.array([expected_load(kind, *map(int, counts)) for kind, *counts in routed]).T)
-    matrices = np.where(rows["ungated"].to_numpy(bool), 2.0, 3.0)
-    columns = (load.pairs, tokens * topk, load.touched, experts / ep, hidden, inter / tp, matrices)
-    shape = ExpertShape(*(each.astype(np.float64) for each in columns), number.activations, number.weights)
+    keys = [*TABLES["moe"], "distribution", "ungated"]
+    merged = rows.groupby(keys)["latency_us"].median().reset_index()
+    tokens, hidden, inter, experts, topk, tp, ep = (merged[each].to_numpy(np.int64) for each in TABLES["moe"])
+    routed = zip(merged["distribution"], tokens, experts, topk, ep, strict=True)
+    pairs, touched = np.array([expected_load(kind, *map(int, counts)) for kind, *counts in routed]).T
+    matrices = np.where(merged["ungated"].to_numpy(bool), 2.0, 3.0)
+    shape = ExpertShape(
+        pairs=pairs,
+        all_pairs=(tokens * topk).astype(np.float64),
+        touched=touched,
+        held=experts / ep,
+        hidden=hidden.astype(np.float64),
+        width=inter / tp,
+        matrices=matrices,
+        activation_bytes=number.activations,
+        weight_bytes=number.weights,
+    )
     models = [f"{h}/{i}/{e}/{k}" for h, i, e, k in zip(hidden, inter, experts, topk, strict=True)]
     shards = [f"{model} tp {t} ep {e}" for model, t, e in zip(models, tp, ep, strict=True)]
     fitted = _half(models, shards)
@@ -216,10 +225,10 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
         implementation=impl,
         rates=_rates(DEVICES[name], number.arithmetic),
         shape=shape,
-        seconds=rows["latency_us"].to_numpy(np.float64) * 1e-6,
+        seconds=merged["latency_us"].to_numpy(np.float64) * 1e-6,
         split=models if len({m for m, f in zip(models, fitted, strict=True) if f}) > 1 else shards,
         series=models,
-        size=load.pairs,
+        size=pairs,
         sizes={each: getattr(shape, each) for each in ("pairs", "all_pairs", "touched", "held", "hidden", "width")},
         parameters=parameters(impl, number.name, int(fitted.sum())),
         excluded="" if len(set(models)) > 1 else "a single model was measured",
