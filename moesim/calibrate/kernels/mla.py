@@ -25,7 +25,7 @@ from moesim.calibrate.kernels.attention import (
     visible_pairs,
 )
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.tables import DEVICES, read_table
+from moesim.calibrate.kernels.tables import read_table, table_paths
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
 
@@ -47,12 +47,15 @@ _DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "fp8": "fp8"}
 
 
 def groups(data: Path) -> Iterator[KernelGroup]:
-    """The groups of `data`/kernels/mla.csv.gz, of each stack's newest version.
+    """The groups of `data`, of each stack's newest version.
 
     Raises:
-        MoesimError: the table is missing or cannot be used.
+        MoesimError: a table cannot be used.
     """
-    rows = read_table([data / "kernels" / "mla.csv.gz"], "mla")
+    paths = table_paths(data, "mla")
+    if not paths:
+        return
+    rows = read_table(paths, "mla")
     rows = newest(rows[rows["kernel"].isin(KERNELS)])
     rows = rows[(rows["kernel"] == "generation_mla") | (rows["isl"] > 1)]  # a prompt of one token is a decode
     keys = ["device", "stack", "kernel", "kv_cache_dtype", "impl"]
@@ -84,7 +87,7 @@ def _group(rows: pd.DataFrame, kernel: str, device: str, stack: str, kv_dtype: D
         kv_bytes=BYTES[kv_dtype],
     )
     return KernelGroup(
-        device=DEVICES[device],
+        device=device,
         stack=stack,
         kernel=kernel,
         format=format_name("bf16", kv_dtype),
