@@ -31,7 +31,7 @@ TERMS = (
     Parameter("launch", (2.5e-6,), 1e-7, 6e-5),
     Parameter("compute", (0.8,), 0.1, 1.0),
     Parameter("memory", (0.82,), 0.1, 1.0),
-    Parameter("on_chip", (10.0,), 1.0, 100.0),
+    Parameter("on_chip", (0.03,), 1e-3, 1.0),
     Parameter("wave", (5e-7,), 1e-8, 1e-5),
     Parameter("split", (2.5e-6,), 1e-8, 1e-4),
     Parameter("reduce", (0.5,), 0.03, 10.0),
