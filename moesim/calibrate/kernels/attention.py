@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
@@ -32,6 +33,9 @@ FEWEST_ROWS = 60
 
 #: TensorRT-LLM decodes layers with a KV head per query head by another kernel, before Blackwell.
 OTHER_MHA = frozenset({"a100-80-sxm", "h100-sxm", "h200-sxm", "l40s"})
+
+#: SGLang takes about 9 us more for every call with heads of this width, in all implementations.
+OTHER_WIDTH = 192.0
 
 BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 _DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8"}
@@ -69,7 +73,8 @@ PARAMETERS = {"attention_prefill": PREFILL, "attention_decode": DECODE}
 
 def groups(data: Path) -> Iterator[KernelGroup]:
     """The groups of `data`/kernels, of each stack's newest version. Layers with a sliding window run instantiations of
-    their own, whatever the length; these are implementations called `NAME window`.
+    their own, whatever the length: implementations called `NAME window`. Likewise `NAME mha` (OTHER_MHA) and
+    `NAME width 192` (OTHER_WIDTH).
 
     Raises:
         MoesimError: a table is missing or cannot be used.
@@ -92,16 +97,19 @@ def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows to fit, `impl` made to tell apart kernels that a stack chooses between by the shape."""
     rows = newest(rows.assign(window=rows["window"].fillna(0.0), head_dim=rows["head_dim"].astype(float)))
     rows = rows[rows["q_heads"] <= MOST_SHARED * rows["kv_heads"]]
+    decode = rows["kernel"] == "attention_decode"
+    rows = rows[decode | (rows["q_len"] > 1)]  # a prompt of one token is a decode
     windowed = rows["window"].between(1.0, LONG_WINDOW, inclusive="left")
-    if (rows["kernel"] == "attention_prefill").all():
-        rows, windowed = rows[rows["q_len"] > 1], windowed[rows["q_len"] > 1]  # one token is a decode
-        return _named(rows, "window", windowed)
-    mha = rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & rows["q_heads"].eq(rows["kv_heads"])
-    return _named(_named(rows, "window", windowed), "mha", mha)
-
-
-def _named(rows: pd.DataFrame, name: str, apart: pd.Series[bool]) -> pd.DataFrame:
-    return rows.assign(impl=rows["impl"].where(~apart, rows["impl"] + f" {name}"))
+    apart = {
+        "window": windowed,
+        "mha": rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & decode & ~windowed
+        & rows["q_heads"].eq(rows["kv_heads"]),
+        f"width {OTHER_WIDTH:.0f}": rows["stack"].str.startswith("sglang") & rows["head_dim"].eq(OTHER_WIDTH),
+    }  # fmt: skip
+    names = rows["impl"]
+    for name, where in apart.items():
+        names = names.where(~where, names + f" {name}")
+    return rows.assign(impl=names)
 
 
 def _group(
