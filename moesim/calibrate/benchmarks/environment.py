@@ -38,7 +38,7 @@ def environment(device: str, bench: Bench) -> dict[str, object]:
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver and driver[0]}
     else:
         found |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": bench.threads}
-    return found
+    return {**found, "cold_bytes": bench.cold}
 
 
 def source() -> str:

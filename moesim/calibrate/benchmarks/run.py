@@ -143,7 +143,8 @@ class _Session(ExitStack):
 
     def _work(self, case: Case, stack: ExitStack) -> tuple[Work, dict[str, object]]:
         if case.table == "steps":
-            return self._steps.work(case)
+            work, touched = self._steps.work(case)
+            return work, {"touched": touched}
         if case.table == "memcpy":
             return memcpy_work(case, self._bench), {}
         if case.table == "storage":

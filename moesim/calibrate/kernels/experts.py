@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,7 +19,6 @@ from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_pa
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
 from moesim.kernels.forms import Rates
-from moesim.kernels.forms.experts import Experts
 from moesim.kernels.shapes import ExpertShape
 from moesim.spec.base import Dtype
 from moesim.spec.loading import load_descriptor
@@ -232,8 +231,7 @@ def _rates(name: str, arithmetic: Dtype) -> Rates:
 def parameters(impl: str, number: str, rows: int) -> tuple[Parameter, ...]:
     """The terms of Experts with what the implementation's family lets expect of them."""
     family = _family(impl, number)
-    names = (each.name for each in fields(Experts))
-    expected = dict(zip(names, FAMILIES[family], strict=True)) | FORMAT_TERMS.get((family, number), {})
+    expected = dict(zip(BOUNDS, FAMILIES[family], strict=True)) | FORMAT_TERMS.get((family, number), {})
     weight = EXPECTATION * float(np.sqrt(max(rows, 1) / 300.0))
     return tuple(Expected(name, (start,), *BOUNDS[name], weight=weight) for name, start in expected.items())
 
