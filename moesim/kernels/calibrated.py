@@ -8,8 +8,9 @@ nearest in FLOP per byte: its own datasheet then gives the rates (transfer by da
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -41,27 +42,33 @@ class Source:
     format: str = ""
 
 
+#: (device, kernel) -> factor of its times. A kernel without measured terms is called like the class of its calls.
+KernelScales = Mapping[tuple[str, str], float]
+
+
 class CalibratedKernels:
     """Measured terms where there are any for a call, the datasheet roofline elsewhere.
 
     Args:
         stacks: names of software stacks, the preferred first, without version (`vllm`) or with it (`vllm-0.24.0`).
+        scales: kernels that take so many times as long as their terms say; the others take just as long.
     """
 
-    def __init__(self, stacks: Sequence[str]) -> None:
-        self._stacks, self._datasheet = tuple(stacks), DatasheetRoofline()
+    def __init__(self, stacks: Sequence[str], scales: KernelScales | None = None) -> None:
+        self._stacks, self._scales, self._datasheet = tuple(stacks), dict(scales or {}), DatasheetRoofline()
         self._known: dict[tuple[Device, str, tuple[str, ...], Dtype], _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
         if calls.shape is None:
-            return self._datasheet.cost(calls, device)
+            return self._plain(calls, device)
         latent = isinstance(calls.shape, AttentionShape) and np.any(calls.shape.latent > 0)
         key = device, "latent attention" if latent else calls.kind, calls.formats, calls.dtype
         if key not in self._known:
             self._known[key] = self._find(*key)
-        priced, plain = self._known[key], self._datasheet.cost(calls, device)
+        priced = self._known[key]
         if priced is None:
-            return plain
+            return self._plain(calls, device)
+        plain = self._datasheet.cost(calls, device)
         times = priced.times(calls)
         works = plain.seconds > 0
         return plain._replace(
@@ -70,6 +77,31 @@ class CalibratedKernels:
             memory=times.memory,
             overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
         )
+
+    def _plain(self, calls: Calls, device: Device) -> Cost:
+        """What the datasheet says. A factor changes times, not joules."""
+        cost = self._datasheet.cost(calls, device)
+        scale = self._scales.get((device.spec.name, calls.kind))
+        if scale is None:
+            return cost
+        return cost._replace(
+            seconds=cost.seconds * scale,
+            compute=cost.compute * scale,
+            memory=cost.memory * scale,
+            overhead=cost.overhead * scale,
+        )
+
+    def priced(self) -> dict[tuple[str, str], tuple[Source, KernelFit | None]]:
+        """By (device, kernel), as `scales` has them: where the terms of each kernel that was priced so far come from,
+        and the fit itself; None for the datasheet's. Of several number formats, the first that was priced."""
+        found: dict[tuple[str, str], tuple[Source, KernelFit | None]] = {}
+        for (device, kind, _, _), priced in self._known.items():
+            if priced is None:
+                found.setdefault((device.spec.name, kind.removeprefix("latent ")), (Source(kind, None), None))
+                continue
+            for fit in priced.fits:
+                found.setdefault((device.spec.name, fit.kernel), (priced.source, fit))
+        return found
 
     def sources(self) -> dict[str, list[Source]]:
         """By device: what priced each class of calls so far, in alphabetical order of the classes."""
@@ -86,8 +118,9 @@ class CalibratedKernels:
                 for form in formats:
                     chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
                     if len(chosen) == len(kernels):
-                        forms = tuple(make_form(fit.kernel, fit.terms) for fit in chosen)
-                        return _Priced(forms, device_rates(device, dtype), Source(kind, name, stack, form))
+                        scales = tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in chosen)
+                        source = Source(kind, name, stack, form)
+                        return _Priced(tuple(chosen), scales, device_rates(device, dtype), source)
         return None
 
     def _calibrations(self, device: str) -> Iterator[tuple[str, dict[tuple[str, str], KernelFit]]]:
@@ -102,12 +135,21 @@ class CalibratedKernels:
 
 @dataclass(frozen=True)
 class _Priced:
-    forms: tuple[Form, ...]
+    fits: tuple[KernelFit, ...]
+    scales: tuple[float, ...]
     rates: Rates
     source: Source
 
+    @cached_property
+    def _forms(self) -> list[Form]:
+        return [make_form(fit.kernel, fit.terms) for fit in self.fits]
+
     def times(self, calls: Calls) -> Times:
-        return together([form.times(calls.shape, self.rates) for form in self.forms])
+        parts = []
+        for form, scale in zip(self._forms, self.scales, strict=True):
+            times = form.times(calls.shape, self.rates)
+            parts.append(times if scale == 1.0 else Times(*(column * scale for column in times)))
+        return together(parts)
 
 
 def device_rates(device: Device, dtype: Dtype) -> Rates:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from moesim.engine.record import RunRecord
 from moesim.results.metrics import summarise
 from moesim.results.provenance import FORMAT
-from moesim.results.tables import TABLES, all_columns, frame, read_parquet, write_parquet
+from moesim.results.tables import REPEATS, TABLES, Columns, all_columns, frame, read_parquet, write_parquet
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.serving import SloSpec
 
@@ -44,7 +44,11 @@ class Results:
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, compare=False)
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of `tables.TABLES`."""
+        """One of `tables.TABLES`, or `tables.REPEATS` where the run was repeated.
+
+        Raises:
+            MoesimError: it was not.
+        """
         if name not in self._tables:
             self._tables[name] = self.read(name)
         return self._tables[name]
@@ -74,6 +78,11 @@ class Results:
         """Inter-token latencies: duration (seconds), count."""
         return self.table("itl")
 
+    @property
+    def uncertainty(self) -> pd.DataFrame:
+        """The repeats of `moesim run --uncertainty`: seed, factors, metrics. Raises MoesimError without any."""
+        return self.table(REPEATS)
+
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else str(self.path)
         return f"Results({self.name!r}, {where}, {self.summary['requests']['total']} requests)"
@@ -88,10 +97,22 @@ def from_record(
     spec: Mapping[str, Any],
     manifest: Mapping[str, Any],
     slo: SloSpec | None = None,
+    *,
+    repeats: Columns | None = None,
+    intervals: Mapping[str, Any] | None = None,
 ) -> Results:
-    """The results of a run that has just ended, in memory. `spec` is the resolved document, as plain data."""
+    """The results of a run that has just ended, in memory.
+
+    Args:
+        spec: the resolved document, as plain data.
+        repeats, intervals: what repeating it gave, see `moesim.uncertainty`.
+    """
     columns = all_columns(record)
     summary = summarise(record, slo, columns)
+    if repeats is not None:
+        columns[REPEATS] = repeats
+    if intervals is not None:
+        summary["intervals"] = dict(intervals)
     return Results(dict(spec), dict(manifest), summary, lambda name: frame(columns[name]))
 
 
@@ -207,7 +228,7 @@ def _write_contents(folder: Path, results: Results) -> None:
     for name, document in ((MANIFEST, results.manifest), (SUMMARY, results.summary)):
         content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(content + "\n", encoding="utf-8")
-    for name in TABLES:
+    for name in (*TABLES, REPEATS) if "intervals" in results.summary else TABLES:
         table = results.table(name)
         write_parquet({str(column): table[column].to_numpy() for column in table.columns}, folder / f"{name}.parquet")
 
@@ -281,6 +302,9 @@ def _table(folder: Path, name: str) -> pd.DataFrame:
     import pyarrow as pa
 
     path = folder / f"{name}.parquet"
+    if name == REPEATS and not path.is_file():
+        what = "the run was not repeated, there is no table of repeats"
+        raise MoesimError(what, where=Where(str(path)), fix="run the experiment again with --uncertainty --overwrite")
     try:
         return read_parquet(path)
     except (OSError, pa.ArrowException) as error:

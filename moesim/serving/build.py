@@ -12,6 +12,7 @@ from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
 from moesim.fabric.library import library_fabric
 from moesim.fabric.machines import link_fabric, machine_fabric, only_ports
+from moesim.fabric.scaled import scaled_fabric
 from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
@@ -27,6 +28,7 @@ from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
+from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -47,6 +49,8 @@ class Deployment:
 
     machine: Machine
     context: StepContext
+    kernels: CalibratedKernels
+    fabric: Fabric
     replicas: list[Replica]
     memory: list[ReplicaMemory]
     recorder: StepRecorder
@@ -61,18 +65,21 @@ def deploy(
     clock: Clock,
     streams: dict[str, np.random.SeedSequence],
     on_finish: Callable[[RequestState], None],
+    scales: Scales = NOMINAL,
 ) -> Deployment:
-    """Assemble the machine and put the replicas on it.
+    """Assemble the machine and put the replicas on it, whose kernels and libraries take `scales` times as long.
 
     Raises:
         MoesimError: the parallelism, the model or a request does not fit.
     """
     machine = assemble(spec.machine, spec.library)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, CalibratedKernels(spec.engine.kernels))
+    priced = CalibratedKernels(spec.engine.kernels, scales.kernels)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     links = None if spec.fabric == "bound" else link_fabric(machine)
     wires = None if links is None else shared_wires(spec, clock, links.topology)
     fabric, collectives = library_fabric(machine, links or machine_fabric(machine), spec.engine.collectives)
+    fabric = scaled_fabric(fabric, scales.collectives)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -102,7 +109,7 @@ def deploy(
     notes = _notes(spec, machine, routing)
     if any(layout.devices.size > 1 for layout in layouts):
         notes.insert(0, collectives)
-    return Deployment(machine, context, replicas, memories, recorder, keeper, routing, notes)
+    return Deployment(machine, context, priced, fabric, replicas, memories, recorder, keeper, routing, notes)
 
 
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
