@@ -23,7 +23,12 @@ from moesim.cli.options import INTERRUPTED, set_option
 @click.option("--overwrite", is_flag=True, help="Replace a results folder that exists.")
 @click.option("--no-figures", is_flag=True, help="Tables and summary only.")
 @click.option(
-    "--uncertainty", "repeats", is_flag=False, flag_value=32, type=int, metavar="[N]",
+    "--uncertainty",
+    "repeats",
+    is_flag=False,
+    flag_value=32,
+    type=int,
+    metavar="[N]",
     help="Run N times more (32), with errors of the kernel times, overheads and seeds drawn anew, for 80 % intervals "
     "of every metric.",
 )

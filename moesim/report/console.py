@@ -44,14 +44,18 @@ def print_summary(results: Results, console: Console | None = None, *, caveat: s
     output.print(_facts(results, caveat), width=width)
 
 
+#: A number, or that there is none, as text.
+Form = Callable[[float | None], str]
+
+
 class _Values:
     """The metrics of a summary as texts, by dotted name, with their intervals where the run was repeated."""
 
     def __init__(self, summary: Mapping[str, Any]) -> None:
-        self.summary, self.metrics = summary, numbers(summary)
+        self.summary, self.metrics = summary, numbers(dict(summary))
         self._intervals: dict[str, list[float]] = summary.get("intervals", {}).get("metrics", {})
 
-    def __call__(self, name: str, form: Callable[[float | None], str], unit: str = "") -> str:
+    def __call__(self, name: str, form: Form, unit: str = "") -> str:
         """'5.40 requests/s [4.26–6.28]'."""
         interval = self.interval(name, form)
         return form(self.value(name)) + unit + (f" [{interval}]" if interval else "")
@@ -60,12 +64,10 @@ class _Values:
         value = self.metrics.get(name, math.nan)
         return None if math.isnan(value) else value
 
-    def interval(self, name: str, form: Callable[[float | None], str]) -> str:
-        """Empty where there is none, or it has no width."""
+    def interval(self, name: str, form: Form) -> str:
+        """Empty where there is none, or no width to be seen."""
         value, (low, high) = self.value(name), self._intervals.get(name, (None, None))
-        if not value or low is None or high is None or low == high:
-            return ""
-        return ends(value, low, high, form)
+        return "" if not value or low is None or high is None else ends(value, low, high, form)
 
 
 def _headline(results: Results) -> str:
@@ -92,11 +94,12 @@ def _latencies(values: _Values) -> Table:
     slo = values.summary["goodput"]["slo"]
     for name, label in LATENCIES.items():
         limit = slo.get(name)
-        shown = [(f"{name}.{statistic}", short_time) for statistic in STATISTICS]
-        met = [(f"goodput.attainment.{name}", percent)] if limit is not None else []
-        cells = [form(values.value(metric)) for metric, form in [*shown, *met]]
+        shown: list[tuple[str, Form]] = [(f"{name}.{statistic}", short_time) for statistic in STATISTICS]
+        if limit is not None:
+            shown.append((f"goodput.attainment.{name}", percent))
+        cells = [form(values.value(metric)) for metric, form in shown]
         table.add_row(label, *_with_limit(cells, "" if limit is None else short_time(limit)))
-        below = [values.interval(metric, form) for metric, form in [*shown, *met]]
+        below = [values.interval(metric, form) for metric, form in shown]
         if any(below):
             table.add_row("", *_with_limit(below, ""), style="dim")
     return table
@@ -179,7 +182,8 @@ def _utilisation(values: _Values) -> str:
     text = " · ".join(plain)
     if values.summary["experts"]["layers"]:
         sparse = " · ".join(
-            f"{label} {values(f'utilisation.{name}', percent)}" for name, label in (("s_mfu", "S-MFU"), ("s_mbu", "S-MBU"))
+            f"{label} {values(f'utilisation.{name}', percent)}"
+            for name, label in (("s_mfu", "S-MFU"), ("s_mbu", "S-MBU"))
         )
         text = f"{sparse} (as if all experts were used: {', '.join(plain)})"
     return f"{text} · steps run {values('utilisation.busy', percent)} of the time"
@@ -210,8 +214,9 @@ def _energy(values: _Values) -> str:
     total = energy["total"]
     shares = [(part, energy[part] / total) for part in ("idle", "compute", "memory", "link", "chassis") if total]
     parts = ", ".join(f"{part} {percent(share, 0)}" for part, share in shares if share >= 0.005)
+    token = values("energy.per_output_token", _joules)
     return (
-        f"{values('energy.total', _joules)} ({parts}) · {values('energy.per_output_token', _joules)} per output token · "
+        f"{values('energy.total', _joules)} ({parts}) · {token} per output token · "
         f"{values('energy.average_power', _watts)} on average"
     )
 
@@ -262,4 +267,3 @@ def _remarks(results: Results, caveat: str) -> list[tuple[str, str]]:
         if timeline.is_file():
             lines.append(("timeline", f"{os.path.join(folder, timeline.name)} (open in ui.perfetto.dev)"))
     return lines
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 
 
@@ -26,10 +27,14 @@ def short_time(seconds: float | None) -> str:
 
 
 def ends(value: float, low: float, high: float, form: Callable[[float], str]) -> str:
-    """'59.1–1,080': an interval in the unit in which `form` shows the value, which is not zero."""
-    number = form(value).strip("$").split(" ")[0].rstrip("×").replace(",", "")
-    scale = 10.0 ** round(math.log10(abs(float(number) / value)))
-    return f"{significant(low * scale)}–{significant(high * scale)}"
+    """'59.1–1,080': an interval in the unit in which `form` shows the value, which is not zero; empty where both ends
+    read the same."""
+    shown = float(re.sub(r"[^\d.]", "", form(value)))
+    if shown == 0:
+        return f"{form(low)}–{form(high)}"
+    scale = 10.0 ** round(math.log10(abs(shown / value)))
+    first, last = significant(low * scale), significant(high * scale)
+    return "" if first == last else f"{first}–{last}"
 
 
 _PREFIXES = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,8 @@ FloatArray = NDArray[np.float64]
 
 #: Share of the repeats within an interval, and the percentiles at its ends.
 LEVEL, ENDS = 0.8, (10, 90)
-#: Squared normal score of a test at 5 %: (n - 1) r^2 of a rank correlation r exceeds it by chance in one of 20.
-_CHANCE = 3.84
+#: How likely chance may make any source look as if it contributed.
+_CHANCE = 0.05
 #: What arrivals, routing and everything that no correlation explains is called.
 REST = "arrivals, routing and the rest"
 
@@ -25,13 +26,13 @@ def intervals(repeats: Repeats) -> dict[str, Any]:
     """The `intervals` of a summary, as JSON types.
 
     `metrics`: (low, high) by dotted name, the 10th and 90th percentile of the repeats (numpy's default definition);
-    null where no repeat defines the metric. `contributions`: by metric, the squared rank correlation (Spearman) of each
-    source's factors with it, where that is more than chance gives, and what is left for arrivals, routing and effects
-    that no correlation shows; scaled to add up to 1. `sources`: by name, the 10th and 90th percentile of its factor.
+    null where no repeat defines the metric. `contributions`: by metric, the share of its variance over the repeats (in
+    ranks) that each source explains, and what arrivals, routing and whatever these repeats cannot tell are left with.
+    `sources`: by name, the 10th and 90th percentile of its factor, and where that comes from.
     """
     names = [source.label for source in repeats.sources]
     ends = {source.label: (source.spread.quantiles[0], source.spread.quantiles[-1]) for source in repeats.sources}
-    found = {
+    found: dict[str, Any] = {
         "repeats": len(repeats.number),
         "asked": repeats.asked,
         "level": LEVEL,
@@ -43,7 +44,7 @@ def intervals(repeats: Repeats) -> dict[str, Any]:
         "contributions": {
             name: _contributions(names, repeats.factors, values)
             for name, values in repeats.metrics.items()
-            if np.isfinite(values).all() and np.ptp(values) > 0
+            if len(values) and np.isfinite(values).all() and np.ptp(values) > 0
         },
     }
     cleaned: dict[str, Any] = clean(found)
@@ -63,20 +64,29 @@ def _ends(values: FloatArray) -> tuple[float, float]:
 
 
 def _contributions(names: list[str], factors: FloatArray, values: FloatArray) -> dict[str, float]:
-    shares = np.array([_rank_correlation(column, values) ** 2 for column in factors.T])
-    shares[shares * (len(values) - 1) < _CHANCE] = 0.0
-    shares /= max(1.0, shares.sum())
-    found = {name: float(share) for name, share in zip(names, shares, strict=True) if share > 0}
-    found = dict(sorted(found.items(), key=lambda item: -item[1]))
-    return {**found, REST: max(0.0, 1.0 - sum(found.values()))}
+    """Forward selection: the source that correlates best with what is left of the ranks is taken out, again and again,
+    as long as chance would hardly correlate as well (r^2 of unrelated ranks is about 1 / (n - 1); Bonferroni)."""
+    left = _standard(_ranks(values))
+    columns = zip(names, factors.T, strict=True)
+    drawn = {name: _standard(_ranks(column)) for name, column in columns if np.ptp(column) > 0}
+    least = NormalDist().inv_cdf(1 - _CHANCE / 2 / max(1, len(drawn))) ** 2 / (len(values) - 1)
+    found: dict[str, float] = {}
+    while drawn:
+        correlations = {name: float(column @ left) for name, column in drawn.items()}
+        best = max(correlations, key=lambda name: abs(correlations[name]))
+        explained, remaining = correlations[best] ** 2, float(left @ left)
+        if explained < least * remaining or remaining < 1e-9:
+            break
+        found[best] = explained
+        left = left - correlations[best] * drawn.pop(best)
+    return {**dict(sorted(found.items(), key=lambda item: -item[1])), REST: max(0.0, 1.0 - sum(found.values()))}
 
 
-def _rank_correlation(one: FloatArray, other: FloatArray) -> float:
-    """Spearman's rho; 0 where either does not vary."""
-    a, b = _ranks(one), _ranks(other)
-    a, b = a - a.mean(), b - b.mean()
-    scale = np.sqrt((a @ a) * (b @ b))
-    return float(a @ b / scale) if scale > 0 else 0.0
+def _standard(values: FloatArray) -> FloatArray:
+    """Centred, of length 1."""
+    centred = values - values.mean()
+    unit: FloatArray = centred / np.sqrt(centred @ centred)
+    return unit
 
 
 def _ranks(values: FloatArray) -> FloatArray:

@@ -166,9 +166,7 @@ def _run(k: int) -> dict[str, float] | None:
 def _shared(plan: _Plan, workers: int) -> Iterator[dict[str, float] | None]:
     """In processes, in the order of the repeats. They do not hear Ctrl-C; whoever leaves early ends them."""
     before = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("spawn"), initializer=_receive, initargs=(plan,)
-    )
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_receive, initargs=(plan,))
     with _deaf():
         pending = [pool.submit(_run, k) for k in range(len(plan.seeds))]
     try:
