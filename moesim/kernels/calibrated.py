@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls, Cost, FloatArray
 from moesim.kernels.forms import Form, Rates, Times, make_form, together
+from moesim.kernels.forms.attention import Decode, Prefill, mixed
+from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
@@ -30,6 +32,9 @@ _KERNELS = {
     "embedding": ("embedding",), "sampling": ("sampling",), "attention": ("attention_prefill", "attention_decode"),
     "latent attention": ("mla_prefill", "mla_decode"),
 }  # fmt: skip
+
+#: Stacks that run chunks and decoding sequences in one attention kernel; others launch one for each.
+_ONE_KERNEL = ("vllm",)
 
 
 @dataclass(frozen=True)
@@ -113,14 +118,15 @@ class CalibratedKernels:
 
     def _find(self, device: Device, kind: str, formats: tuple[str, ...], dtype: Dtype) -> _Priced | None:
         kernels = _KERNELS.get(kind, ())
-        for name in (device.spec.name, *_relatives(device)) if kernels else ():
+        for name in (device.spec.name, *relatives(device.spec)) if kernels else ():
             for stack, fits in self._calibrations(name):
                 for form in formats:
                     chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
                     if len(chosen) == len(kernels):
+                        forms = tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in chosen)
                         scales = tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in chosen)
                         source = Source(kind, name, stack, form)
-                        return _Priced(tuple(chosen), scales, device_rates(device, dtype), source)
+                        return _Priced(tuple(chosen), forms, scales, device_rates(device, dtype), source)
         return None
 
     def _calibrations(self, device: str) -> Iterator[tuple[str, dict[tuple[str, str], KernelFit]]]:
@@ -136,20 +142,48 @@ class CalibratedKernels:
 @dataclass(frozen=True)
 class _Priced:
     fits: tuple[KernelFit, ...]
+    forms: tuple[Form, ...]
     scales: tuple[float, ...]
     rates: Rates
     source: Source
 
-    @cached_property
-    def _forms(self) -> list[Form]:
-        return [make_form(fit.kernel, fit.terms) for fit in self.fits]
-
     def times(self, calls: Calls) -> Times:
-        parts = []
-        for form, scale in zip(self._forms, self.scales, strict=True):
-            times = form.times(calls.shape, self.rates)
-            parts.append(times if scale == 1.0 else Times(*(column * scale for column in times)))
-        return together(parts)
+        shape = calls.shape
+        if isinstance(shape, AttentionShape):
+            prefill, decode = self.forms
+            if not shape.chunks.any():
+                return _scaled(decode.times(shape, self.rates), self.scales[1])
+            if (
+                self.source.stack.startswith(_ONE_KERNEL)
+                and isinstance(prefill, Prefill)
+                and isinstance(decode, Decode)
+            ):
+                return self._mixed(prefill, decode, shape)
+        return together(self._apart(shape))
+
+    def _apart(self, shape: Any) -> list[Times]:
+        """Of each form by itself."""
+        return [
+            _scaled(form.times(shape, self.rates), scale) for form, scale in zip(self.forms, self.scales, strict=True)
+        ]
+
+    def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
+        """Of one kernel, scaled like both of its parts by themselves."""
+        times = mixed(prefill, decode, shape, self.rates)
+        if self.scales == (1.0, 1.0):
+            return times
+        nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
+        scaled = sum(part.seconds for part in self._apart(shape))
+        return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))
+
+
+def _scaled(times: Times, factor: float | FloatArray) -> Times:
+    return Times(*(column * factor for column in times)) if np.any(factor != 1.0) else times
+
+
+def _in_a_step(form: Form) -> Form:
+    """Benchmarks that repeat a product find its weights in the cache; in a step all other layers' came in between."""
+    return replace(form, kept_weights=0.0) if isinstance(form, Gemm) else form
 
 
 def device_rates(device: Device, dtype: Dtype) -> Rates:
@@ -157,12 +191,12 @@ def device_rates(device: Device, dtype: Dtype) -> Rates:
     return Rates(device.peak(dtype), device.memory.compute_bandwidth, float(device.spec.compute.units or 1))
 
 
-def _relatives(device: Device) -> list[str]:
+def relatives(spec: DeviceSpec) -> list[str]:
     """Calibrated devices of the same family, the nearest in FLOP per byte first."""
-    wanted = _intensity(device.spec)
+    wanted = _intensity(spec)
     near: list[tuple[float, str]] = []
     for name in calibrated_devices():
-        if name == device.spec.name or not _of_family(name, device.spec.family):
+        if name == spec.name or not _of_family(name, spec.family):
             continue
         other: DeviceSpec = load_descriptor("devices", name)
         near.append((abs(np.log(_intensity(other) / wanted)), name))

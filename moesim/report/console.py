@@ -124,6 +124,7 @@ def _facts(results: Results, caveat: str) -> Table:
         ("throughput", _throughput(values)),
         ("goodput", _goodput(values)),
         ("utilisation", _utilisation(values)),
+        ("network", _network(values)),
         ("experts", _experts(values)),
         ("memory", _memory(values)),
         ("energy", _energy(values)),
@@ -187,6 +188,21 @@ def _utilisation(values: _Values) -> str:
         )
         text = f"{sparse} (as if all experts were used: {', '.join(plain)})"
     return f"{text} · steps run {values('utilisation.busy', percent)} of the time"
+
+
+def _network(values: _Values) -> str:
+    """Exposed communication and the busiest links; nothing where no bytes travelled."""
+    network = values.summary["network"]
+    if not network["busiest"]:
+        return ""
+    hidden = f", {values('network.hidden', short_time)} hidden" if network["hidden"] else ""
+    waiting = f", {values('network.sharing', short_time)} of it on shared links" if network["sharing"] else ""
+    distance = "" if network["distance"] is None else f" · {values('network.distance', _ratio)} the least time"
+    links = [f"{each['link']} {percent(each['utilisation'])}" for each in network["busiest"][:3]]
+    return (
+        f"exposed communication {values('network.exposed_share', percent)} of step time{waiting}{hidden}{distance} · "
+        f"busiest: {', '.join(links)}"
+    )
 
 
 def _experts(values: _Values) -> str:

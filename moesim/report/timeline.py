@@ -60,7 +60,7 @@ def trace(record: RunRecord, name: str = "experiment", seed: int | None = None) 
         events += _steps(_pid(replica), steps, about)
         events += _counters(_pid(replica), steps)
     events += _requests(record, about)
-    events += _operators(record.timeline, record.devices, about)
+    events += _operators(record.timeline(), record.devices, about)
     return {"displayTimeUnit": "ms", "otherData": about, "traceEvents": events}
 
 

@@ -6,11 +6,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from moesim.fabric.calibrated import collective_terms
+from moesim.fabric.calibrated import collective_terms, expert_terms
 from moesim.fabric.library import CalibratedFabric
 from moesim.serving.build import Deployment
 from moesim.serving.scales import Scales
-from moesim.spec.calibration import CollectiveCalibration, CollectiveFit, Quantiles, load_collective_calibrations
+from moesim.spec.calibration import (
+    CollectiveCalibration,
+    CollectiveFit,
+    ExpertFit,
+    Quantiles,
+    load_collective_calibrations,
+)
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.fabric import FabricSpec
 from moesim.uncertainty.spread import Spread, lognormal, of_residuals
@@ -100,29 +106,35 @@ def _kernels(deployment: Deployment) -> Iterator[Source]:
 
 
 def _collectives(deployment: Deployment) -> Iterator[Source]:
-    """Of the library that paces calls within a node, by operation."""
-    fabric = deployment.fabric
-    if not isinstance(fabric, CalibratedFabric):
-        return
-    protocol = fabric.protocol
-    known = [(each, fit) for each in load_collective_calibrations() for fit in each.collectives]
-    for operation in dict.fromkeys(operation for operation, _ in protocol.terms):
-        calibration, fit = _origin(known, operation, protocol.of(operation))
-        own = protocol.device in calibration.devices
-        spread = _measured({str(regime): each for regime, each in fit.record.residuals.items()}, own)
-        origin = f"{'measured on' if own else 'taken over from'} {calibration.name}: {fit.library}"
-        if spread is None:
-            spread, origin = ESTIMATED, "estimated: no residuals"
-        yield Source("collectives", "", operation, spread, origin)
+    """Of the library that paces calls within a node, by operation, and of kernels that dispatch to experts."""
+    known = load_collective_calibrations()
+    if isinstance(deployment.fabric, CalibratedFabric):
+        protocol = deployment.fabric.protocol
+        for operation in dict.fromkeys(operation for operation, _ in protocol.terms):
+            terms = protocol.of(operation)
+            fits = [(each, fit) for each in known for fit in each.collectives if fit.operation == operation]
+            origin = next((each, fit) for each, fit in fits if collective_terms(fit) == terms)
+            yield _library(operation, *origin, protocol.device)
+    if deployment.dispatch is not None:
+        kernels, mode = deployment.dispatch.protocol, deployment.dispatch.mode
+        for direction in ("dispatch", "combine"):
+            wanted = [each.get((mode, direction)) for each in (kernels.terms, kernels.scattered)]
+            experts = [(each, fit) for each in known for fit in each.experts]
+            of = next(
+                (each, fit) for each, fit in experts if fit.direction == direction and expert_terms(fit) in wanted
+            )
+            yield _library(direction, *of, kernels.device)
 
 
-def _origin(
-    known: list[tuple[CollectiveCalibration, CollectiveFit]], operation: str, terms: object
-) -> tuple[CollectiveCalibration, CollectiveFit]:  # fmt: skip
-    """The fit that a protocol took its terms from."""
-    return next(
-        (each, fit) for each, fit in known if fit.operation == operation and collective_terms(fit) == terms
-    )  # fmt: skip
+def _library(
+    operation: str, calibration: CollectiveCalibration, fit: CollectiveFit | ExpertFit, device: str
+) -> Source:  # fmt: skip
+    own = device in calibration.devices
+    spread = _measured({str(regime): each for regime, each in fit.record.residuals.items()}, own)
+    origin = f"{'measured on' if own else 'taken over from'} {calibration.name}: {fit.library}"
+    if spread is None:
+        spread, origin = ESTIMATED, "estimated: no residuals"
+    return Source("collectives", "", operation, spread, origin)
 
 
 def _fabrics(spec: ExperimentSpec, deployment: Deployment) -> Iterator[Source]:
@@ -131,7 +143,8 @@ def _fabrics(spec: ExperimentSpec, deployment: Deployment) -> Iterator[Source]:
     if spec.parallelism.replica_devices == 1:
         return
     measured = isinstance(deployment.fabric, CalibratedFabric)
-    if measured and machine.nodes == 1 and spec.engine.transport == "allgather":
+    gathered = spec.engine.transport == "allgather" or deployment.dispatch is not None
+    if measured and gathered and machine.nodes == 1:
         return
     for name in spec.library.fabrics:
         yield Source("fabric", "", name, ESTIMATED, "estimated: closed form")

@@ -104,8 +104,8 @@ def test_a_steps_first_operator_begins_with_it(synthetic, begin):
     """Whatever picosecond the step begins at."""
     run = synthetic.record(3, layers=0)
     run.iterations["start"][0] = begin / 1e12
-    run.timeline = [synthetic.timeline_step(0.0, lanes=1, layers=1)]
-    run.timeline[0] = replace(run.timeline[0], start=begin)
+    step = replace(synthetic.timeline_step(0.0, lanes=1, layers=1), start=begin)
+    run.timeline = lambda: [step]
     slices = [event for event in trace(run)["traceEvents"] if event["ph"] == "X"]
     first = next(event["ts"] for event in slices if event["pid"] == 1 and event["args"]["step"] == 0)
     assert min(event["ts"] for event in slices if event["pid"] > 10_000) == first
@@ -135,7 +135,7 @@ def test_long_runs_stay_small_and_say_so(synthetic, tmp_path):
 
 def test_many_devices_are_cut_to_the_first_ones(synthetic):
     run = synthetic.record(3, layers=0, devices=8)
-    run.timeline = [synthetic.timeline_step(0.0, lanes=8, layers=3000)]
+    run.timeline = lambda: [synthetic.timeline_step(0.0, lanes=8, layers=3000)]
     document = trace(run)
     check(document)
     assert document["otherData"]["lanes"] == "the first 4 of 8 devices of each recorded step"

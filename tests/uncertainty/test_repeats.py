@@ -29,7 +29,7 @@ from moesim.uncertainty.spread import lognormal
 SMALL = ["requests.count=8", "model.layers=3"]
 
 
-def repeated(experiment, repeats=64, **options):
+def repeated(experiment, repeats=32, **options):
     simulation = Simulation(experiment.spec)
     simulation.run()
     return repeat(experiment.spec, simulation.deployment, repeats, **options)
@@ -168,7 +168,7 @@ def test_the_answer_lies_within_its_interval():
     experiment = quickstart()
     record = Simulation(experiment.spec)
     end = record.run().end
-    found = repeat(experiment.spec, record.deployment, 16).metrics["duration"]
+    found = repeat(experiment.spec, record.deployment, 8).metrics["duration"]
     assert found.min() < end < found.max()
 
 
