@@ -45,7 +45,7 @@ def run(
     Raises:
         MoesimError: the experiment cannot run, or its results cannot be written; nothing is left behind.
     """
-    from moesim.results import from_record, manifest, prepare, write
+    from moesim.results import from_record, manifest, prepare, with_repeats, write
     from moesim.uncertainty import check_repeats, intervals, repeat_columns
 
     spec = experiment.spec
@@ -72,8 +72,9 @@ def run(
         },
         timing=timing,
     )
-    found = {} if repeats is None else {"repeats": repeat_columns(repeats), "intervals": intervals(repeats)}
-    results = from_record(record, experiment.document, about, spec.slo, **found)
+    results = from_record(record, experiment.document, about, spec.slo)
+    if repeats is not None and len(repeats.number) > 1:  # Ctrl-C may leave too few for an interval
+        results = with_repeats(results, repeat_columns(repeats), intervals(repeats))
     extras = []
     if figures:
         from moesim.report import draw, write_timeline
@@ -87,8 +88,7 @@ def run(
 
 def _repeat(
     experiment: LoadedExperiment, simulation: Simulation, wanted: Uncertainty, timing: dict[str, float]
-) -> Repeats | None:
-    """None where Ctrl-C left too few repeats for an interval."""
+) -> Repeats:
     from moesim.uncertainty import repeat
 
     begin = time.perf_counter()

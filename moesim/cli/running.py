@@ -29,8 +29,7 @@ from moesim.cli.options import INTERRUPTED, set_option
     flag_value=32,
     type=int,
     metavar="[N]",
-    help="Run N times more (32), with errors of the kernel times, overheads and seeds drawn anew, for 80 % intervals "
-    "of every metric.",
+    help="Repeat the run N times (32) with drawn errors, overheads and seeds, for 80 % intervals of every metric.",
 )
 def run_command(
     experiment: str,

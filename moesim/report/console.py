@@ -254,8 +254,9 @@ def _uncertainty(summary: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     estimated = sum(source["origin"].startswith("estimated") for source in found["sources"].values())
+    asked = f" (of {found['asked']}: interrupted)" if found["asked"] > found["repeats"] else ""
     lines = [
-        f"{100 * found['level']:.0f} % intervals of {found['repeats']} repeated runs; "
+        f"{100 * found['level']:.0f} % intervals of {found['repeats']} repeated runs{asked}; "
         f"{estimated} of {len(found['sources'])} sources of error are estimates, the others measured"
     ]
     for name, label in _EXPLAINED.items():

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -101,23 +101,18 @@ def from_record(
     spec: Mapping[str, Any],
     manifest: Mapping[str, Any],
     slo: SloSpec | None = None,
-    *,
-    repeats: Columns | None = None,
-    intervals: Mapping[str, Any] | None = None,
 ) -> Results:
-    """The results of a run that has just ended, in memory.
-
-    Args:
-        spec: the resolved document, as plain data.
-        repeats, intervals: what repeating it gave, see `moesim.uncertainty`.
-    """
+    """The results of a run that has just ended, in memory. `spec` is the resolved document, as plain data."""
     columns = all_columns(record)
     summary = summarise(record, slo, columns)
-    if repeats is not None:
-        columns[REPEATS] = repeats
-    if intervals is not None:
-        summary["intervals"] = dict(intervals)
     return Results(dict(spec), dict(manifest), summary, lambda name: frame(columns[name]))
+
+
+def with_repeats(results: Results, repeats: Columns, intervals: Mapping[str, Any]) -> Results:
+    """The results with what repeating the run gave, see `moesim.uncertainty`."""
+    summary = {**results.summary, "intervals": dict(intervals)}
+    read = results.read
+    return replace(results, summary=summary, read=lambda name: frame(repeats) if name == REPEATS else read(name))
 
 
 def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
