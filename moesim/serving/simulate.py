@@ -18,6 +18,7 @@ from moesim.serving.notes import borrowed_profile
 from moesim.serving.outcome import run_record
 from moesim.serving.requests import Requests, make_requests
 from moesim.serving.router import ROUTERS
+from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
 from moesim.step.graph import PICOSECONDS
@@ -48,7 +49,7 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
 class Simulation:
     """A run that is ready to start: its requests are read, its machine stands, its model fits into the memory."""
 
-    def __init__(self, spec: ExperimentSpec) -> None:
+    def __init__(self, spec: ExperimentSpec, scales: Scales = NOMINAL) -> None:
         """Raises MoesimError where the experiment cannot run."""
         children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
         streams = dict(zip(_STREAMS, children, strict=True))
@@ -56,7 +57,11 @@ class Simulation:
         self._requests = make_requests(
             spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
         )
-        self._run = _Run(spec, self._requests, streams)
+        self._run = _Run(spec, self._requests, streams, scales)
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._run.deployment
 
     def run(self, progress: Progress | None = None) -> RunRecord:
         """As `simulate`; a simulation runs once."""
@@ -116,13 +121,14 @@ class _Run:
         spec: ExperimentSpec,
         requests: Requests,
         streams: dict[str, np.random.SeedSequence],
+        scales: Scales,
     ) -> None:
         self.clock = Clock()
         self.states: list[RequestState] = []
         self._requests, self.finished = requests, 0
         self.progress: Progress | None = None
         self._arrivals = np.rint(requests.arrival * PICOSECONDS).astype(np.int64)
-        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
+        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish, scales)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)
