@@ -1,5 +1,5 @@
 """Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs and
-of fidelities.
+of fidelities, and the page of accuracy.
 
     python docs/refresh.py [PAGE ...]
 
@@ -59,6 +59,16 @@ def refresh_fidelities() -> None:
         page.write_text(renewed, encoding="utf-8")
 
 
+def refresh_accuracy() -> None:
+    """From the recorded tables; `moesim validate --record` renews those."""
+    from moesim.validate.command import renew_page
+    from moesim.validate.page import page_path
+    from moesim.validate.recorded import Shelf
+    from moesim.validate.suites import folder
+
+    renew_page(Shelf(folder() / "recorded"), page_path())
+
+
 def refresh_figure() -> None:
     from moesim.run import run
     from moesim.spec.loading import load_experiment
@@ -75,6 +85,7 @@ def main(pages: list[str]) -> None:
     if not pages:
         refresh_measured_runs()
         refresh_fidelities()
+        refresh_accuracy()
         refresh_figure()
 
 

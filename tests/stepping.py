@@ -78,7 +78,7 @@ BATCHES = {
 
 
 def compiled(of: StepPricer, block: Block) -> StepGraph:
-    return compile_step(of, block, of.routed.counts(block.batch, 0) if of.routed is not None else None)
+    return compile_step(of, block, of.routed.drawn(block.batch, 0) if of.routed is not None else None)
 
 
 def executed(of: StepPricer, block: Block) -> tuple[StepGraph, Schedule, Schedule]:

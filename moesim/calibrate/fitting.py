@@ -55,11 +55,16 @@ Model = Callable[[Values, NDArray[np.int64]], FloatArray]
 
 
 def fit(
-    model: Model, parameters: Sequence[Parameter], measured: FloatArray, rows: NDArray[np.int64]
+    model: Model,
+    parameters: Sequence[Parameter],
+    measured: FloatArray,
+    rows: NDArray[np.int64],
+    tolerance: float = 1e-8,
 ) -> dict[str, float]:
     """The coefficients that predict the measured seconds of `rows` best.
 
-    Soft-L1 loss on log(predicted / measured), trust region reflective from every combination of starts.
+    Soft-L1 loss on log(predicted / measured), trust region reflective from every combination of starts, until a step
+    gains less than the share `tolerance` of the loss.
     """
     from scipy.optimize import least_squares
 
@@ -73,7 +78,9 @@ def fit(
             predicted = model(_values(parameters, point), rows)
             return np.concatenate([np.log(predicted) - goal, PULL * (point - first)])
 
-        found = least_squares(residuals, first, bounds=bounds, loss="soft_l1", f_scale=OUTLIER_SCALE)
+        found = least_squares(
+            residuals, first, bounds=bounds, loss="soft_l1", f_scale=OUTLIER_SCALE, ftol=tolerance, xtol=tolerance
+        )
         if best is None or found.cost < best[0]:
             best = (float(found.cost), found.x)
     assert best is not None
@@ -90,7 +97,12 @@ def rounded(value: float) -> float:
 
 
 def unseen_residuals(
-    model: Model, parameters: Sequence[Parameter], measured: FloatArray, rows: NDArray[np.int64], shapes: Sequence[str]
+    model: Model,
+    parameters: Sequence[Parameter],
+    measured: FloatArray,
+    rows: NDArray[np.int64],
+    shapes: Sequence[str],
+    tolerance: float = 1e-8,
 ) -> FloatArray:
     """[rows] measured over predicted time, each by a fit to the other folds of the fitted half."""
     fold = folds([shapes[row] for row in rows], FOLDS)
@@ -98,7 +110,7 @@ def unseen_residuals(
     for number in range(FOLDS):
         apart = fold == number
         if apart.any() and not apart.all():
-            values = fit(model, parameters, measured, rows[~apart])
+            values = fit(model, parameters, measured, rows[~apart], tolerance)
             ratio[apart] = measured[rows[apart]] / model(values, rows[apart])
     return ratio
 

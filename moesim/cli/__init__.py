@@ -16,9 +16,12 @@ from typing import Any, NoReturn
 import click
 
 from moesim import __version__
+from moesim.cli.calibrating import calibrate_group
 from moesim.cli.fabric import fabric_command
+from moesim.cli.fitting import COMMANDS as FITTING
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
+from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
@@ -96,5 +99,10 @@ def main() -> None:
             stream.reconfigure(errors="replace")  # a terminal without our characters shows question marks
 
 
-for command in (run_command, list_command, show_command, import_group, routing_group, fabric_command, validate_command):
+for command in (
+    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
+    validate_command,
+):  # fmt: skip
     main.add_command(command)
+for command in (*MEASURING, *FITTING):
+    calibrate_group.add_command(command)

@@ -41,7 +41,9 @@ class RunRecord:
         memory_bytes, sent_bytes, energy_compute, energy_memory, energy_link, energy_idle (joules), weight_bytes,
         kv_bytes, capacity_bytes, peak_flops (at the dtype of matrix products), peak_bandwidth.
     operators: name, kind, seconds (critical path), compute_seconds, memory_seconds, network_seconds, overhead_seconds
-        (what bounds each, on the critical path).
+        (what bounds each, on the critical path), least_seconds (of transfers: their calls, and the busiest link at work
+        without a pause; NaN of others).
+    links: name, level (part of the machine), bandwidth (bytes/s that large transfers reach), bytes.
     expert_tokens: [MoE layers, experts] copies routed.
     """
 
@@ -50,6 +52,7 @@ class RunRecord:
     itl: dict[str, Column]
     devices: dict[str, Column]
     operators: dict[str, Column]
+    links: dict[str, Column]
     expert_tokens: NDArray[np.float64]
     moe_layers: tuple[int, ...]
     #: Sums over all steps, see `Totals`.
@@ -85,6 +88,9 @@ class Totals:
     dropped: int = 0
     clipped: int = 0
     price: float = 0.0  # dollars per second of the whole machine; 0 where no price is known
+    #: Seconds of communication behind computation, and of waiting for others on shared links, summed over replicas.
+    hidden: float = 0.0
+    sharing: float = 0.0
     chassis_power: float = 0.0  # watts beside the devices
     peak_flops: float = 0.0  # of the devices that take part, at the dtype of matrix products
     peak_bandwidth: float = 0.0

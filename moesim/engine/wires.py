@@ -55,5 +55,9 @@ class SharedWires:
         if not len(flows):
             return least
         arrived = self.clock.event()
-        self.network.send(flows, lambda: arrived.succeed() and None)
+
+        def done() -> None:
+            arrived.succeed()
+
+        self.network.send(flows, done)
         return self.clock.all_of([least, arrived])

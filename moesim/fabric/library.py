@@ -6,17 +6,19 @@ Use: `CalibratedFabric(fabric, machine_protocol(machine, ("vllm-graph-0.19", "nc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from moesim.fabric.calibrated import calibrated, collective_protocol, expert_protocol
-from moesim.fabric.expert_protocol import ExpertProtocol
+from moesim.fabric.expert_protocol import ExpertLoad, ExpertProtocol, Mode
 from moesim.fabric.protocol import TWO_BYTES, CollectiveProtocol
 from moesim.fabric.switch import Fabric
 from moesim.fabric.transfer import FloatArray, GroupPorts, Transfer
 from moesim.hardware.machine import port_rate
+from moesim.spec.serving import DispatchSpec
 
 if TYPE_CHECKING:
     from moesim.fabric.links import GroupLinks
@@ -62,9 +64,64 @@ def _link(machine: Machine) -> tuple[str, str, str, float] | None:
     return None if rate is None else (spec.name, spec.family, fabric.link, rate)
 
 
-def library_fabric(machine: Machine, fabric: Fabric, libraries: Sequence[str]) -> tuple[Fabric, str]:
+@dataclass(frozen=True)
+class ExpertKernels:
+    """Measured kernels of one mode that dispatch to experts and combine; `protocol.origin` says where from."""
+
+    protocol: ExpertProtocol
+    mode: Mode
+
+    @property
+    def library(self) -> str:
+        return self.protocol.library
+
+    def both_ways(self, load: ExpertLoad, sizes: tuple[float, float], *, experts: int, nodes: int) -> FloatArray:
+        """[2, ...] seconds of a dispatch and a combine whose copies have `sizes` bytes."""
+        known = self.protocol
+        there = known.seconds("dispatch", load, sizes[0], experts=experts, mode=self.mode, nodes=nodes)
+        return np.stack([there, known.seconds("combine", load, sizes[1], experts=experts, mode=self.mode, nodes=nodes)])
+
+
+#: The mode in which measured kernels send copies in each form, within a node and over several.
+_MODES: dict[tuple[str, bool], Mode] = {
+    ("per-expert", False): "low_latency",
+    ("per-expert", True): "low_latency",
+    ("per-device", False): "normal",
+    ("per-node", False): "normal",
+    ("per-node", True): "normal",
+}
+
+
+def expert_kernels(
+    machine: Machine, dispatch: DispatchSpec, several_nodes: bool
+) -> tuple[ExpertKernels | None, str]:  # fmt: skip
+    """The measured kernels that a dispatch asks for, of groups within a node or over several; None where there are
+    none. And a sentence for the summary."""
+    how = f"dispatch: {dispatch.form}"
+    if dispatch.library is None:
+        return None, f"{how}, by closed form"
+    protocol = machine_expert_protocol(machine, dispatch.library)
+    mode = _MODES.get((dispatch.form, several_nodes))
+    if protocol is None:
+        return None, f"{how}, by closed form, as {_why_not(machine, (dispatch.library,))}"
+    known = protocol.scattered if several_nodes else protocol.terms
+    if mode is None or (mode, "dispatch") not in known or (mode, "combine") not in known:
+        where = "over several nodes" if several_nodes else "within a node"
+        return None, f"{how}, by closed form, as {protocol.library} was not measured in this form {where}"
+    return ExpertKernels(protocol, mode), f"{how}, {mode.replace('_', '-')} mode of {protocol.origin}"
+
+
+def library_fabric(
+    machine: Machine, fabric: Fabric, libraries: Sequence[str], within_a_node: bool
+) -> tuple[Fabric, str]:
     """`fabric` under the first of the libraries that was measured between the machine's devices, and a sentence for
-    the summary: which one and where, or why closed forms apply."""
+    the summary: which one and where, or why closed forms apply.
+
+    Args:
+        within_a_node: whether any group that communicates lies within a node.
+    """
+    if libraries and not within_a_node:
+        return fabric, "collectives: closed forms, as all groups span several nodes"
     protocol = machine_protocol(machine, libraries) if libraries else None
     if protocol is None:
         return fabric, f"collectives: closed forms, as {_why_not(machine, libraries)}"

@@ -26,6 +26,9 @@ class Fabric(Protocol):
     def all_to_all(self, traffic: ArrayLike, devices: Sequence[int]) -> Transfer: ...
     def send(self, size: ArrayLike, source: int, destination: int) -> Transfer: ...
     def ports(self, devices: Sequence[int]) -> GroupPorts | GroupLinks: ...
+    def pace(self, transfer: Transfer) -> Transfer:
+        """A transfer that was made for a group of this fabric, as long as its library takes."""
+        ...
 
 
 class SwitchFabric:
@@ -58,6 +61,9 @@ class SwitchFabric:
     def send(self, size: ArrayLike, source: int, destination: int) -> Transfer:
         return collectives.send(size, self.ports((source, destination)))
 
+    def pace(self, transfer: Transfer) -> Transfer:
+        return transfer
+
 
 def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
     """The ports through which the devices of a group talk to each other.
@@ -83,5 +89,6 @@ def group_ports(machine: Machine, devices: Sequence[int]) -> GroupPorts:
         overhead=max((spec.overhead for spec in inner + outer), default=0.0),
         up_energy=max((default if spec.energy is None else spec.energy for spec in inner), default=0.0),
         out_energy=max((default if spec.energy is None else spec.energy for spec in outer), default=0.0),
+        reduces=bool(inner) and all(spec.reduces for spec in inner),
         names=tuple(member.name for member in members),
     )

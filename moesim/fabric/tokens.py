@@ -104,10 +104,12 @@ class ExpectedTokens:
         and, given that, how many of a rank's experts are among k, and the log of the chance that none is."""
         of_group = held @ self._groups.T.astype(np.float64)  # [..., experts, G]
         chance = np.minimum(len(self._groups) * self._open * (share @ of_group) / self.top_k, 1.0)
-        most = np.stack(
-            [np.max(share * of_group[..., None, :, index], axis=-1) for index in range(len(self._groups))], axis=-1
-        )
-        self._chosen = np.maximum(chance, most) if self._open < 1 else np.ones_like(chance)  # [..., n, G]
+        if self._open < 1:
+            inside = np.broadcast_to(of_group[..., None, :, :] > 0, (*share.shape, len(self._groups)))
+            most = [np.max(share, axis=-1, where=inside[..., g], initial=0.0) for g in range(len(self._groups))]
+            self._chosen = np.maximum(chance, np.stack(most, axis=-1))  # [..., n, G]
+        else:
+            self._chosen = np.ones_like(chance)
         of_expert = self._chosen @ np.swapaxes(of_group, -1, -2)
         given = np.divide(share, of_expert, where=of_expert > 0, out=np.zeros_like(share)).clip(max=1.0)
         self._wanted = given @ held  # [..., n, n]
@@ -116,10 +118,12 @@ class ExpectedTokens:
     def visits(self, sets: BoolArray) -> FloatArray:
         missing = np.ones((*self.tokens.shape[:-1], len(sets)))
         for index, members in enumerate(self._groups):
-            part = (sets & members).T.astype(np.float64)
-            if part.any():
-                met = 1 - self._miss(self._wanted @ part, self._missed @ part)
-                missing *= 1 - self._chosen[..., index, None] * met
+            inside = sets & members
+            met = inside.any(axis=1)
+            if met.any():
+                part = inside[met].T.astype(np.float64)
+                reached = 1 - self._miss(self._wanted @ part, self._missed @ part)
+                missing[..., met] *= 1 - self._chosen[..., index, None] * reached
         within = self._copies @ sets.T.astype(np.float64)
         visits: FloatArray = np.minimum(self.tokens * (1 - missing), np.minimum(within, self.tokens))
         return visits

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost
 from moesim.kernels.forms import Form, Rates, Times, make_form, together
+from moesim.kernels.forms.attention import Decode, Prefill, mixed
+from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
@@ -29,6 +31,9 @@ _KERNELS = {
     "embedding": ("embedding",), "sampling": ("sampling",), "attention": ("attention_prefill", "attention_decode"),
     "latent attention": ("mla_prefill", "mla_decode"),
 }  # fmt: skip
+
+#: Stacks that run chunks and decoding sequences in one attention kernel; others launch one for each.
+_ONE_KERNEL = ("vllm",)
 
 
 @dataclass(frozen=True)
@@ -81,12 +86,12 @@ class CalibratedKernels:
 
     def _find(self, device: Device, kind: str, formats: tuple[str, ...], dtype: Dtype) -> _Priced | None:
         kernels = _KERNELS.get(kind, ())
-        for name in (device.spec.name, *_relatives(device)) if kernels else ():
+        for name in (device.spec.name, *relatives(device.spec)) if kernels else ():
             for stack, fits in self._calibrations(name):
                 for form in formats:
                     chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
                     if len(chosen) == len(kernels):
-                        forms = tuple(make_form(fit.kernel, fit.terms) for fit in chosen)
+                        forms = tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in chosen)
                         return _Priced(forms, device_rates(device, dtype), Source(kind, name, stack, form))
         return None
 
@@ -107,7 +112,19 @@ class _Priced:
     source: Source
 
     def times(self, calls: Calls) -> Times:
-        return together([form.times(calls.shape, self.rates) for form in self.forms])
+        shape = calls.shape
+        if isinstance(shape, AttentionShape):
+            prefill, decode = self.forms
+            if not shape.chunks.any():
+                return decode.times(shape, self.rates)
+            if self.source.stack.startswith(_ONE_KERNEL) and isinstance(prefill, Prefill) and isinstance(decode, Decode):
+                return mixed(prefill, decode, shape, self.rates)
+        return together([form.times(shape, self.rates) for form in self.forms])
+
+
+def _in_a_step(form: Form) -> Form:
+    """Benchmarks that repeat a product find its weights in the cache; in a step all other layers' came in between."""
+    return replace(form, kept_weights=0.0) if isinstance(form, Gemm) else form
 
 
 def device_rates(device: Device, dtype: Dtype) -> Rates:
@@ -115,12 +132,12 @@ def device_rates(device: Device, dtype: Dtype) -> Rates:
     return Rates(device.peak(dtype), device.memory.compute_bandwidth, float(device.spec.compute.units or 1))
 
 
-def _relatives(device: Device) -> list[str]:
+def relatives(spec: DeviceSpec) -> list[str]:
     """Calibrated devices of the same family, the nearest in FLOP per byte first."""
-    wanted = _intensity(device.spec)
+    wanted = _intensity(spec)
     near: list[tuple[float, str]] = []
     for name in calibrated_devices():
-        if name == device.spec.name or not _of_family(name, device.spec.family):
+        if name == spec.name or not _of_family(name, spec.family):
             continue
         other: DeviceSpec = load_descriptor("devices", name)
         near.append((abs(np.log(_intensity(other) / wanted)), name))

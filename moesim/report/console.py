@@ -84,6 +84,7 @@ def _facts(results: Results, caveat: str) -> Table:
         ("throughput", _throughput(summary)),
         ("goodput", _goodput(summary["goodput"])),
         ("utilisation", _utilisation(summary)),
+        ("network", _network(summary["network"])),
         ("experts", _experts(summary["experts"])),
         ("memory", _memory(summary["memory"], summary["requests"])),
         ("energy", _energy(summary["energy"])),
@@ -128,6 +129,20 @@ def _utilisation(summary: Mapping[str, Any]) -> str:
         sparse = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])}"
         text = f"{sparse} (as if all experts were used: {', '.join(plain)})"
     return f"{text} · steps run {percent(shares['busy'])} of the time"
+
+
+def _network(network: Mapping[str, Any]) -> str:
+    """Exposed communication and the busiest links; nothing where no bytes travelled."""
+    if not network["busiest"]:
+        return ""
+    hidden = f", {short_time(network['hidden'])} hidden" if network["hidden"] else ""
+    waiting = f", {short_time(network['sharing'])} of it on shared links" if network["sharing"] else ""
+    distance = "" if network["distance"] is None else f" · {_number(network['distance'], '×')} the least time"
+    links = [f"{each['link']} {percent(each['utilisation'])}" for each in network["busiest"][:3]]
+    return (
+        f"exposed communication {percent(network['exposed_share'])} of step time{waiting}{hidden}{distance} · "
+        f"busiest: {', '.join(links)}"
+    )
 
 
 def _experts(experts: Mapping[str, Any]) -> str:

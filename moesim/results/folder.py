@@ -66,6 +66,10 @@ class Results:
         return self.table("operators")
 
     @property
+    def links(self) -> pd.DataFrame:
+        return self.table("links")
+
+    @property
     def experts(self) -> pd.DataFrame:
         return self.table("experts")
 

@@ -117,6 +117,34 @@ def _utilisation(record: RunRecord) -> Summary:
     }
 
 
+def _network(record: RunRecord, links: Columns) -> Summary:
+    """The busiest link of each part of the machine, and communication on the critical path of all steps: seconds that
+    computation does not hide (`exposed`), seconds that it does, the share of step time that is exposed, the least time
+    for it (see RunRecord.operators) and the distance to it, and the seconds that steps waited on shared links."""
+    operators, busiest = record.operators, []
+    for level in dict.fromkeys(links["level"].tolist()):
+        members = np.flatnonzero((links["level"] == level) & (links["bytes"] > 0))
+        if len(members):
+            shares = links["utilisation"][members]
+            alike = int(np.count_nonzero(shares >= shares.max() * (1 - 1e-9))) - 1
+            at = members[int(np.argmax(shares))]
+            share = float(links["utilisation"][at])
+            busiest.append({"level": str(level), "link": str(links["name"][at]), "alike": alike, "utilisation": share})
+    moves = ~np.isnan(operators["least_seconds"].astype(np.float64))
+    took, least = float(operators["seconds"][moves].sum()), float(operators["least_seconds"][moves].sum())
+    network = float(operators["network_seconds"].sum())
+    exposed = max(network - record.totals.hidden, 0.0)
+    return {
+        "busiest": busiest,
+        "exposed": exposed,
+        "hidden": record.totals.hidden,
+        "exposed_share": _per(exposed, float(operators["seconds"].sum())),
+        "sharing": record.totals.sharing,
+        "least": least,
+        "distance": _per(took + record.totals.sharing, least),
+    }
+
+
 def _experts(record: RunRecord) -> Summary:
     """Load imbalance as max/mean of tokens: within steps (token-weighted), and of the whole run's counts by layer."""
     tokens = np.asarray(record.expert_tokens, float)
@@ -209,6 +237,7 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
         "throughput": _throughput(record),
         "goodput": goodput(requests, slo or SloSpec(), record.end),
         "utilisation": _utilisation(record),
+        "network": _network(record, columns["links"]),
         "experts": _experts(record),
         "memory": _memory(record),
         "energy": _energy(record, columns["devices"]),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 Columns = dict[str, Column]
 
 #: The tables of a results folder, each stored as `<name>.parquet`.
-TABLES = ("requests", "iterations", "devices", "operators", "experts", "itl")
+TABLES = ("requests", "iterations", "devices", "operators", "links", "experts", "itl")
 
 
 def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:
@@ -87,11 +87,14 @@ def all_columns(record: RunRecord) -> dict[str, Columns]:
     iterations["duration"] = iterations["end"] - iterations["start"]
     operators = dict(record.operators)
     operators["share"] = ratio(operators["seconds"], np.sum(operators["seconds"]))
+    links = dict(record.links)
+    links["utilisation"] = ratio(links["bytes"], links["bandwidth"] * record.end)
     return {
         "requests": request_columns(record),
         "iterations": iterations,
         "devices": device_columns(record),
         "operators": operators,
+        "links": links,
         "experts": expert_columns(record),
         "itl": itl_columns(record),
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -37,6 +37,36 @@ class Drawn:
     weight: IntArray
     summed: IntArray
     sums: Counts
+
+    @classmethod
+    def of_counts(cls, counts: Counts) -> Drawn:
+        """What is known only as tokens per expert of every source, [layers, sources, experts]."""
+        layers, sources, experts = counts.shape
+        in_order = np.tile(np.arange(experts), (layers, 1))
+        none = np.zeros(0, dtype=np.int64)
+        picks = np.zeros((0, layers, 0), dtype=np.uint16)
+        return cls(sources, in_order, in_order, picks, none, none, np.arange(sources), counts)
+
+    @classmethod
+    def of_choices(cls, ids: NDArray[np.unsignedinteger[Any]], source: IntArray, sources: int, experts: int) -> Drawn:
+        """Tokens whose experts are known one by one: ids [top_k, layers, n], source [n]."""
+        layers = ids.shape[1]
+        in_order = np.tile(np.arange(experts), (layers, 1))
+        none = np.zeros(0, dtype=np.int64)
+        sums = np.zeros((layers, 0, experts), dtype=np.int64)
+        return cls(sources, in_order, in_order, ids, source, none, none, sums)
+
+    def part(self, layers: slice) -> Drawn:
+        """Some of the layers."""
+        if len(self.expert[layers]) == len(self.expert):
+            return self
+        return replace(
+            self,
+            expert=self.expert[layers],
+            rank=self.rank[layers],
+            picks=self.picks[:, layers],
+            sums=self.sums[layers],
+        )
 
     @property
     def counts(self) -> Counts:
@@ -74,6 +104,27 @@ class Drawn:
             sums = np.bincount(at.ravel(), weights=self.sums[:, i].ravel(), minlength=layers * ranks)
             traffic[:, source] += sums.astype(np.int64).reshape(layers, ranks)
         return traffic
+
+    def visits(self, member: NDArray[np.bool_]) -> Counts:
+        """[layers, sources, E] tokens, of those whose choices are known one by one, that chose an expert of each set.
+
+        Args:
+            member: [layers, experts, E], whether an expert is in a set.
+        """
+        layers, _, sets = member.shape
+        found = np.zeros((layers, self.sources, sets), dtype=np.int64)
+        order = np.argsort(self.source, kind="stable")
+        if not len(order):
+            return found
+        present, first = np.unique(self.source[order], return_index=True)
+        tokens = np.ones(len(order), dtype=np.int64)
+        tokens[len(order) - len(self.weight) :] = self.weight
+        bits = np.packbits(np.take_along_axis(member, self.expert[:, :, None], axis=1), axis=-1)
+        for layer in range(layers):
+            chosen = np.bitwise_or.reduce(bits[layer][self.picks[:, layer, order]], axis=0)
+            met = np.unpackbits(chosen, axis=-1, count=sets) * tokens[order, None]
+            found[layer, present] = np.add.reduceat(met, first, axis=0)
+        return found
 
     @cached_property
     def _index(self) -> Counts:

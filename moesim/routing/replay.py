@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.routing.base import IntArray, TokenSpans
+from moesim.routing.drawn import Drawn
 from moesim.routing.large import round_to_sum
 from moesim.routing.trace import CountTrace, TokenTrace, read_trace
 
@@ -46,37 +47,32 @@ class TraceRouting:
 
     def counts(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Counts [layers, sources, experts]; `rng` only breaks ties where counts of a step must be scaled."""
+        return self.drawn(spans, sources, rng).counts
+
+    def drawn(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> Drawn:
+        """The choices behind `counts`, token by token where the trace has them."""
         if isinstance(self._replay, _TokenReplay):
-            counts, wrapped = self._replay.counts(spans, sources)
+            drawn, wrapped = self._replay.drawn(spans, sources)
             self.wrapped_tokens += wrapped
-            return counts
+            return drawn
         tokens = np.bincount(spans.source, weights=spans.tokens, minlength=sources).astype(np.int64)
         counts, rescaled = self._replay.counts(tokens, rng)
         self.rescaled_steps += rescaled
-        return counts
+        return Drawn.of_counts(counts)
 
 
 class _TokenReplay:
     """Look-up of the experts of any span of tokens."""
 
     def __init__(self, trace: TokenTrace) -> None:
-        tokens, self._layers, top_k = trace.ids.shape
         self._experts = trace.experts
-        cells = self._layers * self._experts
-        small = np.uint16 if cells <= 1 << 16 else np.uint32
-        offset = np.arange(self._layers)[:, None] * self._experts
-        #: Index of (layer, expert), [tokens, layers * top_k].
-        self._cells = (trace.ids + offset).astype(small).reshape(tokens, self._layers * top_k)
+        self._ids = trace.ids.astype(np.uint16)  # [tokens, layers, top_k]
         self.requests, self._first, self._length = np.unique(trace.request, return_index=True, return_counts=True)
 
-    def counts(self, spans: TokenSpans, sources: int) -> tuple[NDArray[np.int64], int]:
+    def drawn(self, spans: TokenSpans, sources: int) -> tuple[Drawn, int]:
         rows, wrapped = self._rows(spans)
-        cells = self._layers * self._experts
-        index = self._cells[rows].astype(np.int64)
-        index += (np.repeat(spans.source, spans.tokens) * cells)[:, None]
-        flat = np.bincount(index.ravel(), minlength=sources * cells)
-        by_layer = flat.reshape(sources, self._layers, self._experts).swapaxes(0, 1)
-        return np.ascontiguousarray(by_layer), wrapped
+        source = np.repeat(spans.source, spans.tokens)
+        return Drawn.of_choices(self._ids[rows].transpose(2, 1, 0), source, sources, self._experts), wrapped
 
     def _rows(self, spans: TokenSpans) -> tuple[IntArray, int]:
         """Rows of the trace for the tokens of all spans, and how many of them are wrapped around."""
@@ -86,7 +82,7 @@ class _TokenReplay:
         place = np.where(known, place, spans.request % len(self.requests))
         start = np.cumsum(spans.tokens) - spans.tokens
         within = np.arange(int(spans.tokens.sum())) - np.repeat(start - spans.position, spans.tokens)
-        length = np.where(dummy, len(self._cells), self._length[place])
+        length = np.where(dummy, len(self._ids), self._length[place])
         beyond = within >= np.repeat(length, spans.tokens)
         real = np.repeat(~dummy, spans.tokens)
         wrapped = int(np.count_nonzero(real & (beyond | np.repeat(~known, spans.tokens))))

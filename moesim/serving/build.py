@@ -10,7 +10,7 @@ import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
-from moesim.fabric.library import library_fabric
+from moesim.fabric.library import ExpertKernels, expert_kernels, library_fabric
 from moesim.fabric.machines import link_fabric, machine_fabric, only_ports
 from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
@@ -39,6 +39,7 @@ from moesim.step.routed import ExpertCosts
 from moesim.step.sampled import Sampled
 from moesim.step.tables import StepContext
 from moesim.step.tabulated import Tabulated
+from moesim.step.tokens import expert_places
 
 
 @dataclass
@@ -72,7 +73,12 @@ def deploy(
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     links = None if spec.fabric == "bound" else link_fabric(machine)
     wires = None if links is None else shared_wires(spec, clock, links.topology)
-    fabric, collectives = library_fabric(machine, links or machine_fabric(machine), spec.engine.collectives)
+    fabric, collectives = library_fabric(
+        machine, links or machine_fabric(machine), spec.engine.collectives, _within_a_node(machine, layouts)
+    )
+    stages = [stage.ravel() for layout in layouts for stage in layout.devices]
+    several_nodes = any(len({machine.devices[i].node for i in stage}) > 1 for stage in stages)
+    kernels, dispatch = expert_kernels(machine, spec.engine.dispatch, several_nodes)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -80,7 +86,7 @@ def deploy(
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
         memory = replica_memory(context, layout, programs)
         _check_requests(requests, memory, spec)
-        pricer = _pricer(spec, context, layout, programs, fabric, routing, streams["draws"], index)
+        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index)
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
@@ -102,7 +108,20 @@ def deploy(
     notes = _notes(spec, machine, routing)
     if any(layout.devices.size > 1 for layout in layouts):
         notes.insert(0, collectives)
+    if any(replica.pricer.communication.all_to_all for replica in replicas):
+        notes.insert(1, dispatch)
     return Deployment(machine, context, replicas, memories, recorder, keeper, routing, notes)
+
+
+def _within_a_node(machine: Machine, layouts: list[ReplicaLayout]) -> bool:
+    """Whether any tensor-parallel group, or group of DP ranks, lies within one node."""
+    node = np.array([device.node for device in machine.devices])
+    for layout in layouts:
+        of_lane = node[layout.devices]  # [stages, dp, tp]
+        for axis in (1, 2):
+            if of_lane.shape[axis] > 1 and (of_lane == of_lane.take([0], axis=axis)).all(axis=axis).any():
+                return True
+    return False
 
 
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
@@ -120,11 +139,12 @@ def _pricer(
     layout: ReplicaLayout,
     programs: list[StageProgram],
     fabric: Fabric,
+    kernels: ExpertKernels | None,
     routing: RoutingSource | None,
     stream: np.random.SeedSequence,
     index: int,
 ) -> StepPricer:
-    communication = Communication(context, layout, fabric)
+    communication = Communication(context, layout, fabric, kernels)
     executed = _executes(spec)
     make: type[StepPricer] = StepPricer
     if executed:
@@ -133,7 +153,9 @@ def _pricer(
         return make(context, layout, programs, communication, None, None)
     owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
     costs = ExpertCosts(context, layout, programs, owner)
-    exchange = Exchange(communication, programs)
+    assert spec.model.moe is not None
+    places = expert_places(owner, layout.expert_ranks, spec.model.moe, limited=isinstance(routing, CountRouting))
+    exchange = Exchange(communication, programs, places)
     key = int(
         np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
     )

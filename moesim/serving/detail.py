@@ -50,8 +50,8 @@ def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[Timeli
     nodes = 0
     for kept in sorted(keeper.steps, key=lambda kept: kept.start):
         pricer = replicas[kept.replica].pricer
-        counts = pricer.routed.counts(kept.batch, 0) if pricer.routed is not None else None
-        graph = compile_step(pricer, pricer.price(kept.batch), counts)
+        drawn = pricer.routed.drawn(kept.batch, 0) if pricer.routed is not None else None
+        graph = compile_step(pricer, pricer.price(kept.batch), drawn)
         nodes += graph.duration.size
         if found and nodes > _MOST_NODES:
             break

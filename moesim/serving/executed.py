@@ -36,8 +36,8 @@ class ExecutedPricer(StepPricer):
 
 def execute_step(pricer: StepPricer, block: Block, fidelity: Fidelity) -> tuple[StepGraph, Schedule]:
     """Compile and execute a block's first step; its routing is the one drawn for that step."""
-    counts = pricer.routed.counts(block.batch, 0) if pricer.routed is not None else None
-    graph = compile_step(pricer, block, counts)
+    drawn = pricer.routed.drawn(block.batch, 0) if pricer.routed is not None else None
+    graph = compile_step(pricer, block, drawn)
     return graph, schedule(graph, fidelity)
 
 

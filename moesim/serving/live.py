@@ -48,11 +48,11 @@ class LiveReplica(Replica):
 
     def _run(self, flight: Flight) -> Generator[simpy.Event, Any, None]:
         pricer, block = self.pricer, flight.block
-        counts = pricer.routed.counts(block.batch, 0) if pricer.routed is not None else None
+        drawn = pricer.routed.drawn(block.batch, 0) if pricer.routed is not None else None
         stages = np.zeros_like(block.stages)
         hidden = sharing = 0
         for stage, turn in enumerate(self._stages):
-            graph = compile_step(pricer, block, counts, stage)
+            graph = compile_step(pricer, block, drawn, stage)
             with turn.request() as mine:
                 yield mine
                 executed = yield start(graph, self.clock, self._wires)

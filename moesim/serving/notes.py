@@ -27,6 +27,14 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
     if engine.transport == "alltoall" and (parallelism.ep == 1 or parallelism.dp == 1):
         why = "ep 1 no token travels to its experts" if parallelism.ep == 1 else "dp 1 every rank holds all tokens"
         yield f"no effect of engine.transport: with {why}"
+    if engine.transport != "alltoall" and "dispatch" in engine.model_fields_set:
+        yield "no effect of engine.dispatch: the engine's transport is no all-to-all"
+    if "chunk" in spec.model_fields_set and spec.fabric != "chunk":
+        yield f"no effect of chunk: fabric is {spec.fabric}"
+    if spec.fabric != "bound" and "fidelity" in spec.model_fields_set:
+        yield f"no effect of fidelity: with fabric {spec.fabric} every operation is an event"
+    if spec.fabric != "bound" and parallelism.replica_devices // (parallelism.dp if parallelism.ep == 1 else 1) == 1:
+        yield "no effect of fabric: each replica is one device"
     if engine.overlap_shared_experts and not overlaps_shared_experts(spec):
         yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
     if engine.token_budget < engine.max_sequences and engine.chunked_prefill:

@@ -51,9 +51,10 @@ def run_record(
         itl=deployment.recorder.gaps(),
         devices=devices,
         operators=_operator_columns(ledgers),
+        links=_link_columns(ledgers),
         expert_tokens=_expert_tokens(deployment),
         moe_layers=_moe_layers(deployment),
-        totals=_totals(spec, requests, deployment, devices),
+        totals=_totals(spec, requests, deployment, devices, ledgers),
         end=seconds,
         partial=partial,
         timeline=lambda: timeline_steps(deployment.keeper, deployment.replicas),
@@ -126,6 +127,26 @@ def _operator_columns(ledgers: list[Ledger]) -> dict[str, Column]:
         "kind": np.array([sums[name][0] for name in names]),
         "seconds": table.sum(axis=1),
         **{f"{bound}_seconds": table[:, i] for i, bound in enumerate(BOUNDS)},
+        "least_seconds": np.array([_least(ledgers, name) for name in names]),
+    }
+
+
+def _least(ledgers: list[Ledger], name: str) -> float:
+    """Seconds that a kind of transfer takes at least, over all replicas; NaN where it is none."""
+    parts = [ledger.least(name) for ledger in ledgers if name in ledger.traffic]
+    return sum(parts) if parts else np.nan
+
+
+def _link_columns(ledgers: list[Ledger]) -> dict[str, Column]:
+    """Bytes of all transfers over each link."""
+    links = ledgers[0].links
+    loads = [traffic.load for ledger in ledgers for traffic in ledger.traffic.values()]
+    there = links.bandwidth > 0
+    return {
+        "name": np.array(links.name)[there],
+        "level": np.array(links.level)[there],
+        "bandwidth": links.bandwidth[there],
+        "bytes": np.sum([np.zeros(len(there)), *loads], axis=0)[there],
     }
 
 
@@ -143,8 +164,12 @@ def _expert_tokens(deployment: Deployment) -> FloatArray:
 
 
 def _totals(
-    spec: ExperimentSpec, requests: Requests, deployment: Deployment, devices: dict[str, Column]
-) -> Totals:  # fmt: skip
+    spec: ExperimentSpec,
+    requests: Requests,
+    deployment: Deployment,
+    devices: dict[str, Column],
+    ledgers: list[Ledger],
+) -> Totals:
     machine, model, dtype = deployment.machine, spec.model, spec.storage
     used = devices["replica"] >= 0
     totals = Totals(
@@ -157,6 +182,8 @@ def _totals(
         price=_price(spec, machine),
         chassis_power=spec.machine.chassis_power * spec.machine.nodes
         + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
+        hidden=sum(ledger.hidden for ledger in ledgers),
+        sharing=sum(ledger.sharing for ledger in ledgers),
         peak_flops=float(devices["peak_flops"][used].sum()),
         peak_bandwidth=float(devices["peak_bandwidth"][used].sum()),
     )

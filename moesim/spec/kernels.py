@@ -71,6 +71,11 @@ class KernelCalibration(Descriptor):
     kernels: tuple[KernelFit, ...] = ()
 
 
+def kernel_folder() -> Path:
+    """Where the library keeps its calibrations of kernels."""
+    return builtin_root() / _FOLDER
+
+
 def calibrated_stacks(device: str) -> dict[str, Path]:
     """The calibrations of a folder's device by stack; one of the user's own folders (MOESIM_PATH) goes before ours."""
     return _stacks(device, os.environ.get("MOESIM_PATH", ""))

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from moesim.fabric.dispatch import payload
+from moesim.fabric.library import ExpertKernels
 from moesim.fabric.switch import Fabric
+from moesim.fabric.traffic import MachineLinks, links_of
 from moesim.fabric.transfer import Transfer
 from moesim.spec.base import DTYPE_BYTES
+from moesim.spec.serving import DispatchSpec
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.sharding import base_dtype
@@ -17,21 +21,42 @@ from moesim.step.tables import StepContext
 
 class Communication:
     """Transfers of one replica. Tokens travel as hidden states: dispatched in the activations' dtype, combined and
-    reduced in the base dtype."""
+    reduced in the base dtype, unless the engine's `dispatch` says otherwise of an all-to-all.
 
-    def __init__(self, context: StepContext, layout: ReplicaLayout, fabric: Fabric) -> None:
+    Args:
+        kernels: measured ones that dispatch to experts and combine; None where closed forms apply.
+    """
+
+    def __init__(
+        self, context: StepContext, layout: ReplicaLayout, fabric: Fabric, kernels: ExpertKernels | None = None
+    ) -> None:  # fmt: skip
         self.context, self.layout, self.fabric = context, layout, fabric
         self._sizes = np.arange(context.token_limit + 1, dtype=np.float64)
         self.base_bytes = DTYPE_BYTES[base_dtype(context.dtype)]
         self.token_bytes = context.model.hidden * self.base_bytes
         self.dispatch_bytes = context.model.hidden * DTYPE_BYTES[context.dtype.activations]
+        self.combine_bytes = self.token_bytes
         self.all_to_all = layout.dp > 1 and context.engine.transport == "alltoall"
+        self.form, self.kernels = context.engine.dispatch.form, kernels if self.all_to_all else None
+        if self.all_to_all:
+            self._sizes_of_copies(context.engine.dispatch)
         self.reduce = lru_cache(maxsize=None)(self._reduce)
         self.gather = lru_cache(maxsize=None)(self._gather)
         self.logits = lru_cache(maxsize=None)(self._logits)
         self.dispatch = lru_cache(maxsize=None)(self._dispatch)
         self.combine = lru_cache(maxsize=None)(self._combine)
         self.stage_send = lru_cache(maxsize=None)(self._stage_send)
+
+    def _sizes_of_copies(self, dispatch: DispatchSpec) -> None:
+        there = dispatch.dtype or self.context.dtype.activations
+        back = dispatch.combine_dtype or base_dtype(self.context.dtype)
+        self.dispatch_bytes = payload(self.context.model.hidden, DTYPE_BYTES[there], block=dispatch.block)
+        self.combine_bytes = payload(self.context.model.hidden, DTYPE_BYTES[back])
+
+    @cached_property
+    def links(self) -> MachineLinks:
+        """What the transfers travel over."""
+        return links_of(self.fabric.ports(self.stage_devices(0)), self.context.machine)
 
     def rank_devices(self, stage: int, rank: int) -> list[int]:
         return [int(d) for d in self.layout.devices[stage, rank]]

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.fabric.transfer import Transfer, collective
-from moesim.placement import rank_loads
-from moesim.step.exchange import Exchange
+from moesim.routing.drawn import Drawn
 from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, FloatArray, IntArray, StepGraph
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
+from moesim.step.tokens import RoutedTokens
 
 _STREAM = {"operator": COMPUTE, "attention": COMPUTE, "experts": COMPUTE, "barrier": COMPUTE, "shared": SIDE_COMPUTE}
 
@@ -59,15 +59,15 @@ class _Rows:
 
 
 def compile_step(
-    pricer: StepPricer, block: Block, counts: IntArray | None, stage: int | None = None
+    pricer: StepPricer, block: Block, drawn: Drawn | None, stage: int | None = None
 ) -> StepGraph:  # fmt: skip
     """The graph of a block's first step.
 
     Args:
-        counts: [MoE layers, ranks, experts] tokens per expert; None for a dense model.
+        drawn: what its tokens choose; None for a dense model.
         stage: only this one of a pipeline; None: all, one after the other.
     """
-    compiler = _Compiler(pricer, block, counts)
+    compiler = _Compiler(pricer, block, drawn)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
         if stage in (None, program.stage):
@@ -76,20 +76,19 @@ def compile_step(
 
 
 class _Compiler:
-    def __init__(self, pricer: StepPricer, block: Block, counts: IntArray | None) -> None:
+    def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
         self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
         self.lanes = self.layout.pp * self.layout.stage_lanes
         self.rows = _Rows(self.lanes, partitions=[tuple(range(self.lanes))])
         self.experts: tuple[IntArray, FloatArray] | None = None
-        self.traffic = np.zeros((0, 0, 0))
+        self.drawn = drawn
+        self.exchanged: dict[int, tuple[Transfer, Transfer]] = {}  # of all layers of a stage
         self.layers: dict[int, int] = {}
-        if counts is not None and pricer.experts is not None:
-            self.experts = pricer.experts.by_layer(counts.sum(axis=1))
-            self.traffic = rank_loads(counts, pricer.experts.owner, self.layout.expert_ranks).astype(np.float64)
+        if drawn is not None and pricer.experts is not None:
+            self.experts = pricer.experts.by_layer(drawn.totals)
             moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
             self.layers = {layer: index for index, layer in enumerate(moe_layers)}
-            self.exchange = Exchange(pricer.communication, pricer.programs)
         self.bandwidth = np.array(
             [pricer.context.machine.devices[i].memory.compute_bandwidth for i in self.layout.devices.ravel()]
         )
@@ -166,9 +165,7 @@ class _Compiler:
         """Stage-wide lanes of each communicator and its transfer."""
         communication, layout = self.pricer.communication, self.layout
         if row.action in ("dispatch", "combine"):
-            gathered = int(self.block.sizes.gathered[0])
-            dispatch, combine = self.exchange.transfers(stage, gathered, self.traffic[self.layers[row.layer]])
-            return communication.exchange_groups(), dispatch if row.action == "dispatch" else combine
+            return communication.exchange_groups(), self._exchanged(stage, row)
         if row.action == "send":
             size = int(self.tokens.max())
             pairs = [[lane, lane + layout.stage_lanes] for lane in range(layout.stage_lanes)]
@@ -178,6 +175,18 @@ class _Compiler:
         lanes = np.arange(layout.stage_lanes).reshape(layout.dp, layout.tp)
         transfers = [table[row.action](stage, rank).at(int(sizes[rank])) for rank in range(layout.dp)]
         return lanes.tolist(), transfers
+
+    def _exchanged(self, stage: int, row: Row) -> list[Transfer]:
+        """The transfer of each communicator that dispatches or combines."""
+        assert self.pricer.routed is not None
+        assert self.drawn is not None
+        exchange, way = self.pricer.routed.exchange, 0 if row.action == "dispatch" else 1
+        if not exchange.all_to_all:
+            return exchange.gathers(stage, int(self.block.sizes.gathered[0]))[way]
+        mine = exchange.slices[stage]
+        if stage not in self.exchanged:
+            self.exchanged[stage] = exchange.transfers(stage, RoutedTokens(self.drawn, exchange.places).part(mine))
+        return [self.exchanged[stage][way].at(self.layers[row.layer] - mine.start)]
 
     def graph(self) -> StepGraph:
         rows = self.rows

@@ -4,88 +4,26 @@ from __future__ import annotations
 
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
+from moesim.fabric.calibrated import paced
 from moesim.fabric.collectives import exchange
-from moesim.fabric.transfer import GroupPorts, Transfer
+from moesim.fabric.dispatch import combine, dispatch
+from moesim.fabric.expert_protocol import ExpertLoad
+from moesim.fabric.tokens import Tokens
+from moesim.fabric.transfer import GroupPorts, Transfer, picoseconds
+from moesim.routing.drawn import Drawn
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray
-from moesim.step.layout import ReplicaLayout
+from moesim.step.ports import PortSums, stage_ports
 from moesim.step.program import StageProgram
+from moesim.step.tokens import ExpertPlaces, LaneTokens, RoutedTokens
 
-Picoseconds = tuple[IntArray, IntArray]
-
-
-class PortSums(NamedTuple):
-    """Copies of tokens [..., lanes] that each lane sends and receives, by the port they take: towards its own node
-    (`up`) and towards other nodes (`out`). What stays on a lane takes none."""
-
-    up_sent: FloatArray
-    up_received: FloatArray
-    out_sent: FloatArray
-    out_received: FloatArray
-
-
-class StagePorts:
-    """Which lane of a stage stands for which DP rank and expert rank, and in which node.
-
-    A DP rank's tokens are divided over its `tp` lanes; each of an expert's shards receives every copy.
-    """
-
-    def __init__(self, ports: GroupPorts, layout: ReplicaLayout) -> None:
-        self.ports, self.tp, self.expert_tp = ports, layout.tp, layout.expert_tp
-        lanes = np.arange(layout.stage_lanes)
-        self.rank, self.expert_rank = lanes // layout.tp, lanes // layout.expert_tp
-        nodes, self.node = np.unique(ports.node, return_inverse=True)
-        of_node = (self.node[:, None] == np.arange(len(nodes))).astype(np.float64)  # [lanes, nodes]
-        rank = (self.rank[:, None] == np.arange(layout.dp)).astype(np.float64)
-        expert_rank = (self.expert_rank[:, None] == np.arange(layout.expert_ranks)).astype(np.float64)
-        #: Lanes of every (node, DP rank) and of every (expert rank, node).
-        self.rank_lanes, self.expert_lanes = of_node.T @ rank, expert_rank.T @ of_node
-        #: Whether all lanes' ports are equally fast.
-        self.alike = all((rates == rates[0]).all() for rates in (ports.up_bandwidth, ports.out_bandwidth))
-        #: Lanes of each lane's node.
-        self.company = of_node.sum(axis=0)[self.node]
-
-    def of_traffic(self, traffic: NDArray[np.signedinteger[Any]]) -> PortSums:
-        """Sums of a traffic matrix [L, DP ranks, expert ranks] of copies. They are whole numbers until they are divided
-        by tp, so that the order of summation leaves no trace."""
-        copies = traffic.astype(np.float64)
-        kept = copies[:, self.rank, self.expert_rank]
-        near_sent = (copies @ self.expert_lanes)[:, self.rank, self.node]
-        near_received = (self.rank_lanes @ copies)[:, self.node, self.expert_rank]
-        sent, received = copies.sum(axis=2) * self.expert_tp, copies.sum(axis=1) * self.tp
-        sums = (
-            near_sent - kept,
-            near_received - kept,
-            sent[:, self.rank] - near_sent,
-            received[:, self.expert_rank] - near_received,
-        )
-        return PortSums(*(part / self.tp for part in sums))
-
-    def towards(self, share: FloatArray) -> PortSums:
-        """[L, lanes] factors: a lane's copies sent per token of its rank, and received per token of other lanes, where
-        a token has `share` [L, expert ranks] copies for each expert rank. See `expected`."""
-        mine = share[:, self.expert_rank]
-        near = (share @ self.expert_lanes)[:, self.node]
-        return PortSums(near - mine, mine, mine.sum(axis=1, keepdims=True) - near, mine)
-
-    def expected(self, tokens: IntArray | FloatArray, towards: PortSums) -> PortSums:
-        """[..., L, lanes] sums for so many tokens [..., DP ranks], spread over the expert ranks in fixed shares."""
-        own = tokens.take(self.rank, axis=-1)[..., None, :] / self.tp
-        near = (tokens @ self.rank_lanes.T).take(self.node, axis=-1)[..., None, :] / self.tp
-        factors = (own, near - own, own, own.sum(axis=-1, keepdims=True) - near)
-        return PortSums(*(factor * part for factor, part in zip(factors, towards, strict=True)))
-
-
-def lane_traffic(traffic: NDArray[np.signedinteger[Any]] | FloatArray, layout: ReplicaLayout) -> FloatArray:
-    """[..., DP ranks, expert ranks] copies -> [..., lanes, lanes]."""
-    lanes = np.arange(layout.stage_lanes)
-    by_lane: FloatArray = traffic[..., lanes // layout.tp, :][..., lanes // layout.expert_tp] / layout.tp
-    return by_lane
+#: (dispatch, combine)
+Picoseconds: TypeAlias = tuple[IntArray, IntArray]
+Pair: TypeAlias = tuple[Transfer, Transfer]
 
 
 class Exchange:
@@ -93,18 +31,23 @@ class Exchange:
 
     Gathering moves every token to every rank, whatever its experts: only their number counts. An all-to-all is
     bound by its busiest port, from the copies that each lane sends and receives, or, where devices are not joined by
-    switches, by its busiest link, from the copies between each two lanes.
+    switches, by its busiest link, from the copies between each two lanes. Measured kernels take what their terms say of
+    the busiest lane.
+
+    Raises:
+        MoesimError: the form of dispatch does not suit the fabric.
     """
 
-    def __init__(self, communication: Communication, programs: list[StageProgram]) -> None:
-        self.communication = communication
+    def __init__(self, communication: Communication, programs: list[StageProgram], places: ExpertPlaces) -> None:
+        self.communication, self.places = communication, places
         layout = communication.layout
         self._layers = np.array([len(program.moe_layers) for program in programs])
         bounds = np.cumsum([0, *self._layers]).tolist()
         self.slices = [slice(a, b) for a, b in pairwise(bounds)]
         groups = [communication.fabric.ports(communication.stage_devices(p)) for p in range(layout.pp)]
-        self.stages = [StagePorts(group, layout) for group in groups if isinstance(group, GroupPorts)]
-        #: Whether the traffic matrix itself decides, not the sums of its rows and columns.
+        form, work = communication.form, communication.kernels is not None
+        self.stages = [stage_ports(each, layout, form, work) for each in groups if isinstance(each, GroupPorts)]
+        #: Whether what travels between each two lanes decides, not the sums by lane.
         self.over_links = len(self.stages) < len(groups)
 
     @property
@@ -113,62 +56,96 @@ class Exchange:
 
     def of_gathered(self, tokens: IntArray) -> Picoseconds:
         """Where tokens are gathered: [P, ...] for so many tokens [...] per rank, see `Sizes.gathered`."""
-        dispatch, combine = self._gathered
-        return dispatch[:, tokens], combine[:, tokens]
+        there, back = self._gathered
+        return there[:, tokens], back[:, tokens]
 
-    def of_traffic(self, traffic: IntArray) -> Picoseconds:
-        """Args: traffic: [L, DP ranks, expert ranks] copies."""
+    def of_drawn(self, drawn: Drawn) -> Picoseconds:
+        """Of an all-to-all, for the choices of a step."""
+        tokens = RoutedTokens(drawn, self.places)
         if self.over_links:
-            times = [self._over_links(stage, traffic[mine]) for stage, mine in enumerate(self.slices)]
-            both = [[int(transfer.picoseconds.sum()) for transfer in pair] for pair in times]
-            return np.array([d for d, _ in both]), np.array([c for _, c in both])
-        return self.of_sums([at.of_traffic(traffic[mine]) for at, mine in zip(self.stages, self.slices, strict=True)])
+            pairs = [self._over_links(stage, tokens.part(mine)) for stage, mine in enumerate(self.slices)]
+            there, back = (np.array([int(pair[way].picoseconds.sum()) for pair in pairs]) for way in (0, 1))
+            return there, back
+        most = float(tokens.copies[:1].sum(axis=-1).max(initial=0)) / self.places.top_k / self.communication.layout.tp
+        sums = [at.of_tokens(tokens.part(mine)) for at, mine in zip(self.stages, self.slices, strict=True)]
+        return self.of_sums(sums, np.array(most))
 
-    def of_sums(self, sums: list[PortSums]) -> Picoseconds:
-        """Args: sums: [..., layers of the stage, lanes] of each stage; the result is [P, ...]."""
-        dispatch, combine = np.stack([self._both_ways(stage, part) for stage, part in enumerate(sums)], axis=1)
-        return dispatch, combine
+    def of_sums(self, sums: list[PortSums], most: FloatArray) -> Picoseconds:
+        """Args: sums: [..., layers of the stage, lanes] of each stage; most: [...] tokens of the fullest lane. The
+        result is [P, ...]."""
+        there, back = np.stack([self._both_ways(stage, part, most) for stage, part in enumerate(sums)], axis=1)
+        return there, back
 
-    def transfers(self, stage: int, gathered: int, traffic: FloatArray) -> tuple[list[Transfer], list[Transfer]]:
-        """Dispatch and combine of one layer as transfers of a single size, one per communicator (for step graphs).
+    def gathers(self, stage: int, tokens: int) -> tuple[list[Transfer], list[Transfer]]:
+        """Dispatch and combine of one layer where tokens are gathered, one transfer per communicator (for step graphs);
+        tokens: per rank, see `Sizes.gathered`."""
+        there = self.communication.dispatch(stage) if self.communication.layout.dp > 1 else ()
+        return [t.at(tokens) for t in there], [t.at(tokens) for t in self.communication.combine(stage)]
 
-        Args:
-            gathered: tokens per rank where they are gathered, see `Sizes.gathered`.
-            traffic: [DP ranks, expert ranks] copies.
-        """
-        if not self.all_to_all:
-            dispatch = self.communication.dispatch(stage) if self.communication.layout.dp > 1 else ()
-            return [t.at(gathered) for t in dispatch], [t.at(gathered) for t in self.communication.combine(stage)]
+    def transfers(self, stage: int, tokens: Tokens) -> Pair:
+        """Dispatch and combine of an all-to-all, [L] sizes for the tokens of so many layers."""
         if self.over_links:
-            dispatched, combined = self._over_links(stage, traffic)
-            return [dispatched], [combined]
-        sums = self.stages[stage].of_traffic(traffic.astype(np.int64)[None])
-        back = PortSums(sums.up_received, sums.up_sent, sums.out_received, sums.out_sent)
-        dispatch_bytes, token_bytes = self.communication.dispatch_bytes, self.communication.token_bytes
-        return [self._transfer(stage, sums, dispatch_bytes).at(0)], [self._transfer(stage, back, token_bytes).at(0)]
+            return self._over_links(stage, tokens)
+        most = tokens.copies[:1].sum(axis=-1).max(initial=0) / self.places.top_k / self.communication.layout.tp
+        return self._over_ports(stage, self.stages[stage].of_tokens(tokens), float(most))
 
-    def _over_links(self, stage: int, traffic: IntArray | FloatArray) -> tuple[Transfer, Transfer]:
-        """Dispatch and combine of [..., DP ranks, expert ranks] copies."""
+    def expected(self, stage: int, tokens: IntArray, share: FloatArray) -> Pair:
+        """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert."""
+        places = self.places.part(self.slices[stage])
+        if self.over_links:
+            return self._over_links(stage, places.expected(tokens[:, None] * share[:, None]))
+        at = self.stages[stage]
+        sums = at.expected(tokens, at.towards(places.expected(share[:, None])))
+        return self._over_ports(stage, sums, float(tokens.max()) / self.communication.layout.tp)
+
+    def _over_ports(self, stage: int, sums: PortSums, most: float) -> Pair:
         communication = self.communication
-        devices, copies = communication.stage_devices(stage), lane_traffic(traffic, communication.layout)
-        back = np.swapaxes(copies, -1, -2) * communication.token_bytes
-        fabric = communication.fabric
-        return fabric.all_to_all(copies * communication.dispatch_bytes, devices), fabric.all_to_all(back, devices)
+        back = (sums[1], sums[0], sums[3], sums[2])
+        there = self._transfer(stage, sums, communication.dispatch_bytes)
+        here = self._transfer(stage, back, communication.combine_bytes)
+        if communication.kernels is None:
+            return communication.fabric.pace(there), communication.fabric.pace(here)
+        seconds = self._kernel_seconds(stage, sums, np.array(most))
+        name = communication.kernels.library
+        return paced(there, seconds[0], name), paced(here, seconds[1], name)
 
-    def _both_ways(self, stage: int, sums: PortSums) -> IntArray:
+    def _over_links(self, stage: int, tokens: Tokens) -> Pair:
+        communication = self.communication
+        group = communication.fabric.ports(communication.stage_devices(stage))
+        lanes = LaneTokens(tokens, communication.layout)
+        there = dispatch(lanes, communication.dispatch_bytes, group, communication.form)
+        back = combine(lanes, communication.combine_bytes, group, communication.form)
+        return communication.fabric.pace(there), communication.fabric.pace(back)
+
+    def _both_ways(self, stage: int, sums: PortSums, most: FloatArray) -> IntArray:
         """[2, ...] picoseconds of all layers of a stage, dispatch and combine. Only the busier direction of a port
         counts, whichever way tokens go."""
-        up, out = np.maximum(sums.up_sent, sums.up_received), np.maximum(sums.out_sent, sums.out_received)
+        if self.communication.kernels is not None:
+            took: IntArray = picoseconds(self._kernel_seconds(stage, sums, most)).sum(axis=-1)
+            return took
+        up, out = np.maximum(sums[0], sums[1]), np.maximum(sums[2], sums[3])
         if self.stages[stage].alike:  # one port stands for all
             up, out = up.max(axis=-1, keepdims=True), out.max(axis=-1, keepdims=True)
-        sizes = np.array([self.communication.dispatch_bytes, self.communication.token_bytes])
-        busiest = self._transfer(stage, PortSums(up, up, out, out), sizes.reshape(2, *[1] * up.ndim))
-        total: IntArray = busiest.picoseconds.sum(axis=-1)
+        sizes = np.array([self.communication.dispatch_bytes, self.communication.combine_bytes])
+        busiest = self._transfer(stage, (up, up, out, out), sizes.reshape(2, *[1] * up.ndim))
+        total: IntArray = self.communication.fabric.pace(busiest).picoseconds.sum(axis=-1)
         return total
 
     def _transfer(self, stage: int, sums: PortSums, size: float | FloatArray) -> Transfer:
-        up_sent, up_received, out_sent, out_received = (part * size for part in sums)
+        up_sent, up_received, out_sent, out_received = (part * size for part in sums[:4])
         return exchange(up_sent, up_received, out_sent, out_received, ports=self.stages[stage].ports)
+
+    def _kernel_seconds(self, stage: int, sums: PortSums, most: FloatArray) -> FloatArray:
+        """[2, ..., L] seconds that measured kernels take, dispatch and combine."""
+        communication, at = self.communication, self.stages[stage]
+        assert communication.kernels is not None
+        up, out, copies = (np.maximum(*sums[i : i + 2]).max(axis=-1) for i in (0, 2, 4))
+        return communication.kernels.both_ways(
+            ExpertLoad(most[..., None], copies, up, out),
+            (communication.dispatch_bytes, communication.combine_bytes),
+            experts=self.places.owner.shape[1],
+            nodes=len(np.unique(at.node)),
+        )
 
     @cached_property
     def _gathered(self) -> IntArray:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.fabric.transfer import GroupPorts, Transfer
+from moesim.fabric.traffic import MachineLinks, Traffic
+from moesim.fabric.transfer import Transfer
 from moesim.step.accounting import Accounts, StageAccount
 from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
-from moesim.step.exchange import StagePorts, lane_traffic
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
-from moesim.step.routed import ExpertCosts, RoutedTotals
+from moesim.step.routed import ExpertCosts, RoutedPricer, RoutedTotals
 
 #: What bounds a row's time: the columns of `Ledger.critical`.
 BOUNDS = ("compute", "memory", "network", "overhead")
@@ -36,20 +36,37 @@ class LaneUse:
 
 @dataclass
 class Ledger:
-    """`lanes` per stage; `critical[name]` = (kind, seconds on the critical path by BOUNDS)."""
+    """`lanes` per stage; `critical[name]` = (kind, seconds on the critical path by BOUNDS). Of each kind of transfer
+    (`traffic[name]`) the bytes over every link, and seconds that as many calls without a byte take (`empty`). `hidden`:
+    seconds of communication behind computation, where steps were executed; `sharing`: of waiting on shared links."""
 
+    links: MachineLinks
     lanes: list[LaneUse] = field(default_factory=list)
     critical: dict[str, tuple[str, FloatArray]] = field(default_factory=dict)
+    traffic: dict[str, Traffic] = field(default_factory=dict)
+    empty: dict[str, float] = field(default_factory=dict)
+    hidden: float = 0.0
+    sharing: float = 0.0
 
     def charge(self, name: str, kind: str, bound: int, seconds: float) -> None:
         entry = self.critical.setdefault(name, (kind, np.zeros(len(BOUNDS))))
         entry[1][bound] += seconds
 
+    def move(self, name: str, transfer: Transfer, times: FloatArray, devices: Sequence[int]) -> None:
+        """Count a transfer of each of its sizes so many `times`."""
+        self.traffic.setdefault(name, Traffic(self.links)).add(transfer, times, devices)
+
+    def least(self, name: str) -> float:
+        """Seconds that transfers of this kind take at least: their calls, and their busiest link at work without a
+        pause. At most what they took: measured calls move bytes faster than the descriptor says."""
+        needed = self.empty.get(name, 0.0) + self.traffic[name].seconds
+        return min(needed, float(self.critical[name][1][NETWORK])) if name in self.critical else 0.0
+
 
 def settle(accounts: Accounts, communication: Communication, experts: ExpertCosts | None) -> Ledger:
     """Turn a replica's counters into seconds, work and energy."""
     accounts.settle()
-    ledger = Ledger()
+    ledger = Ledger(communication.links)
     totals = accounts.routed.totals() if accounts.routed is not None else None
     for p, account in enumerate(accounts.stages):
         shape = (accounts.layout.dp, accounts.layout.tp)
@@ -63,6 +80,9 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
     if totals is not None:
         _charge_experts(accounts, totals, ledger)
     ledger.charge("host", "host", OVERHEAD, accounts.host / PICOSECONDS)
+    ledger.hidden, ledger.sharing = accounts.hidden / PICOSECONDS, accounts.sharing / PICOSECONDS
+    if accounts.sharing:
+        ledger.charge("link_sharing", "collective", NETWORK, ledger.sharing)
     if any(account.costs.program.beside for account in accounts.stages):
         # What a second stream adds to a step is not in the rows: it slows what it shares the memory with.
         known = sum(float(seconds.sum()) for _, seconds in ledger.critical.values())
@@ -127,20 +147,22 @@ def _settle_transfers(
     accounts: Accounts, account: StageAccount, p: int, communication: Communication, use: LaneUse, ledger: Ledger
 ) -> None:
     layout, costs = accounts.layout, account.costs
-    local = [("reductions", "reduce", communication.reduce), ("gathers", "gather", communication.gather)]
-    for attribute, name, table in local:
-        times = costs.total(attribute)
+    counted = account.tokens, account.critical_tokens
+    rows = [
+        ("reduce", communication.reduce, costs.total("reductions"), *counted),
+        ("gather", communication.gather, costs.total("gathers"), *counted),
+    ]
+    if costs.per_sequence and layout.tp > 1:
+        rows.append(("gather_logits", communication.logits, 1, account.sequences, account.critical_sequences))
+    for name, table, times, seen, critical in rows:
         for rank in range(layout.dp if times else 0):
             transfer = table(p, rank)
-            _add_transfer(use, rank, transfer, account.tokens[rank] * times)
-            seconds = float(account.critical_tokens[rank] @ transfer.picoseconds) * times / PICOSECONDS
+            _add_transfer(use, rank, transfer, seen[rank] * times)
+            ledger.move(name, transfer, seen[rank] * times, communication.rank_devices(p, rank))
+            seconds = float(critical[rank] @ transfer.picoseconds) * times / PICOSECONDS
             ledger.charge(name, "collective", NETWORK, seconds)
-    if costs.per_sequence and layout.tp > 1:
-        for rank in range(layout.dp):
-            transfer = communication.logits(p, rank)
-            _add_transfer(use, rank, transfer, account.sequences[rank])
-            seconds = float(account.critical_sequences[rank] @ transfer.picoseconds) / PICOSECONDS
-            ledger.charge("gather_logits", "collective", NETWORK, seconds)
+            empty = critical[rank].sum() * times * int(transfer.picoseconds[0]) / PICOSECONDS
+            ledger.empty[name] = ledger.empty.get(name, 0.0) + float(empty)
     for name, picoseconds in (
         ("dispatch", account.dispatch),
         ("combine", account.combine),
@@ -150,11 +172,14 @@ def _settle_transfers(
             ledger.charge(name, "collective", NETWORK, picoseconds / PICOSECONDS)
             use.network_busy += picoseconds / PICOSECONDS
     if p + 1 < layout.pp:
-        for lane, transfer in enumerate(communication.stage_send(p)):
+        pairs = zip(communication.stage_devices(p), communication.stage_devices(p + 1), strict=True)
+        for lane, (transfer, pair) in enumerate(zip(communication.stage_send(p), pairs, strict=True)):
             at = np.unravel_index(lane, (layout.dp, layout.tp))
             use.sent_bytes[at] += accounts.largest_tokens @ transfer.sent[:, 0]
             use.energy_link[at] += accounts.largest_tokens @ transfer.joules[:, 0]
-    _settle_exchange(accounts, account, p, communication, use)
+            ledger.move("stage_send", transfer, accounts.largest_tokens, pair)
+        _add_calls(ledger, "stage_send", communication.stage_send(p)[0], accounts.steps)
+    _settle_exchange(accounts, account, p, communication, use, ledger)
 
 
 def _add_transfer(use: LaneUse, rank: int, transfer: Transfer, counts: FloatArray) -> None:
@@ -163,52 +188,50 @@ def _add_transfer(use: LaneUse, rank: int, transfer: Transfer, counts: FloatArra
     use.energy_link[rank] += counts @ transfer.joules
 
 
+def _add_calls(ledger: Ledger, name: str, transfer: Transfer, calls: float) -> None:
+    """Count what so many calls take that move nothing; the transfer's first size has no bytes."""
+    ledger.empty[name] = ledger.empty.get(name, 0.0) + calls * int(transfer.picoseconds.flat[0]) / PICOSECONDS
+
+
 def _settle_exchange(
-    accounts: Accounts, account: StageAccount, p: int, communication: Communication, use: LaneUse
+    accounts: Accounts, account: StageAccount, p: int, communication: Communication, use: LaneUse, ledger: Ledger
 ) -> None:
     """Bytes of dispatch and combine. Gathered exchanges follow from the sizes; in an all-to-all, tokens of all ranks
-    are spread over the expert ranks as the run's copies are."""
+    are spread over the experts as the run's copies are."""
     layout, layers = accounts.layout, len(account.costs.program.moe_layers)
-    if layers == 0 or layout.stage_lanes == 1:
+    if layers == 0 or layout.stage_lanes == 1 or accounts.routed is None:
         return
-    lanes = np.arange(layout.stage_lanes)
-    if communication.all_to_all and accounts.routed is not None:
-        _settle_all_to_all(account, accounts.routed.totals().copies[p], communication, use)
+    if communication.all_to_all:
+        _settle_all_to_all(accounts, accounts.routed, account, use, ledger)
         return
-    for group, dispatch, combine in zip(
-        communication.exchange_groups(),
-        communication.dispatch(p) if layout.dp > 1 else [None],
-        communication.combine(p),
-        strict=False,
+    devices = np.array(communication.stage_devices(p))
+    for name, transfers in (
+        ("dispatch", communication.dispatch(p) if layout.dp > 1 else ()),
+        ("combine", communication.combine(p)),
     ):
-        for transfer in (dispatch, combine):
-            if transfer is not None:
-                at = np.unravel_index(lanes[group], (layout.dp, layout.tp))
-                use.sent_bytes[at] += accounts.gathered_tokens @ transfer.sent * layers
-                use.energy_link[at] += accounts.gathered_tokens @ transfer.joules * layers
+        for group, transfer in zip(communication.exchange_groups(), transfers, strict=False):
+            at = np.unravel_index(group, (layout.dp, layout.tp))
+            use.sent_bytes[at] += accounts.gathered_tokens @ transfer.sent * layers
+            use.energy_link[at] += accounts.gathered_tokens @ transfer.joules * layers
+            ledger.move(name, transfer, accounts.gathered_tokens * layers, devices[group].tolist())
+        if transfers:
+            _add_calls(ledger, name, transfers[0], accounts.steps * layers)
 
 
-def _settle_all_to_all(account: StageAccount, copies: FloatArray, communication: Communication, use: LaneUse) -> None:
-    """Args: copies: [expert ranks] that all layers of the stage got over the run."""
+def _settle_all_to_all(
+    accounts: Accounts, routed: RoutedPricer, account: StageAccount, use: LaneUse, ledger: Ledger
+) -> None:  # fmt: skip
+    exchange, stage = routed.exchange, account.costs.program.stage
     tokens = (account.tokens @ np.arange(account.tokens.shape[1])).astype(np.int64)
-    devices = communication.stage_devices(account.costs.program.stage)
-    ports = communication.fabric.ports(devices)
-    if not isinstance(ports, GroupPorts):
-        expected = lane_traffic(np.outer(tokens, copies) / max(float(tokens.sum()), 1.0), communication.layout)
-        for moved in (expected * communication.dispatch_bytes, expected.T * communication.token_bytes):
-            transfer = communication.fabric.all_to_all(moved, devices)
-            use.sent_bytes += transfer.sent.reshape(use.sent_bytes.shape)
-            use.energy_link += transfer.joules.reshape(use.energy_link.shape)
-        return
-    at = StagePorts(ports, communication.layout)
-    sums = at.expected(tokens, at.towards(copies[None] / max(float(tokens.sum()), 1.0)))
-    there, back = communication.dispatch_bytes, communication.token_bytes
-    up, out = (
-        (sent * there + received * back).reshape(use.sent_bytes.shape)
-        for sent, received in ((sums.up_sent, sums.up_received), (sums.out_sent, sums.out_received))
-    )
-    use.sent_bytes += up + out
-    use.energy_link += up * ports.up_energy + out * ports.out_energy
+    share = routed.totals().expert_tokens[exchange.slices[stage]] / max(float(tokens.sum()), 1.0)
+    devices = exchange.communication.stage_devices(stage)
+    moved = exchange.expected(stage, tokens, share)
+    nothing = exchange.expected(stage, np.zeros_like(tokens), share)
+    for name, transfer, empty in zip(("dispatch", "combine"), moved, nothing, strict=True):
+        use.sent_bytes += transfer.sent.sum(axis=0).reshape(use.sent_bytes.shape)
+        use.energy_link += transfer.joules.sum(axis=0).reshape(use.energy_link.shape)
+        ledger.move(name, transfer, np.ones(transfer.shape), devices)
+        _add_calls(ledger, name, empty, accounts.steps * len(share))
 
 
 def _settle_experts(accounts: Accounts, p: int, totals: RoutedTotals, experts: ExpertCosts, use: LaneUse) -> None:

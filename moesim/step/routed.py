@@ -19,7 +19,9 @@ from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls
 from moesim.model.operators import Operator
 from moesim.placement import rank_loads
+from moesim.routing.drawn import Drawn
 from moesim.step.batch import Batch
+from moesim.step.exchange import Exchange
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
@@ -198,10 +200,13 @@ def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slic
 class RoutedPricer(Protocol):
     """Prices the MoE parts of a batch's steps."""
 
+    @property
+    def exchange(self) -> Exchange: ...
+
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice: ...
 
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        """Tokens per (MoE layer, source rank, expert), drawn for the batch's `step`-th step alone."""
+    def drawn(self, batch: Batch, step: int) -> Drawn:
+        """What the tokens of the batch's `step`-th step choose, drawn for it alone."""
         ...
 
     def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.placement import rank_loads
 from moesim.routing.base import RoutingSource, TokenSpans
 from moesim.routing.drawn import Drawn
+from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
-from moesim.step.graph import IntArray
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedTotals
 from moesim.step.sizes import Sizes
 
@@ -24,7 +22,7 @@ class Sampled:
     """Fresh tokens per expert for every step, from a stream of their own that only the step's number decides."""
 
     def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: RoutingSource, key: int) -> None:
-        self._costs, self._exchange, self._routing, self._key = costs, exchange, routing, key
+        self._costs, self.exchange, self._routing, self._key = costs, exchange, routing, key
         self._totals = costs.zeros()
 
     reuses = False
@@ -37,40 +35,20 @@ class Sampled:
     def totals(self) -> RoutedTotals:
         return self._totals
 
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        return draw_counts(self._routing, self._key, batch, step)
+    def drawn(self, batch: Batch, step: int) -> Drawn:
+        return draw(self._routing, self._key, batch, step)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
-        draws = [self._draw(batch, step) for step in range(batch.steps)]
+        draws = [self.drawn(batch, step) for step in range(batch.steps)]
         tokens = [drawn.totals for drawn in draws]
         loads = [self._costs.load(each[:, None]) for each in tokens]
-        if self._exchange.all_to_all:
-            placed = self._costs.owner, self._costs.layout.expert_ranks
-            times = [self._exchange.of_traffic(drawn.traffic(*placed)) for drawn in draws]
+        if self.exchange.all_to_all:
+            times = [self.exchange.of_drawn(drawn) for drawn in draws]
             dispatch, combine = (np.stack([time[way] for time in times], axis=1) for way in (0, 1))
         else:
-            dispatch, combine = self._exchange.of_gathered(sizes.gathered)
+            dispatch, combine = self.exchange.of_gathered(sizes.gathered)
         experts = np.concatenate([load.slowest for load in loads]).T.astype(np.int64)
         return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)))
-
-    def _draw(self, batch: Batch, step: int) -> Drawn | Counted:
-        if isinstance(self._routing, CountRouting):
-            return self._routing.drawn(token_spans(batch, step), batch.ranks, step_stream(self._key, batch, step))
-        return Counted(self.counts(batch, step))
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Counts [L, DP ranks, experts] of a routing that knows only these, as `Drawn` gives them."""
-
-    counts: IntArray
-
-    @property
-    def totals(self) -> IntArray:
-        return np.asarray(self.counts.sum(axis=1))
-
-    def traffic(self, owner: IntArray, ranks: int) -> IntArray:
-        return rank_loads(self.counts, owner, ranks)
 
 
 def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
@@ -78,9 +56,12 @@ def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
 
 
-def draw_counts(routing: RoutingSource, key: int, batch: Batch, step: int) -> IntArray:
-    """Tokens per (MoE layer, source rank, expert) of a step."""
-    return routing.counts(token_spans(batch, step), batch.ranks, step_stream(key, batch, step))
+def draw(routing: RoutingSource, key: int, batch: Batch, step: int) -> Drawn:
+    """The choices of a step's tokens."""
+    given = token_spans(batch, step), batch.ranks, step_stream(key, batch, step)
+    if isinstance(routing, CountRouting | TraceRouting):
+        return routing.drawn(*given)
+    return Drawn.of_counts(routing.counts(*given))
 
 
 def token_spans(batch: Batch, step: int) -> TokenSpans:

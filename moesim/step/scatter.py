@@ -10,16 +10,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import pairwise
 from math import sqrt
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moesim.routing.synthetic import CountRouting
-from moesim.step.exchange import Exchange, Picoseconds, PortSums, StagePorts
-from moesim.step.graph import IntArray
-
-if TYPE_CHECKING:
-    from moesim.step.routed import ExpertCosts
+from moesim.step.exchange import Exchange, Picoseconds
+from moesim.step.graph import FloatArray, IntArray
+from moesim.step.ports import PortSums, StagePorts
+from moesim.step.tokens import RoutedTokens
 
 #: Tokens per rank for which deviations are drawn. Few tokens make skewed sums, many make normal ones.
 _GRID = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -35,15 +33,15 @@ class ScatteredExchange:
     """Picoseconds of dispatch and combine by tokens per DP rank, a function of these, the turn and `key` alone.
 
     Args:
-        costs: knows where the experts are.
         key: of the random streams, one for each number of tokens in the grid.
     """
 
-    def __init__(self, exchange: Exchange, routing: CountRouting, costs: ExpertCosts, key: int) -> None:
-        self._exchange, self._routing, self._costs, self._key = exchange, routing, costs, key
-        ranks = np.arange(exchange.communication.layout.expert_ranks)
-        share = (routing.popularity[:, :, None] * (costs.owner[:, :, None] == ranks)).sum(axis=1)
-        self._towards = [at.towards(share[mine]) for at, mine in zip(exchange.stages, exchange.slices, strict=True)]
+    def __init__(self, exchange: Exchange, routing: CountRouting, key: int) -> None:
+        self._exchange, self._routing, self._key = exchange, routing, key
+        self._towards = [
+            at.towards(exchange.places.part(mine).expected(routing.popularity[mine, None]))
+            for at, mine in zip(exchange.stages, exchange.slices, strict=True)
+        ]
         self._drawn: dict[tuple[int, int], list[PortSums]] = {}
 
     def price(self, singles: IntArray, chunked: IntArray, turns: IntArray) -> Picoseconds:
@@ -69,54 +67,44 @@ class ScatteredExchange:
         def choices(at: StagePorts) -> PortSums:
             """[steps, 1, lanes] independent choices: tokens of a segment choose alike, which multiplies the variance
             of their sum."""
-            single, chunk = _senders(at, singles), _senders(at, chunked)
-            return PortSums(*(alone + overdispersion * many for alone, many in zip(single, chunk, strict=True)))
+            single, chunk = at.senders(singles), at.senders(chunked)
+            return tuple(alone + overdispersion * many for alone, many in zip(single, chunk, strict=True))
 
-        return self._exchange.of_sums(
-            [
-                _scattered(at.expected(tokens, towards), [each[p] for each in drawn], choices(at))
-                for p, (at, towards) in enumerate(zip(self._exchange.stages, self._towards, strict=True))
-            ]
-        )
+        sums = [
+            _scattered(at.expected(tokens, towards), [each[p] for each in drawn], choices(at))
+            for p, (at, towards) in enumerate(zip(self._exchange.stages, self._towards, strict=True))
+        ]
+        return self._exchange.of_sums(sums, tokens.max(axis=1) / self._exchange.communication.layout.tp)
 
-    def _deviations(self, tokens: float, draw: int) -> list[PortSums]:
+    def _deviations(self, mean: float, draw: int) -> list[PortSums]:
         """Per stage [layers, lanes] copies beyond those expected, per square root of the tokens per rank, drawn for the
         grid's number of tokens that is nearest in proportion."""
-        nearest = _GRID[bisect_left(_BORDERS, tokens)]
+        nearest = _GRID[bisect_left(_BORDERS, mean)]
         if (nearest, draw) not in self._drawn:
             layout = self._exchange.communication.layout
             stream = np.random.Generator(np.random.Philox(key=self._key, counter=[0, 2, nearest, draw]))
             each = np.full(layout.dp, nearest)
-            drawn = self._routing.choose(each, np.zeros_like(each), stream)
-            traffic = drawn.traffic(self._costs.owner, layout.expert_ranks)
+            chosen = self._routing.choose(each, np.zeros_like(each), stream)
+            tokens = RoutedTokens(chosen, self._exchange.places)
             self._drawn[nearest, draw] = [
-                _difference(at.of_traffic(traffic[mine]), at.expected(each, towards), np.sqrt(nearest))
+                _difference(at.of_tokens(tokens.part(mine)), at.expected(each, towards), np.sqrt(nearest))
                 for at, mine, towards in zip(self._exchange.stages, self._exchange.slices, self._towards, strict=True)
             ]
         return self._drawn[nearest, draw]
 
 
 def _difference(drawn: PortSums, expected: PortSums, scale: float) -> PortSums:
-    return PortSums(*((a - b) / scale for a, b in zip(drawn, expected, strict=True)))
-
-
-def _senders(at: StagePorts, tokens: IntArray) -> PortSums:
-    """[steps, 1, lanes] tokens [steps, DP ranks] behind a port: a sender's own, or the mean of a receiver's senders,
-    which are the ranks in its node or in the others. Sums are those of whole numbers, whatever their order."""
-    own = tokens.take(at.rank, axis=1).astype(np.float64)
-    near = (tokens @ at.rank_lanes.T).take(at.node, axis=1)
-    far = (own.sum(axis=1, keepdims=True) - near) / np.maximum(len(at.rank) - at.company, 1)
-    return PortSums(*(part[:, None] for part in (own, near / at.company, own, far)))
+    return tuple((a - b) / scale for a, b in zip(drawn, expected, strict=True))
 
 
 def _scattered(expected: PortSums, deviations: list[PortSums], choices: PortSums) -> PortSums:
     """[steps, L, lanes] expected copies plus each step's deviations [L, lanes], scaled to the number of independent
     choices behind them."""
-    sums = []
+    sums: list[FloatArray] = []
     for mean, each, count in zip(expected, zip(*deviations, strict=True), choices, strict=True):
         copies, scale = np.empty(mean.shape), np.sqrt(count)
         for step, deviation in enumerate(each):
             np.multiply(deviation, scale[step], out=copies[step])
         copies += mean
         sums.append(np.maximum(copies, 0.0, out=copies))
-    return PortSums(*sums)
+    return tuple(sums)

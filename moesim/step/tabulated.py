@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange, Picoseconds
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.routed import ExpertCosts, RoutedLoad, RoutedPrice, RoutedTotals
-from moesim.step.sampled import draw_counts
+from moesim.step.sampled import draw
 from moesim.step.scatter import SCATTER_TURNS, ScatteredExchange
 from moesim.step.sizes import Sizes
 
@@ -60,7 +61,7 @@ class Tabulated:
 
     def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: CountRouting, key: int, limit: int) -> None:
         self.costs, self.exchange, self.routing, self.key = costs, exchange, routing, key
-        self._scattered = ScatteredExchange(exchange, routing, costs, key) if exchange.all_to_all else None
+        self._scattered = ScatteredExchange(exchange, routing, key) if exchange.all_to_all else None
         self._grid = _token_grid(limit)
         self._loads: dict[tuple[int, int], RoutedLoad] = {}
         points = (len(_MIXTURES), len(self._grid))
@@ -74,8 +75,8 @@ class Tabulated:
         self._below, self._weight = _interpolation(self._grid)
         self._totals: RoutedTotals | None = None
 
-    def counts(self, batch: Batch, step: int) -> IntArray:
-        return draw_counts(self.routing, self.key, batch, step)
+    def drawn(self, batch: Batch, step: int) -> Drawn:
+        return draw(self.routing, self.key, batch, step)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         tokens = sizes.tokens.sum(axis=1)

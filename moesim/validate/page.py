@@ -37,7 +37,7 @@ def page_path() -> Path:
 
 
 def section(name: str, description: str, outcomes: Sequence[Outcome], table: Table) -> str:
-    """A suite as Markdown: what it is, the table, its sum, where each answer is from."""
+    """A suite as Markdown: what it is, the table, its sum, where each answer is from, and what has details."""
     lines = [f"## {name}", "", description, "", summary(name, tally(outcomes)).partition(": ")[2] + ".", ""]
     lines += ["| " + " | ".join(HEADINGS) + " |", "| --- | --: | --: | --: | --: | --- | --- |"]
     lines += ["| " + " | ".join(_escaped(cell) for cell in row(each)) + " |" for each in outcomes]
@@ -46,6 +46,11 @@ def section(name: str, description: str, outcomes: Sequence[Outcome], table: Tab
     for each in outcomes:
         sources.setdefault(each.case.source, []).append(each.case.name)
     lines += [f"- {source}: {'; '.join(names)}" for source, names in sources.items()]
+    found = [(each.case.name, each.detail) for each in outcomes if "\n" in each.detail]
+    lines += ["", "In detail:", ""] if found else []
+    for name, detail in found:
+        first, *more = detail.splitlines()
+        lines += [f"- {name}: {first}", *(f"  - {line}" for line in more)]
     if table.data:
         files = ", ".join(f"`{name}` ({digits})" for name, digits in table.data.items())
         lines += ["", f"Recorded on {table.date} with moesim {table.version} from {files}."]

@@ -89,7 +89,20 @@ def operator_columns():
     parts = [np.array(part) for part in (compute, memory, network, overhead)]
     columns = {"name": np.array(names), "kind": np.array(kinds), "seconds": np.sum(parts, axis=0)}
     labels = ("compute", "memory", "network", "overhead")
-    return columns | {f"{name}_seconds": part for name, part in zip(labels, parts, strict=True)}
+    columns |= {f"{name}_seconds": part for name, part in zip(labels, parts, strict=True)}
+    moves = parts[2] > 0  # half of the time of every transfer is its least
+    return columns | {"least_seconds": np.where(moves, parts[2] / 2, np.nan)}
+
+
+def link_columns(devices):
+    """A port out of and into each device, of 50 GB/s; the further, the more bytes."""
+    names = [f"node0/gpu{i} -> switch" for i in range(devices)] + [f"switch -> node0/gpu{i}" for i in range(devices)]
+    return {
+        "name": np.array(names),
+        "level": np.array(["scale_up"] * 2 * devices),
+        "bandwidth": np.full(2 * devices, 50e9),
+        "bytes": np.tile(np.arange(devices) * 1e9, 2),
+    }
 
 
 def timeline_step(start, lanes=2, layers=4):
@@ -134,6 +147,7 @@ def record(count=300, rate=10.0, *, seed=1, devices=2, layers=48, experts=128, t
     )  # fmt: skip
     return RunRecord(
         requests=requests, iterations=iterations, itl=itl, devices=device_columns(devices, end, busy),
-        operators=operator_columns(), expert_tokens=np.rint(tokens), moe_layers=tuple(range(layers)), totals=totals,
-        end=end, timeline=lambda: [timeline_step(iterations["start"][0], devices)] if timeline else [],
+        operators=operator_columns(), links=link_columns(devices), expert_tokens=np.rint(tokens),
+        moe_layers=tuple(range(layers)), totals=totals, end=end,
+        timeline=lambda: [timeline_step(iterations["start"][0], devices)] if timeline else [],
     )  # fmt: skip

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from stepping import ALL_TO_ALL, document
 
 from moesim.fabric.transfer import GroupPorts
-from moesim.step.exchange import StagePorts
+from moesim.step.ports import StagePorts
 from moesim.step.layout import ReplicaLayout
 
 
@@ -51,22 +51,7 @@ def test_ports_carry_what_the_matrix_of_lanes_says(layout, data):
     sums = stage(*layout, nodes).of_traffic(traffic)
     for found, wanted in zip(sums, port_sums(lane_traffic(traffic, tp, lanes), nodes), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-9)
-    assert sums.up_sent.sum() + sums.out_sent.sum() == pytest.approx(sums.up_received.sum() + sums.out_received.sum())
-
-
-@given(layout=LAYOUTS, data=st.data())
-@settings(max_examples=60, deadline=None)
-def test_expected_sums_are_those_of_tokens_times_shares(layout, data):
-    ranks, tp, expert_ranks = layout
-    lanes = ranks * tp
-    nodes = data.draw(st.lists(st.integers(0, 2), min_size=lanes, max_size=lanes))
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
-    tokens, share = rng.integers(0, 90, ranks), rng.random((3, expert_ranks))
-    at = stage(*layout, nodes)
-    traffic = tokens[None, :, None] * share[:, None, :]
-    wanted = port_sums(lane_traffic(traffic, tp, lanes), nodes)
-    for found, sums in zip(at.expected(tokens, at.towards(share)), wanted, strict=True):
-        np.testing.assert_allclose(found, sums, rtol=1e-9, atol=1e-9)
+    assert sums[0].sum() + sums[2].sum() == pytest.approx(sums[1].sum() + sums[3].sum())
 
 
 @pytest.fixture

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.calibrate.fitting import Values, errors, fit, quantiles, unseen_residuals
+from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
 from moesim.calibrate.kernels.groups import KernelGroup, rows_of
-from moesim.kernels.forms import FORMS, Times
+from moesim.kernels.forms import Times, known_forms, make_form
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 #: Rows that a fit looks at; more change its terms by less than their rounding and take longer.
-MOST_ROWS = 2000
+MOST_ROWS = 1000
+
+#: A fit ends when a step gains less of its loss: far below what a term's rounding changes.
+TOLERANCE = 1e-5
 
 #: A regime with fewer unseen points keeps no residuals of its own.
 FEWEST_RESIDUALS = 20
@@ -38,8 +41,7 @@ class FittedKernel:
 
 def predict(group: KernelGroup, values: Values, rows: IntArray) -> Times:
     """Times of some of a group's rows from terms."""
-    form = FORMS[group.kernel](**values)
-    return form.times(rows_of(group.shape, rows), group.rates)
+    return make_form(group.kernel, values).times(rows_of(group.shape, rows), group.rates)
 
 
 def fit_kernel(group: KernelGroup) -> FittedKernel:
@@ -55,12 +57,15 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
         what = f"{group.name}: {len(rows)} points to fit {len(group.parameters)} terms to"
         raise MoesimError(what, fix=f"measure at least {2 * needed}, half of which are fitted")
 
+    constants = _constants(group)
+
     def model(values: Values, chosen: IntArray) -> FloatArray:
-        return predict(group, values, chosen).seconds
+        return predict(group, {**constants, **values}, chosen).seconds
 
     used = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64)]
-    values = fit(model, group.parameters, group.seconds, used)
-    unseen = unseen_residuals(model, group.parameters, group.seconds, used, group.split)
+    values = constants | fit(model, group.parameters, group.seconds, used, TOLERANCE)
+    near = [_started(parameter, values[parameter.name]) for parameter in group.parameters]
+    unseen = unseen_residuals(model, near, group.seconds, used, group.split, TOLERANCE)
     regime = regimes(predict(group, values, used))
     residuals = {"all": quantiles(unseen)}
     for name in np.unique(regime).tolist():
@@ -79,6 +84,17 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
         residuals=residuals,
         covered=float(((ratio >= bounds[:, 0]) & (ratio <= bounds[:, 1])).mean()),
     )
+
+
+def _constants(group: KernelGroup) -> dict[str, float]:
+    """The terms of the group's form that are not fitted."""
+    return {each.name: each.default for each in fields(known_forms()[group.kernel]) if each.default is not MISSING}
+
+
+def _started(parameter: Parameter, value: float) -> Parameter:
+    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole."""
+    margin = 1e-3 * (parameter.high - parameter.low)
+    return replace(parameter, starts=(float(np.clip(value, parameter.low + margin, parameter.high - margin)),))
 
 
 def regimes(times: Times) -> NDArray[np.str_]:

@@ -6,6 +6,8 @@ device's rates. Named in calibrations (hardware/calibrations/kernels) by `kernel
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
@@ -65,13 +67,20 @@ def register(name: str) -> Any:
     return add
 
 
+def known_forms() -> dict[str, type[Form]]:
+    """Every form by the name of its kernels; each module of this package registers some."""
+    for module in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{module.name}")
+    return FORMS
+
+
 def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
     """The form of a kernel with these terms.
 
     Raises:
         MoesimError: there is no such form, or its terms are others.
     """
-    if kernel not in FORMS:
+    if kernel not in FORMS and kernel not in known_forms():
         fix = did_you_mean(kernel, FORMS) or f"choose one of {', '.join(FORMS)}"
         raise MoesimError(f"no form prices kernels called {kernel!r}", fix=fix)
     form = FORMS[kernel]

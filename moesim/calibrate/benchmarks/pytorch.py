@@ -1,0 +1,104 @@
+"""PyTorch, where it is installed, and the processor that it computes on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from moesim.spec.errors import MoesimError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: Number formats that are measured: their names in tables, by dtype.
+FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
+
+#: Weights take turns between copies of together so many bytes: more than the caches of a GPU, and than what one core
+#: keeps of a CPU's.
+COLD_BYTES, MOST_COPIES = 256 * 2**20, 64
+
+#: Elements between the beginnings of copies are a multiple of this, so that all are aligned alike.
+ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where and in which format things are measured. kind: `cpu` or `cuda`. format: as in tables, `bfloat16`."""
+
+    kind: str
+    format: str
+    threads: int = 1
+    _pool: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def dtype(self) -> Any:
+        """The torch.dtype."""
+        import torch
+
+        return getattr(torch, self.format)
+
+    @property
+    def item_bytes(self) -> int:
+        return int(self.dtype.itemsize)
+
+    def random(self, *shape: int, scale: float = 1.0) -> Tensor:
+        """Uniform values of standard deviation `scale`: a block of them repeated, since only their spread matters."""
+        import torch
+
+        count = math.prod(shape)
+        block = torch.rand(min(count, 2**20), device=self.kind)
+        block = ((block - 0.5) * (scale * math.sqrt(12.0))).to(self.dtype)
+        filled = torch.empty(count, device=self.kind, dtype=self.dtype)
+        for part in filled.split(len(block)):
+            part.copy_(block[: len(part)])
+        return filled.view(*shape)
+
+    def copies(self, *shape: int) -> list[Tensor]:
+        """Small random tensors of a shape, so many that a turn through them leaves none in a cache.
+
+        They lie in one pool of memory that later ones use again.
+        """
+        size = math.prod(shape)
+        stride = -(-size // ALIGNMENT) * ALIGNMENT
+        count = self.count(size)
+        if "pool" not in self._pool or len(self._pool["pool"]) < stride * count:
+            self._pool.clear()  # frees the memory first
+            self._pool["pool"] = self.random(max(stride * count, COLD_BYTES // self.item_bytes), scale=0.02)
+        pool = self._pool["pool"]
+        return [pool[copy * stride : copy * stride + size].view(*shape) for copy in range(count)]
+
+    def count(self, elements: int) -> int:
+        """How many copies of so many elements a turn goes through."""
+        stride = -(-elements // ALIGNMENT) * ALIGNMENT
+        return min(max(COLD_BYTES // (stride * self.item_bytes), 1), MOST_COPIES)
+
+
+def open_bench(device_kind: str, dtype: str, threads: int) -> Bench:
+    """The processor of this machine that a descriptor of this kind speaks for.
+
+    Raises:
+        MoesimError: PyTorch is missing or sees no such processor.
+    """
+    torch = require_torch()
+    if device_kind == "cpu":
+        torch.set_num_threads(threads)
+        return Bench("cpu", FORMATS[dtype], threads)
+    if device_kind != "gpu":
+        raise MoesimError(f"PyTorch measures CPUs and GPUs, no {device_kind}", fix="name one of those with --device")
+    if not torch.cuda.is_available():
+        raise MoesimError("PyTorch finds no CUDA device", fix="run it where the GPU is, or name a CPU with --device")
+    return Bench("cuda", FORMATS[dtype], threads)
+
+
+def require_torch() -> Any:
+    """The module.
+
+    Raises:
+        MoesimError: it is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise MoesimError("measuring needs PyTorch", fix="pip install 'moesim[calibrate]'") from None
+    return torch
