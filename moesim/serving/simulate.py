@@ -20,7 +20,7 @@ from moesim.serving.requests import Requests, Sender, make_requests
 from moesim.serving.requests.sending import stages
 from moesim.serving.router import ROUTERS
 from moesim.serving.sequences import RequestState
-from moesim.serving.slo import unreachable
+from moesim.serving.slo import check_classes, unreachable
 from moesim.spec.experiment import ExperimentSpec
 
 #: Components with random streams of their own, in the order in which they are spawned; append only.
@@ -57,6 +57,7 @@ class Simulation:
         self._requests = make_requests(
             spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
         )
+        check_classes(spec.slo, self._requests)
         self._run = _Run(spec, self._requests, streams)
 
     def run(self, progress: Progress | None = None) -> RunRecord:

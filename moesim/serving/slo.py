@@ -9,6 +9,7 @@ import numpy as np
 from moesim.engine.record import RunRecord
 from moesim.serving.build import Deployment
 from moesim.serving.replica import Replica
+from moesim.serving.requests import Requests
 from moesim.spec.errors import MoesimError
 from moesim.spec.library import did_you_mean
 from moesim.spec.serving import ObjectiveSpec, SloSpec
@@ -18,8 +19,9 @@ from moesim.step.graph import PICOSECONDS, IntArray
 _NONE = np.zeros(0, dtype=np.int64)
 
 
-def check_classes(slo: SloSpec, classes: list[str]) -> None:
+def check_classes(slo: SloSpec, requests: Requests) -> None:
     """Raises MoesimError where an objective is for a class that no request is of."""
+    classes = [] if requests.classes is None else sorted(dict.fromkeys(requests.classes.tolist()))
     for name in slo.classes:
         if name not in classes:
             known = f"the classes are {', '.join(classes)}" if classes else "the requests have no classes, remove it"
@@ -57,7 +59,7 @@ def _unreachable(
         if alone > limits[metric]:
             yield (
                 f"no request can meet {key}.{metric}: {1e3 * limits[metric]:g} ms, one request alone takes "
-                f"{1e3 * alone:.3g} ms"
+                f"at least {1e3 * alone:.3g} ms"
             )
 
 
