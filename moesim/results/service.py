@@ -6,19 +6,21 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.engine.record import RunRecord
 from moesim.results.tables import Columns
 from moesim.spec.serving import ObjectiveSpec, SloSpec
 
 Summary = dict[str, Any]
+Flags = NDArray[np.bool_]
 
 
 def _per(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def _where(requests: Columns, keep: np.ndarray) -> Columns:
+def _where(requests: Columns, keep: Flags) -> Columns:
     return {name: column[keep] for name, column in requests.items()}
 
 
@@ -52,7 +54,7 @@ def goodput(requests: Columns, slo: SloSpec, seconds: float) -> Summary:
     if names is None:
         return _goodput(requests, [(slo, np.ones(len(requests["arrival"]), dtype=bool))], seconds)
     present = dict.fromkeys(names.tolist())
-    groups: list[tuple[ObjectiveSpec, np.ndarray]] = [(slo, ~np.isin(names, list(slo.classes)))]
+    groups: list[tuple[ObjectiveSpec, Flags]] = [(slo, ~np.isin(names, list(slo.classes)))]
     groups += [(objective, names == name) for name, objective in slo.classes.items()]
     result = _goodput(requests, groups, seconds)
     result["classes"] = {
@@ -63,11 +65,11 @@ def goodput(requests: Columns, slo: SloSpec, seconds: float) -> Summary:
     return result
 
 
-def _goodput(requests: Columns, groups: list[tuple[ObjectiveSpec, np.ndarray]], seconds: float) -> Summary:
+def _goodput(requests: Columns, groups: list[tuple[ObjectiveSpec, Flags]], seconds: float) -> Summary:
     """Of requests in groups with an objective each; the first one's limits are shown."""
     finished = ~np.isnan(requests["finish"])
     good = finished.copy()
-    met_by: dict[str, list[np.ndarray]] = {}
+    met_by: dict[str, list[Flags]] = {}
     for objective, members in groups:
         for name, limit in objective.limits.items():
             met = finished & ~(requests[name] > limit)
@@ -79,7 +81,7 @@ def _goodput(requests: Columns, groups: list[tuple[ObjectiveSpec, np.ndarray]], 
     return {"requests": rate, "share": share, "slo": groups[0][0].limits, "attainment": attainment}
 
 
-def _shares(parts: list[np.ndarray]) -> tuple[float, int]:
+def _shares(parts: list[Flags]) -> tuple[float, int]:
     return float(sum(part.sum() for part in parts)), sum(len(part) for part in parts)
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
-from moesim.engine.record import RunRecord
+from moesim.engine.record import Column, RunRecord
 from moesim.serving.build import Deployment
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
@@ -32,7 +33,7 @@ def check_classes(slo: SloSpec, requests: Requests) -> None:
 def unreachable(slo: SloSpec, record: RunRecord, deployment: Deployment) -> Iterator[str]:
     """A sentence for each limit that even the shortest request of the run exceeds when it is alone on the machine."""
     requests = record.requests
-    served = ~np.isnan(requests["first_token"].astype(np.float64))
+    served: NDArray[np.bool_] = ~np.isnan(requests["first_token"].astype(np.float64))
     own = requests.get("class")
     others = served if own is None else served & ~np.isin(own, list(slo.classes))
     yield from _unreachable("slo", slo, record, others, deployment)
@@ -42,7 +43,7 @@ def unreachable(slo: SloSpec, record: RunRecord, deployment: Deployment) -> Iter
 
 
 def _unreachable(
-    key: str, objective: ObjectiveSpec, record: RunRecord, among: IntArray, deployment: Deployment
+    key: str, objective: ObjectiveSpec, record: RunRecord, among: NDArray[np.bool_], deployment: Deployment
 ) -> Iterator[str]:
     requests, limits = record.requests, objective.limits
     if not limits or not among.any():
@@ -63,7 +64,7 @@ def _unreachable(
             )
 
 
-def _alone(replica: Replica, requests: dict[str, np.ndarray], among: IntArray) -> dict[str, float]:
+def _alone(replica: Replica, requests: dict[str, Column], among: NDArray[np.bool_]) -> dict[str, float]:
     """Latencies in seconds of a request that is by itself: of each kind the least that any of the requests asks for."""
     new = (requests["input_tokens"] - requests["cached_tokens"])[among]
     shortest = int(np.argmin(new))

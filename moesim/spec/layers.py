@@ -15,24 +15,22 @@ from moesim.spec.origins import disown
 #: be overridden; None where the location holds no reference. Arguments: location, what it holds, the override's value.
 Expand: TypeAlias = Callable[[Location, Marked | None, Marked], Marked | None]
 
+#: Keys of an open loop that draws its arrivals, and of a closed one.
+_PACE = ("rate", "rates", "period", "duration", "arrival", "variation")
+_CLOSED = ("concurrency", "warmup")
+
 #: Within a section, a key (or a key with a certain value) that a layer gives, and the keys below that give way to it.
 _RIVALS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
-        "trace": (
-            "mix", "rate", "rates", "period", "count", "duration", "arrival", "variation", "concurrency", "warmup",
-            "stages", "pause",
-        ),
-        "arrival=burst": ("rate", "rates", "period", "duration", "concurrency", "warmup"),
+        "trace": ("mix", "count", *_PACE, *_CLOSED, "stages", "pause"),
+        "arrival=burst": ("rate", "rates", "period", "duration", *_CLOSED),
         "mix": ("trace", "scale"),
-        "rate": ("rates", "period", "concurrency", "warmup"),
-        "rates": ("rate", "concurrency", "warmup"),
+        "rate": ("rates", "period", *_CLOSED),
+        "rates": ("rate", *_CLOSED),
         "count": ("duration",),
-        "duration": ("count", "concurrency", "warmup"),
-        "concurrency": ("rate", "rates", "period", "duration", "arrival", "variation", "scale", "drain"),
-        "stages": (
-            "trace", "rate", "rates", "period", "count", "duration", "arrival", "variation", "scale", "concurrency",
-            "warmup", "drain",
-        ),
+        "duration": ("count", *_CLOSED),
+        "concurrency": (*_PACE, "scale", "drain"),
+        "stages": ("trace", "count", *_PACE, *_CLOSED, "scale", "drain"),
     },
     "routing": {
         "source=uniform": ("profile", "zipf", "correlation", "trace"),

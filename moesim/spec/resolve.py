@@ -151,7 +151,7 @@ class Resolver:
         return tree if machine is None else tree.with_items({"machine": self.system(machine)})
 
     def _requests(self, tree: Marked, check_traces: bool) -> Marked:
-        """With complete stages, names of mixes and absolute trace paths, in the load itself or in each of its stages."""
+        """With complete stages; each load has names of mixes and absolute trace paths."""
         if (requests := tree.child("requests")) is None:
             return tree
         requests = spread(requests)

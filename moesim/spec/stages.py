@@ -26,7 +26,7 @@ def spread(requests: Marked) -> Marked:
         if all(isinstance(stage.value, dict) and stage.items.get(key) is not node for stage in whole):
             what = f"requests.{key} has no effect: every stage says otherwise"
             raise MoesimError(what, where=node.place, fix=f"remove it, or change the stages (requests.stages.0.{key})")
-    rest = {key: None for key in common.items}
+    rest = dict.fromkeys(common.items)
     return requests.with_items({**rest, "stages": stages.with_value(whole)})
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.serving.requests.table import FloatArray, IntArray, Requests, Sessions
 
@@ -31,7 +32,7 @@ def join(parts: Sequence[Requests]) -> Requests:
         arrival=np.concatenate([part.arrival for part in parts]),
         input_tokens=np.concatenate([part.input_tokens for part in parts]),
         output_tokens=np.concatenate([part.output_tokens for part in parts]),
-        blocks=sum((names.blocks(part, part.blocks, common) for part in parts), []) if sharing else None,
+        blocks=[row for part in parts for row in names.blocks(part, part.blocks, common)] if sharing else None,
         block_tokens=common,
         source=", ".join(dict.fromkeys(part.source for part in parts)),
         rows=np.concatenate([part.rows for part in parts]),
@@ -54,8 +55,8 @@ class _Names:
         self._known: dict[tuple[str, int], tuple[int, ...]] = {}
 
     def blocks(self, part: Requests, hashes: _Hashes | None, block_tokens: int) -> _Hashes:
-        """Hashes for blocks of `block_tokens` tokens. One for n times as many becomes n: what it stands for, all content
-        up to its end, holds for the blocks within it too."""
+        """Hashes for blocks of `block_tokens` tokens. One for n times as many becomes n: it stands for all content up
+        to its end, and so for that of the blocks within."""
         if hashes is None:
             return [()] * len(part)
         finer = part.block_tokens // block_tokens
@@ -71,7 +72,7 @@ class _Names:
         return self._known[key]
 
 
-def _classes(parts: Sequence[Requests]) -> np.ndarray | None:
+def _classes(parts: Sequence[Requests]) -> NDArray[np.str_] | None:
     if all(part.classes is None for part in parts):
         return None
     return np.concatenate([np.full(len(part), "") if part.classes is None else part.classes for part in parts])

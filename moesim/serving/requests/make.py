@@ -103,8 +103,9 @@ def _only_shared(requests: Requests) -> Requests:
     what it leaves to the next."""
     if requests.blocks is None:
         return requests
-    sessions = requests.sessions
-    left = requests.blocks if sessions is None else [b or a for a, b in zip(requests.blocks, sessions.left, strict=True)]
+    left = requests.blocks
+    if requests.sessions is not None:
+        left = [more or own for own, more in zip(left, requests.sessions.left, strict=True)]
     # Requests with the same prefixes hold the same tuple.
     holders = Counter(map(id, left))
     seen: Counter[int] = Counter()

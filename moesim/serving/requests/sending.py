@@ -75,7 +75,7 @@ class Sender:
     @property
     def _remaining(self) -> bool:
         """Whether conversations of this phase have not begun."""
-        return self._starts[self._next] < self._phase.last
+        return bool(self._starts[self._next] < self._phase.last)
 
     def _await_arrival(self) -> None:
         """One pending event at a time keeps the calendar small."""
