@@ -111,7 +111,8 @@ def whole_steps(
         model = own.get(step.model) or load_descriptor("models", step.model)
         kernels = dict.fromkeys(fits, 0.0)
         for name, calls, times in step_calls(model, step, dtype):
-            kernels[name] += price(name, calls) * times
+            seconds_each = price(name, calls)
+            kernels[name] += seconds_each * times
         steps.append(StepError(step, seconds, sum(kernels.values()), kernels))
     return StepReport(device.spec.name, fits, tuple(steps))
 

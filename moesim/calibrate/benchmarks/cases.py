@@ -24,7 +24,8 @@ from moesim.spec.model import ModelSpec
 
 #: Columns of sizes by table; the first ones as in public tables.
 COLUMNS: dict[str, tuple[str, ...]] = {
-    **{name: TABLES[name] for name in ("gemm", "moe", "attention_prefill", "attention_decode", "elementwise")},
+    **{name: TABLES[name] for name in ("gemm", "moe", "attention_prefill", "attention_decode")},
+    "elementwise": ("m", "n"),
     "memcpy": ("bytes",),
     "storage": ("bytes", "depth"),
     "collective": ("num_gpus", "num_nodes", "bytes"),

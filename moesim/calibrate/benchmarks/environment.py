@@ -41,11 +41,11 @@ def environment(device: str, bench: Bench) -> dict[str, object]:
     return {**found, "cold_bytes": bench.cold}
 
 
-def source() -> str:
-    """The `source` of rows: ours, and the stack."""
+def source(way: str) -> str:
+    """The `source` of rows: ours, and the stack, which is another for each way to launch."""
     import torch
 
-    return f"moesim:torch-{str(torch.__version__).partition('+')[0]}"
+    return f"moesim:torch-{way}-{str(torch.__version__).partition('+')[0]}"
 
 
 def cpu_name(path: Path = _CPU) -> str:

@@ -6,7 +6,7 @@ import pytest
 
 from moesim.calibrate.benchmarks.cases import COLUMNS, Case
 from moesim.calibrate.benchmarks.store import ENVIRONMENT, Store, columns, row_key
-from moesim.calibrate.kernels.tables import TABLES, read_table
+from moesim.calibrate.kernels.tables import read_table
 from moesim.spec.errors import MoesimError
 
 HERE = {"device": "h100-sxm", "torch": "2.13.0", "driver": None}
@@ -34,12 +34,12 @@ def test_rows_are_found_again_by_another_session(store: Store) -> None:
     assert again.done("moe") == set()
 
 
-@pytest.mark.parametrize("table", sorted(set(COLUMNS) & set(TABLES)))
+@pytest.mark.parametrize("table", ["gemm", "moe", "attention_prefill", "attention_decode", "elementwise"])
 def test_the_tables_are_read_like_public_ones(store: Store, table: str) -> None:
     case = Case(table, table, tuple(range(2, 2 + len(COLUMNS[table]))))
     store.append(case, ROW)
     read = read_table([store.path(table)], table)
-    assert list(read[list(TABLES[table])].iloc[0]) == list(case.sizes)
+    assert list(read[list(COLUMNS[table])].iloc[0]) == list(case.sizes)
     assert read["latency_us"].iloc[0] == 12.5
     assert tuple(read.columns) == columns(table)
 
