@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
 from moesim.calibrate.kernels.groups import KernelGroup, rows_of
-from moesim.kernels.forms import Times, known_forms, make_form
+from moesim.kernels.forms import Times, find_form, make_form
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]
@@ -88,11 +88,14 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
 
 def _constants(group: KernelGroup) -> dict[str, float]:
     """The terms of the group's form that are not fitted."""
-    return {each.name: each.default for each in fields(known_forms()[group.kernel]) if each.default is not MISSING}
+    return {each.name: each.default for each in fields(find_form(group.kernel)) if each.default is not MISSING}
 
 
 def _started(parameter: Parameter, value: float) -> Parameter:
-    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole."""
+    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole. Not so
+    one that is pulled towards its start by more than a trifle: the pull would tell a fold of the rows kept apart."""
+    if type(parameter) is not Parameter:
+        return parameter
     margin = 1e-3 * (parameter.high - parameter.low)
     return replace(parameter, starts=(float(np.clip(value, parameter.low + margin, parameter.high - margin)),))
 

@@ -20,12 +20,11 @@ from moesim.calibrate.kernels.attention import (
     PREFILL,
     enough,
     format_name,
-    newest,
     rates,
     visible_pairs,
 )
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.tables import read_table, table_paths
+from moesim.calibrate.kernels.tables import newest, read_table, table_paths
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
 
@@ -47,7 +46,7 @@ _DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "fp8": "fp8"}
 
 
 def groups(data: Path) -> Iterator[KernelGroup]:
-    """The groups of `data`, of each stack's newest version.
+    """The groups of a folder's tables, of each stack's newest version.
 
     Raises:
         MoesimError: a table cannot be used.

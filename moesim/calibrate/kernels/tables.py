@@ -137,7 +137,7 @@ def columns_of(path: Path, kind: str) -> pd.DataFrame:
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=place, fix=f"it needs {', '.join(needed)}")
-    return table.assign(impl=table["impl"].fillna("") if "impl" in table.columns else "")
+    return table.assign(impl=table["impl"].astype(object).fillna("") if "impl" in table.columns else "")
 
 
 def _read(path: Path, kind: str) -> pd.DataFrame:
