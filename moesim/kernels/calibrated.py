@@ -8,13 +8,14 @@ nearest in FLOP per byte: its own datasheet then gives the rates (transfer by da
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls, Cost, FloatArray
 from moesim.kernels.forms import Form, Rates, Times, make_form, together
 from moesim.kernels.forms.attention import Decode, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
@@ -46,27 +47,33 @@ class Source:
     format: str = ""
 
 
+#: (device, kernel) -> factor of its times. A kernel without measured terms is called like the class of its calls.
+KernelScales = Mapping[tuple[str, str], float]
+
+
 class CalibratedKernels:
     """Measured terms where there are any for a call, the datasheet roofline elsewhere.
 
     Args:
         stacks: names of software stacks, the preferred first, without version (`vllm`) or with it (`vllm-0.24.0`).
+        scales: kernels that take so many times as long as their terms say; the others take just as long.
     """
 
-    def __init__(self, stacks: Sequence[str]) -> None:
-        self._stacks, self._datasheet = tuple(stacks), DatasheetRoofline()
+    def __init__(self, stacks: Sequence[str], scales: KernelScales | None = None) -> None:
+        self._stacks, self._scales, self._datasheet = tuple(stacks), dict(scales or {}), DatasheetRoofline()
         self._known: dict[tuple[Device, str, tuple[str, ...], Dtype], _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
         if calls.shape is None:
-            return self._datasheet.cost(calls, device)
+            return self._plain(calls, device)
         latent = isinstance(calls.shape, AttentionShape) and np.any(calls.shape.latent > 0)
         key = device, "latent attention" if latent else calls.kind, calls.formats, calls.dtype
         if key not in self._known:
             self._known[key] = self._find(*key)
-        priced, plain = self._known[key], self._datasheet.cost(calls, device)
+        priced = self._known[key]
         if priced is None:
-            return plain
+            return self._plain(calls, device)
+        plain = self._datasheet.cost(calls, device)
         times = priced.times(calls)
         works = plain.seconds > 0
         return plain._replace(
@@ -75,6 +82,31 @@ class CalibratedKernels:
             memory=times.memory,
             overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
         )
+
+    def _plain(self, calls: Calls, device: Device) -> Cost:
+        """What the datasheet says. A factor changes times, not joules."""
+        cost = self._datasheet.cost(calls, device)
+        scale = self._scales.get((device.spec.name, calls.kind))
+        if scale is None:
+            return cost
+        return cost._replace(
+            seconds=cost.seconds * scale,
+            compute=cost.compute * scale,
+            memory=cost.memory * scale,
+            overhead=cost.overhead * scale,
+        )
+
+    def priced(self) -> dict[tuple[str, str], tuple[Source, KernelFit | None]]:
+        """By (device, kernel), as `scales` has them: where the terms of each kernel that was priced so far come from,
+        and the fit itself; None for the datasheet's. Of several number formats, the first that was priced."""
+        found: dict[tuple[str, str], tuple[Source, KernelFit | None]] = {}
+        for (device, kind, _, _), priced in self._known.items():
+            if priced is None:
+                found.setdefault((device.spec.name, kind.removeprefix("latent ")), (Source(kind, None), None))
+                continue
+            for fit in priced.fits:
+                found.setdefault((device.spec.name, fit.kernel), (priced.source, fit))
+        return found
 
     def sources(self) -> dict[str, list[Source]]:
         """By device: what priced each class of calls so far, in alphabetical order of the classes."""
@@ -92,7 +124,9 @@ class CalibratedKernels:
                     chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
                     if len(chosen) == len(kernels):
                         forms = tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in chosen)
-                        return _Priced(forms, device_rates(device, dtype), Source(kind, name, stack, form))
+                        scales = tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in chosen)
+                        source = Source(kind, name, stack, form)
+                        return _Priced(tuple(chosen), forms, scales, device_rates(device, dtype), source)
         return None
 
     def _calibrations(self, device: str) -> Iterator[tuple[str, dict[tuple[str, str], KernelFit]]]:
@@ -107,7 +141,9 @@ class CalibratedKernels:
 
 @dataclass(frozen=True)
 class _Priced:
+    fits: tuple[KernelFit, ...]
     forms: tuple[Form, ...]
+    scales: tuple[float, ...]
     rates: Rates
     source: Source
 
@@ -116,10 +152,33 @@ class _Priced:
         if isinstance(shape, AttentionShape):
             prefill, decode = self.forms
             if not shape.chunks.any():
-                return decode.times(shape, self.rates)
-            if self.source.stack.startswith(_ONE_KERNEL) and isinstance(prefill, Prefill) and isinstance(decode, Decode):
-                return mixed(prefill, decode, shape, self.rates)
-        return together([form.times(shape, self.rates) for form in self.forms])
+                return _scaled(decode.times(shape, self.rates), self.scales[1])
+            if (
+                self.source.stack.startswith(_ONE_KERNEL)
+                and isinstance(prefill, Prefill)
+                and isinstance(decode, Decode)
+            ):
+                return self._mixed(prefill, decode, shape)
+        return together(self._apart(shape))
+
+    def _apart(self, shape: Any) -> list[Times]:
+        """Of each form by itself."""
+        return [
+            _scaled(form.times(shape, self.rates), scale) for form, scale in zip(self.forms, self.scales, strict=True)
+        ]
+
+    def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
+        """Of one kernel, scaled like both of its parts by themselves."""
+        times = mixed(prefill, decode, shape, self.rates)
+        if self.scales == (1.0, 1.0):
+            return times
+        nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
+        scaled = sum(part.seconds for part in self._apart(shape))
+        return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))
+
+
+def _scaled(times: Times, factor: float | FloatArray) -> Times:
+    return Times(*(column * factor for column in times)) if np.any(factor != 1.0) else times
 
 
 def _in_a_step(form: Form) -> Form:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from moesim.serving.requests import Requests, Sender
+from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
 
 
@@ -51,3 +53,17 @@ def borrowed_profile(spec: ExperimentSpec) -> Iterator[str]:
     if model.moe is not None and name is not None and name != model.routing_profile and name not in _GENERIC:
         own = f"{model.name} names {model.routing_profile or 'none'} as its own"
         yield f"routing profile {name} was measured on another model ({own})"
+
+
+def load_notes(requests: Requests, sender: Sender, states: list[RequestState]) -> Iterator[str]:
+    """What was sent and is not counted, and what was not sent or not finished."""
+    warm = sum(phase.last - phase.first for phase in requests.phases if phase.stage < 0)
+    if warm:
+        yield f"{warm} warm-up requests are in the tables, and in no latency, throughput or goodput"
+    if sender.overdue is not None:
+        left = sum(state.finish < 0 for state in states)
+        unsent = len(requests) - len(states)
+        yield (
+            f"ended {sender.overdue.patience:g} s after the last arrival (requests.drain) with {left} requests "
+            f"unfinished" + (f", {unsent} of later stages were not sent" if unsent else "")
+        )
