@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 import numpy as np
 from measure import median, table
 
-from moesim.kernels.forms import Form, Rates
+from moesim.kernels.forms import Form, Rates, Times
+from moesim.kernels.forms.attention import Decode, Prefill, mixed
 from moesim.kernels.forms.experts import Experts
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.forms.rows import Rows
-from moesim.kernels.shapes import ExpertShape, MatrixShape, RowShape, Shape
+from moesim.kernels.shapes import AttentionShape, ExpertShape, MatrixShape, RowShape, Shape
 
 H100 = Rates(989e12, 3.35e12, 132.0)
 #: As many as a processor's cache holds columns of, so often.
@@ -43,6 +45,32 @@ def experts() -> float:
     return speed(form, ExpertShape(*sizes, 2.0, 2.0))
 
 
+PREFILL = Prefill(launch=1e-5, compute=0.7, memory=0.6, width_power=0.9, tile=1e-6, tail=0.9, even=3.0, masked=0.02,
+                  packed=0.5, blend=1.5, append=0.3, token=3e-10)  # fmt: skip
+DECODE = Decode(launch=6e-6, compute=0.3, memory=0.9, width_power=1.0, rows=32.0, keys=100.0, round=1e-6, split=500.0,
+                most=64.0, occupancy=1.0, fill=1.5, blend=2.0)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Chunks and decoding sequences in one kernel, called like a form."""
+
+    def times(self, shape: AttentionShape, rates: Rates) -> Times:
+        return mixed(PREFILL, DECODE, shape, rates)
+
+
+def attention(form: Form) -> float:
+    """Of batches with both parts, of one model."""
+    random = np.random.default_rng(0)
+    decodes, chunks = (random.integers(1, most, CALLS).astype(np.float64) for most in (256, 8))
+    queries = chunks * random.integers(16, 2048, CALLS)
+    model = (np.full(1, each) for each in (32.0, 8.0, 128.0, 128.0, 0.0))
+    shape = AttentionShape(
+        decodes, 1000.0 * decodes, chunks, queries, queries**2 / chunks / 2.0, 1.5 * queries, *model, 2.0, 2.0
+    )
+    return speed(form, shape)
+
+
 def speed(form: Form, shape: Shape) -> float:
     """Millions of calls per second of processor time."""
 
@@ -56,6 +84,8 @@ def speed(form: Form, shape: Shape) -> float:
 
 
 if __name__ == "__main__":
-    found = {"gemm": (matrix_products(), 0.5), "norm, elementwise, ...": (streams(), 3.0), "experts": (experts(), 3.0)}
+    found = {"gemm": (matrix_products(), 0.5), "norm, elementwise, ...": (streams(), 3.0), "experts": (experts(), 3.0),
+             "attention, chunks": (attention(PREFILL), 3.0), "attention, decoding": (attention(DECODE), 3.0),
+             "attention, mixed": (attention(Mixed()), 3.0)}  # fmt: skip
     rows = [[name, f"{calls:.1f}", f"{least:g}"] for name, (calls, least) in found.items()]
     table("Millions of calls per second", ["form", "median", "at least"], rows)

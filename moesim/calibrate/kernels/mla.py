@@ -17,8 +17,8 @@ from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.attention import (
     BYTES,
     DECODE,
-    FEWEST_ROWS,
     PREFILL,
+    enough,
     format_name,
     rates,
     visible_pairs,
@@ -59,8 +59,9 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     rows = rows[(rows["kernel"] == "generation_mla") | (rows["isl"] > 1)]  # a prompt of one token is a decode
     keys = ["device", "stack", "kernel", "kv_cache_dtype", "impl"]
     for (device, stack, kernel, kv_dtype, impl), part in rows.groupby(keys):
-        if len(part) >= FEWEST_ROWS // 2:
-            yield _group(part, KERNELS[kernel], device, stack, _DTYPES[kv_dtype], impl)
+        group = _group(part, KERNELS[kernel], device, stack, _DTYPES[kv_dtype], impl)
+        if enough(group):
+            yield group
 
 
 def _group(rows: pd.DataFrame, kernel: str, device: str, stack: str, kv_dtype: Dtype, impl: str) -> KernelGroup:
