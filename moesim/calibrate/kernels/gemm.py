@@ -12,7 +12,7 @@ import moesim.kernels.forms.gemm  # noqa: F401 - registers the form
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.profiles import matrix_products
-from moesim.calibrate.kernels.sources import FORMATS, newest, rates
+from moesim.calibrate.kernels.sources import FORMATS, grouped, merged, newest, rates
 from moesim.calibrate.kernels.tables import DEVICES, read_table
 from moesim.kernels.shapes import MatrixShape
 
@@ -67,24 +67,25 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 def _large(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
     """Rows of each device, stack and known dtype that has enough."""
-    for key, part in rows[rows["dtype"].isin(FORMATS)].groupby(["device", "stack", "dtype"]):
+    for (device, stack, dtype), part in grouped(rows[rows["dtype"].isin(FORMATS)], ("device", "stack", "dtype")):
         if len(part) >= FEWEST_ROWS:
-            yield key, part
+            yield (device, stack, dtype), part
 
 
 def _tuned(path: Path) -> pd.DataFrame:
     """The fastest kernel of each shape in aiter's tables of tuned kernels; those without a time have failed."""
     import pandas as pd
 
-    rows = pd.read_csv(path, low_memory=False)
+    rows: pd.DataFrame = pd.read_csv(path, low_memory=False)
     rows = rows[np.isfinite(rows["latency_us"]) & (rows["latency_us"] > 0) & rows["device"].isin(DEVICES)]
-    return rows.groupby(["device", "dtype", "m", "n", "k"], as_index=False)["latency_us"].min().assign(stack="aiter")
+    best: pd.DataFrame = rows.sort_values("latency_us").drop_duplicates(["device", "dtype", "m", "n", "k"])
+    return best.assign(stack="aiter")
 
 
 def _group(rows: pd.DataFrame, device: str, stack: str, dtype: str, quantised: bool) -> KernelGroup:
     """quantised: activations come in the number format of the weights."""
     sizes = ["m", "n", "k"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     m, n, k = (rows[name].to_numpy(np.float64) for name in sizes)
     number = FORMATS[dtype]
     pairs = [f"{columns:.0f}x{depth:.0f}" for columns, depth in zip(n, k, strict=True)]

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from moesim.calibrate.kernels.sources import grouped
 from moesim.calibrate.kernels.tables import DEVICES
 from moesim.spec.loading import load_descriptor
 from moesim.spec.model import ModelSpec
@@ -35,9 +36,9 @@ def matrix_products(data: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Device, stack and rows (m, n, k, latency_us) of the projections and the head."""
     import pandas as pd
 
-    for device, layers in _layers(data).groupby("device"):
+    for (device,), layers in grouped(_layers(data), ("device",)):
         parts = []
-        for (model, tp, layer), rows in layers.groupby(["model", "tp", "layer"]):
+        for (model, tp, layer), rows in grouped(layers, ("model", "tp", "layer")):
             width = _product(load_descriptor("models", MODELS[model]), layer, tp)
             if width is not None:
                 parts.append(rows.assign(n=width[0], k=width[1]))
@@ -49,9 +50,9 @@ def streams(data: Path) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     import pandas as pd
 
     layers = _layers(data)
-    for (device, layer), found in layers[layers["layer"].isin(STREAMING)].groupby(["device", "layer"]):
+    for (device, layer), found in grouped(layers[layers["layer"].isin(STREAMING)], ("device", "layer")):
         parts = []
-        for (model, tp), rows in found.groupby(["model", "tp"]):
+        for (model, tp), rows in grouped(found, ("model", "tp")):
             read, written, shared = _stream(load_descriptor("models", MODELS[model]), layer, tp)
             parts.append(rows.assign(read=read, written=written, shared=shared))
         yield device, STACK, layer, pd.concat(parts)

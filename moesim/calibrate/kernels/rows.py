@@ -12,7 +12,7 @@ import moesim.kernels.forms.rows  # noqa: F401 - registers the forms
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.profiles import STREAMING, streams
-from moesim.calibrate.kernels.sources import rates
+from moesim.calibrate.kernels.sources import grouped, merged, rates
 from moesim.calibrate.kernels.tables import DEVICES, read_table
 from moesim.kernels.shapes import RowShape
 
@@ -64,7 +64,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     rows = read_table([data / "kernels" / "elementwise.csv.gz"], "elementwise")
     rows = rows[rows["kernel"].isin(KERNELS) & (rows["n"] > 0)]
     rows = rows[rows["source"].str.startswith("vidur:") & rows["device"].isin(DEVICES)]
-    for (device, name), part in rows.groupby(["device", "kernel"]):
+    for (device, name), part in grouped(rows, ("device", "kernel")):
         if len(part) >= FEWEST_ROWS:
             kernel, read, written, shared = KERNELS[name]
             keys = part["source"].map(SHARED_KEYS).fillna(1.0) if name == "attn_rope" else 0.0
@@ -77,7 +77,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 def _group(rows: pd.DataFrame, device: str, stack: str, kernel: str, name: str) -> KernelGroup:
     sizes = ["m", "read", "written", "shared"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     tokens, read, written, shared = (rows[each].to_numpy(np.float64) for each in sizes)
     widths = [f"{name}/{width:.0f}" for width in read]
     few = len(set(widths)) < FEWEST_WIDTHS

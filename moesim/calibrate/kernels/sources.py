@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moesim.calibrate.kernels.tables import DEVICES
 from moesim.calibrate.measured import TARGETS
@@ -54,6 +55,18 @@ def rates(device: str, dtype: Dtype) -> Rates:
     made = make_device(spec, index=0, name=device, node=0)
     units = spec.compute.units or TARGETS[device].units
     return Rates(made.peak(dtype), made.memory.compute_bandwidth, float(units))
+
+
+def grouped(rows: pd.DataFrame, columns: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pd.DataFrame]]:
+    """The values of several columns, and the rows that have them."""
+    for key, part in rows.groupby(list(columns)):
+        yield tuple(key) if isinstance(key, tuple) else (key,), part
+
+
+def merged(rows: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
+    """Measurements of equal sizes as their median, ordered by size."""
+    found: pd.DataFrame = rows.groupby(list(sizes))["latency_us"].median().reset_index()
+    return found
 
 
 def newest(rows: pd.DataFrame) -> pd.DataFrame:

@@ -78,7 +78,7 @@ class Gemm:
         flat = [each.reshape(-1) for each in (m, n, k)]
         for start in range(0, m.size, BLOCK):
             part = slice(start, start + BLOCK)
-            rows = MatrixShape(*(each[part] for each in flat), *shape[3:])
+            rows = shape._replace(m=flat[0][part], n=flat[1][part], k=flat[2][part])
             seconds.reshape(-1)[part], memory.reshape(-1)[part] = self._block(rows, rates)
         return Times(seconds, 2.0 * m * n * k / rates.compute, memory)
 
