@@ -79,7 +79,8 @@ def _headline(results: Results) -> str:
     if requests["preemptions"]:
         parts.append(f"{requests['preemptions']:,} preemptions")
     parts.append(f"{short_time(summary['duration'])} simulated in {summary['steps']:,} steps")
-    mark = " [bold yellow](partial: interrupted)[/]" if summary["partial"] else ""
+    why = "overloaded" if summary["bottleneck"]["overloaded"] else "interrupted"
+    mark = f" [bold yellow](partial: {why})[/]" if summary["partial"] else ""
     return f"[bold]{escape(results.name)}[/]{mark}  {' · '.join(parts)}"
 
 

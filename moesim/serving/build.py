@@ -98,7 +98,7 @@ def deploy(
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
-        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens)
+        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens, requests.reacts)
         make = Replica if wires is None else partial(LiveReplica, wires=wires)
         replicas.append(
             make(
