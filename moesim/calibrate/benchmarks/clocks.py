@@ -26,10 +26,10 @@ class CpuClock:
     def __init__(self, threads: int) -> None:
         self._alone = threads == 1
 
-    def seconds(self, work: Work, calls: int) -> float:
+    def seconds(self, work: Work, first: int, calls: int) -> float:
         now = time.thread_time if self._alone and not work.wall else time.perf_counter
         begin = now()
-        for call in range(calls):
+        for call in range(first, first + calls):
             work.call(call % work.copies)
         return now() - begin
 
@@ -39,10 +39,10 @@ class CudaEvents:
 
     way = "eager"
 
-    def seconds(self, work: Work, calls: int) -> float:
+    def seconds(self, work: Work, first: int, calls: int) -> float:
         begin, end = _events()
         begin.record()
-        for call in range(calls):
+        for call in range(first, first + calls):
             work.call(call % work.copies)
         end.record()
         end.synchronize()
@@ -61,7 +61,7 @@ class CudaGraph:
         self._work: Work | None = None
         self._graph: Any = None
 
-    def seconds(self, work: Work, calls: int) -> float:
+    def seconds(self, work: Work, first: int, calls: int) -> float:
         if self._work is not work:
             self._graph = _captured(work)
             self._work = work

@@ -108,7 +108,9 @@ def sound_rows(path: Path, kind: str) -> pd.DataFrame:
     table = columns_of(path, kind)
     sizes = [*TABLES[kind], "latency_us"]
     table = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in sizes})
-    return table[(np.isfinite(table[sizes]) & (table[sizes] >= 0)).all(axis=1)]
+    values = table[sizes].to_numpy(np.float64)
+    sound: pd.DataFrame = table.loc[(np.isfinite(values) & (values >= 0)).all(axis=1)]
+    return sound
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,8 @@ def calibrate(
     """
     contents = check_tables(data)
     groups = all_groups(data)
+    if not groups:
+        raise MoesimError(f"{data} holds too few measurements of any kernel", fix="measure a hundred sizes of one")
     measured = sorted({group.device for group in groups})
     for name in devices:
         if name not in measured:
