@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
-from moesim.calibrate.fitting import FOLDS, Parameter
+from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.hardware.device import make_device
@@ -85,9 +85,8 @@ def groups(data: Path) -> Iterator[KernelGroup]:
         if not paths:
             continue
         rows = _usable(read_table(paths, kernel))
-        for (device, stack, dtype, kv_dtype, impl), part in rows.groupby(
-            ["device", "stack", "dtype", "kv_dtype", "impl"]
-        ):  # fmt: skip
+        for key, part in rows.groupby(["device", "stack", "dtype", "kv_dtype", "impl"]):
+            device, stack, dtype, kv_dtype, impl = (str(each) for each in key)
             if len(part) >= FEWEST_ROWS:
                 group = _group(part, kernel, device, stack, (_DTYPES[dtype], _DTYPES[kv_dtype]), impl)
                 if enough(group):
@@ -95,9 +94,9 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 
 def enough(group: KernelGroup) -> bool:
-    """Whether a group's fitted half can be fitted and cross-validated: two points a term, four shapes."""
+    """Whether a group's fitted half can be fitted and cross-validated: two points a term, two head configurations."""
     points = np.flatnonzero(group.fitted & ~group.rejected)
-    return len(points) >= 2 * len(group.parameters) and len({group.split[point] for point in points}) >= FOLDS
+    return len(points) >= 2 * len(group.parameters) and len(set(np.asarray(group.split)[points])) >= 2
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:
@@ -123,7 +122,7 @@ def _group(
     rows: pd.DataFrame, kernel: str, device: str, stack: str, dtypes: tuple[Dtype, Dtype], impl: str
 ) -> KernelGroup:  # fmt: skip
     sizes = [*TABLES[kernel], "window"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = rows.groupby(sizes)["latency_us"].median().reset_index()
     peak = rates(device, dtypes[0])
     rows = rows[rows["latency_us"] * 1e-6 >= _streaming(rows, BYTES[dtypes[1]]) / peak.memory]
     batch, new, keys, heads, kv_heads, width, window = (rows[name].to_numpy(np.float64) for name in sizes)

@@ -57,8 +57,8 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     rows = read_table(paths, "mla")
     rows = newest(rows[rows["kernel"].isin(KERNELS)])
     rows = rows[(rows["kernel"] == "generation_mla") | (rows["isl"] > 1)]  # a prompt of one token is a decode
-    keys = ["device", "stack", "kernel", "kv_cache_dtype", "impl"]
-    for (device, stack, kernel, kv_dtype, impl), part in rows.groupby(keys):
+    for key, part in rows.groupby(["device", "stack", "kernel", "kv_cache_dtype", "impl"]):
+        device, stack, kernel, kv_dtype, impl = (str(each) for each in key)
         group = _group(part, KERNELS[kernel], device, stack, _DTYPES[kv_dtype], impl)
         if enough(group):
             yield group
@@ -66,7 +66,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 def _group(rows: pd.DataFrame, kernel: str, device: str, stack: str, kv_dtype: Dtype, impl: str) -> KernelGroup:
     sizes = ["num_heads", "batch_size", "isl", "step"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = rows.groupby(sizes)["latency_us"].median().reset_index()
     heads, batch, new, cached = (rows[name].to_numpy(np.float64) for name in sizes)
     none = np.zeros_like(heads)
     decode = kernel == "mla_decode"
