@@ -11,7 +11,7 @@ import numpy as np
 import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
-from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import TABLES, merged, newest, parts, read_table, table_paths
 from moesim.hardware.device import make_device
 from moesim.kernels.calibrated import device_rates
 from moesim.kernels.forms import Rates
@@ -85,8 +85,8 @@ def groups(data: Path) -> Iterator[KernelGroup]:
         if not paths:
             continue
         rows = _usable(read_table(paths, kernel))
-        for key, part in rows.groupby(["device", "stack", "dtype", "kv_dtype", "impl"]):
-            device, stack, dtype, kv_dtype, impl = (str(each) for each in key)
+        keys = ("device", "stack", "dtype", "kv_dtype", "impl")
+        for (device, stack, dtype, kv_dtype, impl), part in parts(rows, keys):
             if len(part) >= FEWEST_ROWS:
                 group = _group(part, kernel, device, stack, (_DTYPES[dtype], _DTYPES[kv_dtype]), impl)
                 if enough(group):
@@ -122,7 +122,7 @@ def _group(
     rows: pd.DataFrame, kernel: str, device: str, stack: str, dtypes: tuple[Dtype, Dtype], impl: str
 ) -> KernelGroup:  # fmt: skip
     sizes = [*TABLES[kernel], "window"]
-    rows = rows.groupby(sizes)["latency_us"].median().reset_index()
+    rows = merged(rows, sizes)
     peak = rates(device, dtypes[0])
     rows = rows[rows["latency_us"] * 1e-6 >= _streaming(rows, BYTES[dtypes[1]]) / peak.memory]
     batch, new, keys, heads, kv_heads, width, window = (rows[name].to_numpy(np.float64) for name in sizes)

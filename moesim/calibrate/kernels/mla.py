@@ -24,7 +24,7 @@ from moesim.calibrate.kernels.attention import (
     visible_pairs,
 )
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.tables import newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
 
@@ -57,8 +57,8 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     rows = read_table(paths, "mla")
     rows = newest(rows[rows["kernel"].isin(KERNELS)])
     rows = rows[(rows["kernel"] == "generation_mla") | (rows["isl"] > 1)]  # a prompt of one token is a decode
-    for key, part in rows.groupby(["device", "stack", "kernel", "kv_cache_dtype", "impl"]):
-        device, stack, kernel, kv_dtype, impl = (str(each) for each in key)
+    keys = ["device", "stack", "kernel", "kv_cache_dtype", "impl"]
+    for (device, stack, kernel, kv_dtype, impl), part in parts(rows, keys):
         group = _group(part, KERNELS[kernel], device, stack, _DTYPES[kv_dtype], impl)
         if enough(group):
             yield group
@@ -66,7 +66,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 def _group(rows: pd.DataFrame, kernel: str, device: str, stack: str, kv_dtype: Dtype, impl: str) -> KernelGroup:
     sizes = ["num_heads", "batch_size", "isl", "step"]
-    rows = rows.groupby(sizes)["latency_us"].median().reset_index()
+    rows = merged(rows, sizes)
     heads, batch, new, cached = (rows[name].to_numpy(np.float64) for name in sizes)
     none = np.zeros_like(heads)
     decode = kernel == "mla_decode"

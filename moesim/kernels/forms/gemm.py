@@ -78,7 +78,7 @@ class Gemm:
         flat = [each.reshape(-1) for each in (m, n, k)]
         for start in range(0, m.size, BLOCK):
             part = slice(start, start + BLOCK)
-            rows = MatrixShape(*(each[part] for each in flat), *shape[3:])
+            rows = MatrixShape(flat[0][part], flat[1][part], flat[2][part], *shape[3:])
             seconds.reshape(-1)[part], memory.reshape(-1)[part] = self._block(rows, rates)
         return Times(seconds, 2.0 * m * n * k / rates.compute, memory)
 
@@ -98,7 +98,7 @@ class Gemm:
         m, n, k, activation, weight, output = shape
         total = np.zeros_like(m)
         for size, kept in ((m * k * activation + m * n * output, self.kept), (n * k * weight, self.kept_weights)):
-            cold = size / (1.0 + (kept / size) ** EVICTION)
+            cold = size / (1.0 + (kept / np.maximum(size, 1.0)) ** EVICTION)
             total += cold / self.memory + (size - cold) / self.cache
         return total
 
