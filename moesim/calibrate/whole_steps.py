@@ -167,7 +167,7 @@ def step_calls(model: ModelSpec, step: Step, dtype: Dtype) -> Iterator[tuple[str
             if operator.kind == "attention":
                 sums = AttentionSums(*(chunk_work(model, kind.attention, step.new, step.keys - step.new) * step.batch))
                 name = "attention_decode" if step.new == 1 else "attention_prefill"
-                yield name, AttentionShare(model, 1, formats).calls(sums), count
+                yield name, AttentionShare(model, 1, formats).calls(sums, kind.attention), count
             elif operator.kind == "experts":
                 yield "moe", _expert_calls(operator, model, step, formats), count
             else:

@@ -88,7 +88,8 @@ def parse_budget(text: str) -> float:
 def steps_command(folder: str, models: tuple[str, ...]) -> None:
     """Fit the kernels in FOLDER, which `moesim calibrate run` wrote, and predict the layers and steps in it.
 
-    The name of a device stands for its measurements that come with moesim. Steps are not fitted: their error is what a run's prices add up to.
+    The name of a device stands for its measurements that come with moesim. Steps are not fitted: their error is what a
+    run's prices add up to.
     """
     from moesim.calibrate.benchmarks.console import print_steps
     from moesim.calibrate.whole_steps import measured_folder, whole_steps

@@ -14,8 +14,9 @@ from moesim.engine.invariants import InvariantError
 from moesim.fabric.transfer import PICOSECONDS
 from moesim.spec.errors import MoesimError
 
-#: Order within one instant: a stop, then timeouts and callbacks as they were scheduled, then the `last` ones.
-FIRST, NORMAL, LAST = -1, 1, 2
+#: Order within one instant: a stop, then timeouts and callbacks as they were scheduled, then the `last` ones; then what
+#: the ends of steps send, and the steps that begin with it.
+FIRST, NORMAL, LAST, SENDING, STARTING = -1, 1, 2, 3, 4
 
 
 #: 64 bits hold 106 days of picoseconds; 95 leave room for a block of 256 steps of an hour.

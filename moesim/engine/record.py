@@ -32,7 +32,8 @@ class RunRecord:
     """Columns of a finished (or interrupted) run. Times in seconds unless named otherwise.
 
     requests: request, arrival, replica, rank, input_tokens, output_tokens, generated_tokens, cached_tokens,
-        first_scheduled, first_token, finish (NaN where it did not happen), preemptions.
+        first_scheduled, first_token, finish (NaN where it did not happen), preemptions; of some loads also stage,
+        class, session, turn.
     iterations: replica, step, start, end, prefill_tokens, decode_tokens (over all DP ranks, dummy tokens excluded),
         sequences (scheduled), waiting, kv_used (share of the KV blocks), prefill_sequences, output_tokens (emitted).
     itl: duration (seconds), count: inter-token latencies as a weighted sample.
@@ -61,6 +62,10 @@ class RunRecord:
     #: A few steps in full detail. They are compiled when somebody asks: it takes as long as many priced steps.
     timeline: Callable[[], list[TimelineStep]] = list
     notes: list[str] = field(default_factory=list)
+    #: Of a run of several phases: number and begin of each that began, in seconds; -1 is a warm-up.
+    stages: list[tuple[int, float]] = field(default_factory=list)
+    #: The run was ended before its requests, because its queue did not drain.
+    overloaded: bool = False
 
 
 @dataclass

@@ -181,6 +181,24 @@ class PagedKVCache:
             self._publish(holding)
         return True
 
+    def name(self, request: int, hashes: Sequence[int], block_tokens: int, tokens: int) -> None:
+        """Offers all full blocks of the request's `tokens` tokens under `hashes`, those filled during decoding too.
+
+        Args:
+            hashes: of the leading full blocks of `block_tokens` tokens; they begin with those it was admitted with.
+
+        Raises:
+            KeyError: the request holds no blocks.
+            ValueError: `block_tokens` is no multiple of the block size.
+        """
+        if not self.prefix_caching:
+            return
+        holding = self._holdings[request]
+        holding.per_hash = self._per_hash(hashes, block_tokens)
+        holding.hashes, holding.hashed = hashes, len(hashes) * holding.per_hash
+        holding.tokens = tokens
+        self._publish(holding)
+
     def held(self, request: int) -> int:
         """Blocks that the request holds, shared ones included; 0 for one that is not admitted."""
         holding = self._holdings.get(request)

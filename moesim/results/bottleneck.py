@@ -84,7 +84,7 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     result["backlog"], result["backlog_halfway"] = _backlog(record, last), _backlog(record, halfway)
     growing = result["backlog_halfway"] < 0.75 * result["backlog"]
     many = result["backlog"] >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))
-    result["overloaded"] = bool(growing and many and not result["at_once"])
+    result["overloaded"] = bool(growing and many and not result["at_once"]) or record.overloaded
     return result
 
 
@@ -143,7 +143,7 @@ def _imbalance_line(result: dict[str, Any], record: RunRecord) -> list[str]:
 
 def _queue_lines(result: dict[str, Any]) -> list[str]:
     waiting, busy = result["waiting_share"], result["busy"]
-    if result["at_once"]:
+    if result["at_once"] and not result["overloaded"]:
         return ["all requests arrive at once: latencies measure the queue, throughput the machine"]
     if result["overloaded"]:
         count, halfway = result["backlog"], result["backlog_halfway"]

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from moesim.engine.record import RunRecord
 from moesim.results.bottleneck import bottleneck
+from moesim.results.service import counted, counted_seconds, goodput, stages, throughput
 from moesim.results.tables import ENERGY_PARTS, Columns, all_columns, replica_count
 from moesim.spec.serving import SloSpec
 
@@ -54,9 +55,9 @@ def _per(numerator: float, denominator: float) -> float:
     return numerator / denominator if denominator else math.nan
 
 
-def _counts(record: RunRecord) -> Summary:
+def _counts(record: RunRecord, requests: Columns) -> Summary:
     """Requests and tokens. The prefix hit rate is the share of the scheduled prompts' tokens found in the cache."""
-    requests, totals = record.requests, record.totals
+    totals = record.totals
     finished = int(np.count_nonzero(~np.isnan(requests["finish"])))
     scheduled = ~np.isnan(requests["first_scheduled"])
     prompt = float(requests["input_tokens"][scheduled].sum())
@@ -72,32 +73,21 @@ def _counts(record: RunRecord) -> Summary:
     }
 
 
-def _throughput(record: RunRecord) -> Summary:
-    """Per second of the run, from time zero to its end. Prompt tokens count once the prompt is processed."""
-    requests = record.requests
-    output = float(requests["generated_tokens"].sum())
-    prompt = float(requests["input_tokens"][~np.isnan(requests["first_token"])].sum())
-    finished = float(np.count_nonzero(~np.isnan(requests["finish"])))
-    return {
-        "requests": _per(finished, record.end),
-        "output_tokens": _per(output, record.end),
-        "total_tokens": _per(prompt + output, record.end),
-    }
-
-
-def goodput(requests: Columns, slo: SloSpec, end: float) -> Summary:
-    """Requests per second, and share of all requests, that meet every part of the SLO (DistServe, arXiv 2401.09670).
-    An unfinished request meets none; a single output token has no TPOT to miss. Nulls where no SLO is given."""
-    parts = {name: limit for name, limit in slo.model_dump().items() if limit is not None}
-    finished = ~np.isnan(requests["finish"])
-    good, attainment = finished.copy(), {}
-    for name, limit in parts.items():
-        met = finished & ~(requests[name] > limit)
-        attainment[name] = _per(float(met.sum()), len(met))
-        good &= met
-    share = _per(float(good.sum()), len(good)) if parts else math.nan
-    rate = _per(float(good.sum()), end) if parts else math.nan
-    return {"requests": rate, "share": share, "slo": parts, "attainment": attainment}
+def _stages(requests: Columns, record: RunRecord, slo: SloSpec) -> list[Summary]:
+    """What each stage of the load got, by itself: from its begin to its last token."""
+    return [
+        {
+            "stage": stage,
+            "begin": begin,
+            "end": end,
+            "total": len(own["arrival"]),
+            "finished": int(np.count_nonzero(~np.isnan(own["finish"]))),
+            **{name: distribution(own[name]) for name in ("ttft", "tpot", "e2e")},
+            "throughput": throughput(own, end - begin),
+            "goodput": goodput(own, slo, end - begin),
+        }
+        for stage, begin, end, own in stages(requests, record)
+    ]
 
 
 def _utilisation(record: RunRecord) -> Summary:
@@ -224,18 +214,18 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
         tables: the run's `all_columns`, where the caller has them already.
     """
     columns = all_columns(record) if tables is None else tables
-    requests = columns["requests"]
+    requests, seconds, slo = counted(columns["requests"]), counted_seconds(record), slo or SloSpec()
     summary: Summary = {
         "duration": record.end,
         "partial": record.partial,
         "steps": record.totals.step_count,
-        "requests": _counts(record),
+        "requests": _counts(record, requests),
         "ttft": distribution(requests["ttft"]),
         "tpot": distribution(requests["tpot"]),
         "itl": distribution(columns["itl"]["duration"], columns["itl"]["count"]),
         "e2e": distribution(requests["e2e"]),
-        "throughput": _throughput(record),
-        "goodput": goodput(requests, slo or SloSpec(), record.end),
+        "throughput": throughput(requests, seconds),
+        "goodput": goodput(requests, slo, seconds),
         "utilisation": _utilisation(record),
         "network": _network(record, columns["links"]),
         "experts": _experts(record),
@@ -245,5 +235,21 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
         "bottleneck": bottleneck(record),
         "notes": list(record.notes),
     }
+    if record.stages:
+        summary["stages"] = _stages(requests, record, slo)
     cleaned: Summary = clean(summary)
     return cleaned
+
+
+def numbers(summary: Summary, above: str = "") -> dict[str, float]:
+    """The metrics of a summary by dotted name, NaN for null; without truths and texts, what was given (the SLO), and
+    lists of the largest (the bottleneck's operators)."""
+    found: dict[str, float] = {}
+    for key, value in summary.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict):
+            if name not in ("goodput.slo", "bottleneck.operators", "intervals"):
+                found |= numbers(value, f"{name}.")
+        elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            found[name] = math.nan if value is None else float(value)
+    return found

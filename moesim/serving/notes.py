@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from moesim.kernels.calibrated import Source
+from moesim.serving.requests import Requests, Sender
+from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
 
 
@@ -51,3 +54,39 @@ def borrowed_profile(spec: ExperimentSpec) -> Iterator[str]:
     if model.moe is not None and name is not None and name != model.routing_profile and name not in _GENERIC:
         own = f"{model.name} names {model.routing_profile or 'none'} as its own"
         yield f"routing profile {name} was measured on another model ({own})"
+
+
+def load_notes(requests: Requests, sender: Sender, states: list[RequestState]) -> Iterator[str]:
+    """What was sent and is not counted, and what was not sent or not finished."""
+    warm = sum(phase.last - phase.first for phase in requests.phases if phase.stage < 0)
+    if warm:
+        yield f"{warm} warm-up requests are in the tables, and in no latency, throughput or goodput"
+    if sender.overdue is not None:
+        left = sum(state.finish < 0 for state in states)
+        unsent = len(requests) - len(states)
+        yield (
+            f"ended {sender.overdue.patience:g} s after the last arrival (requests.drain) with {left} requests "
+            f"unfinished" + (f", {unsent} of later stages were not sent" if unsent else "")
+        )
+
+
+def kernel_notes(sources: Mapping[str, Sequence[Source]]) -> Iterator[str]:
+    """On whose measurements the times of kernels rest, per device, and which sizes lie far outside of them."""
+    for device, found in sources.items():
+        origins: dict[tuple[str | None, str], dict[str, None]] = {}
+        for source in found:
+            origins.setdefault((source.device, source.stack), {}).setdefault(source.kind)
+        if any(name is not None for name, _ in origins):
+            said = (_origin(device, *origin, list(kinds)) for origin, kinds in origins.items())
+            yield f"kernels of {device}: {'; '.join(said)}"
+        far = {f"{source.kind}: {size}": None for source in found for size in source.far}
+        if far:
+            yield f"kernels of {device} far outside what was measured: {'; '.join(far)}"
+
+
+def _origin(device: str, measured: str | None, stack: str, kinds: list[str]) -> str:
+    what = ", ".join(kinds)
+    if measured is None:
+        return f"{what} by the datasheet and its family's defaults"
+    where = "" if measured == device else f"on {measured}, scaled by the datasheets, "
+    return f"{what} as measured ({where}{stack})"

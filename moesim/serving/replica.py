@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from moesim.engine.clock import LATEST, Clock, Timer
+from moesim.engine.clock import LATEST, STARTING, Clock, Timer
 from moesim.engine.invariants import InvariantError
 from moesim.engine.recorder import StepRecorder
 from moesim.serving.scheduler import ContinuousBatching
@@ -70,6 +70,7 @@ class Replica:
         self._flights: list[Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
         self._starting: Timer | None = None
+        self._stopped = False
         self._steps = self._worked_until = 0
 
     def accept(self, state: RequestState) -> None:
@@ -93,6 +94,17 @@ class Replica:
                 load -= np.bincount(running.rank[running.left <= done], minlength=len(load))
         return load
 
+    def stop(self) -> None:
+        """End with the steps in progress."""
+        self._stopped = True
+        for flight in self._flights:
+            self._cut(flight, int(self.clock.now))
+
+    @property
+    def worked_until(self) -> int:
+        """When the last step that has ended did."""
+        return self._worked_until
+
     def _cut(self, flight: Flight, now: int) -> None:
         """Stop a block at the end of the step in progress."""
         steps = int(np.searchsorted(flight.ends[: flight.steps], now, side="left")) + 1
@@ -105,10 +117,13 @@ class Replica:
     def _wake(self, time: int) -> None:
         """Look for work at `time`, after everything else of that instant."""
         if len(self._flights) < len(self._stage_free) and (self._starting is None or not self._starting.pending):
-            self._starting = self.clock.call_at(time, self._launch, last=True)
+            if self.scheduler.reacts:
+                self._starting = Timer(self.clock, time, self._launch, STARTING)
+            else:
+                self._starting = self.clock.call_at(time, self._launch, last=True)
 
     def _launch(self) -> None:
-        if len(self._flights) == len(self._stage_free):
+        if len(self._flights) == len(self._stage_free) or self._stopped:
             return
         now = int(self.clock.now)
         batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1, self._steps)
@@ -155,7 +170,10 @@ class Replica:
         self.pricer.accounts.record(flight.block, executed, self._busy(flight))
         self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
-        self._launch()
+        if self.scheduler.reacts:  # who comes in answer to what has ended takes part in the step that begins now
+            Timer(self.clock, int(self.clock.now), self._launch, STARTING)
+        else:
+            self._launch()
 
     def _busy(self, flight: Flight) -> int:
         """Picoseconds that the block adds to those in which the replica works; batches in a pipeline overlap."""
@@ -271,7 +289,10 @@ class Replica:
             state = running.states[row]
             state.finish = int(flight.ends[at - 1])
             state.generated = state.output_tokens
-            self.scheduler.caches[state.rank].release(state.request)
+            cache = self.scheduler.caches[state.rank]
+            if state.left:
+                cache.name(state.request, state.left, self.scheduler.block_tokens, state.known - 1)
+            cache.release(state.request)
             self.scheduler.blocked[state.rank] = False
             self._on_finish(state)
         running.remove([row for _, row in ended])

@@ -27,9 +27,14 @@ class ContinuousBatching:
     Args:
         caches: one KV cache per rank.
         block_tokens: tokens that one of the requests' prefix hashes stands for.
+        reacts: a request may arrive because another one has finished; steps are then priced ahead no further than to
+            the first that ends a sequence.
     """
 
-    def __init__(self, engine: EngineSpec, caches: Sequence[PagedKVCache], block_tokens: int) -> None:
+    def __init__(
+        self, engine: EngineSpec, caches: Sequence[PagedKVCache], block_tokens: int, reacts: bool = False
+    ) -> None:
+        self.reacts = reacts
         self.engine, self.caches, self.block_tokens = engine, list(caches), block_tokens
         self.ranks = len(self.caches)
         self.waiting: list[deque[RequestState]] = [deque() for _ in caches]
@@ -81,7 +86,7 @@ class ContinuousBatching:
     def _decode_steps(self, horizon: int, held: IntArray) -> int:
         """Steps during which no queue can move and every cache has room, all sequences decoding from `held` tokens."""
         left = self.running.left
-        steps = min(horizon, int(left.max()))
+        steps = min(horizon, int(left.min() if self.reacts else left.max()))
         for rank, blocked in enumerate(self.blocked):
             if blocked and self.waiting[rank]:
                 steps = min(steps, int(left[self.running.rank == rank].min(initial=steps)))

@@ -18,6 +18,8 @@ class RequestState:
     input_tokens: int
     output_tokens: int
     hashes: tuple[int, ...] = ()
+    #: Hashes of the blocks that it has filled when it ends, for the request that goes on from there.
+    left: tuple[int, ...] = ()
     replica: int = -1
     rank: int = -1
     generated: int = 0

@@ -14,13 +14,15 @@ from moesim.engine.clock import Clock, StoppedError
 from moesim.engine.record import RunRecord
 from moesim.serving.build import Deployment, deploy
 from moesim.serving.conservation import check_record
-from moesim.serving.notes import borrowed_profile
+from moesim.serving.notes import borrowed_profile, load_notes
 from moesim.serving.outcome import run_record
-from moesim.serving.requests import Requests, make_requests
+from moesim.serving.requests import Requests, Sender, make_requests
+from moesim.serving.requests.sending import stages
 from moesim.serving.router import ROUTERS
+from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
+from moesim.serving.slo import check_classes, unreachable
 from moesim.spec.experiment import ExperimentSpec
-from moesim.step.graph import PICOSECONDS
 
 #: Components with random streams of their own, in the order in which they are spawned; append only.
 _STREAMS = ("requests", "routing", "draws")
@@ -48,7 +50,7 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
 class Simulation:
     """A run that is ready to start: its requests are read, its machine stands, its model fits into the memory."""
 
-    def __init__(self, spec: ExperimentSpec) -> None:
+    def __init__(self, spec: ExperimentSpec, scales: Scales = NOMINAL) -> None:
         """Raises MoesimError where the experiment cannot run."""
         children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
         streams = dict(zip(_STREAMS, children, strict=True))
@@ -56,7 +58,12 @@ class Simulation:
         self._requests = make_requests(
             spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
         )
-        self._run = _Run(spec, self._requests, streams)
+        check_classes(spec.slo, self._requests)
+        self._run = _Run(spec, self._requests, streams, scales)
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._run.deployment
 
     def run(self, progress: Progress | None = None) -> RunRecord:
         """As `simulate`; a simulation runs once."""
@@ -69,8 +76,13 @@ class Simulation:
         except StoppedError:
             partial = run.finished < len(requests)
         # Cancelled timers may lie behind the last event that happened.
-        end = int(run.clock.now) if partial else max((state.finish for state in run.states), default=0)
-        record = run_record(spec, requests, run.states, run.deployment, end, partial)
+        end = int(run.clock.now) if partial else max((r.worked_until for r in run.deployment.replicas), default=0)
+        record = run_record(spec, requests, run.states, run.deployment, end, partial or run.finished < len(requests))
+        record.requests.update(requests.labels(run.rows))
+        record.stages = stages(requests, run.sender.begins) if requests.staged else []
+        record.overloaded = run.sender.overdue is not None
+        record.notes.extend(load_notes(requests, run.sender, run.states))
+        record.notes.extend(unreachable(spec.slo, record, run.deployment))
         record.notes.extend(borrowed_profile(spec))
         check_record(record, run.deployment)
         return record
@@ -116,42 +128,48 @@ class _Run:
         spec: ExperimentSpec,
         requests: Requests,
         streams: dict[str, np.random.SeedSequence],
+        scales: Scales,
     ) -> None:
         self.clock = Clock()
+        #: In the order in which they were sent, and their rows in the table of requests.
         self.states: list[RequestState] = []
+        self.rows: list[int] = []
         self._requests, self.finished = requests, 0
         self.progress: Progress | None = None
-        self._arrivals = np.rint(requests.arrival * PICOSECONDS).astype(np.int64)
-        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
+        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish, scales)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)
-        if len(requests):
-            self.clock.call_at(int(self._arrivals[0]), self._arrive)
+        self.sender = Sender(requests, self.clock, self._send, self._stop)
+        self.sender.begin()
 
-    def _arrive(self) -> None:
-        """The next request arrives; one pending event at a time keeps the calendar small."""
-        index = len(self.states)
+    def _send(self, row: int) -> None:
+        """A request arrives now."""
         loads = self._no_loads
         if self._router.needs_load and len(self._targets) > 1:
             loads = np.concatenate([replica.load() for replica in self.deployment.replicas])
         replica, rank = self._targets[self._router.choose(loads)]
         requests = self._requests
         state = RequestState(
-            index,
-            int(self._arrivals[index]),
-            int(requests.input_tokens[index]),
-            int(requests.output_tokens[index]),
-            requests.blocks[index] if requests.blocks is not None else (),
+            len(self.states),
+            int(self.clock.now),
+            int(requests.input_tokens[row]),
+            int(requests.output_tokens[row]),
+            requests.blocks[row] if requests.blocks is not None else (),
+            requests.sessions.left[row] if requests.sessions is not None else (),
             replica.index,
             rank,
         )
         self.states.append(state)
+        self.rows.append(row)
         replica.accept(state)
-        if index + 1 < len(requests):
-            self.clock.call_at(int(self._arrivals[index + 1]), self._arrive)
+
+    def _stop(self) -> None:
+        for replica in self.deployment.replicas:
+            replica.stop()
 
     def _on_finish(self, state: RequestState) -> None:
         self.finished += 1
+        self.sender.finished(self.rows[state.request])
         if self.progress is not None and self.finished % 100 == 0:
             self.progress(self.finished, len(self._requests))

@@ -15,14 +15,22 @@ from moesim.spec.origins import disown
 #: be overridden; None where the location holds no reference. Arguments: location, what it holds, the override's value.
 Expand: TypeAlias = Callable[[Location, Marked | None, Marked], Marked | None]
 
+#: Keys of an open loop that draws its arrivals, and of a closed one.
+_PACE = ("rate", "rates", "period", "duration", "arrival", "variation")
+_CLOSED = ("concurrency", "warmup")
+
 #: Within a section, a key (or a key with a certain value) that a layer gives, and the keys below that give way to it.
 _RIVALS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
-        "trace": ("mix", "rate", "count", "duration", "arrival", "variation"),
-        "arrival=burst": ("rate", "duration"),
-        "mix": ("trace",),
+        "trace": ("mix", "count", *_PACE, *_CLOSED, "stages", "pause"),
+        "arrival=burst": ("rate", "rates", "period", "duration", *_CLOSED),
+        "mix": ("trace", "scale"),
+        "rate": ("rates", "period", *_CLOSED),
+        "rates": ("rate", *_CLOSED),
         "count": ("duration",),
-        "duration": ("count",),
+        "duration": ("count", *_CLOSED),
+        "concurrency": (*_PACE, "scale", "drain"),
+        "stages": ("trace", "count", *_PACE, *_CLOSED, "scale", "drain"),
     },
     "routing": {
         "source=uniform": ("profile", "zipf", "correlation", "trace"),
@@ -69,18 +77,24 @@ def without_rivals(lower: Marked, upper: Mapping[Location, Marked]) -> Marked:
         lower: an experiment.
         upper: what the layer above says, by location.
     """
-    for section, rivals in _RIVALS.items():
+    for section in _RIVALS:
         below = lower.child(section)
         if below is None:
             continue
         given = {str(at[1]): node for at, node in upper.items() if len(at) == 2 and at[0] == section}
-        leaving: set[str] = set()
-        for key, node in given.items():
-            leaving.update(rivals.get(key, ()), rivals.get(f"{key}={node.value}", ()))
-        kept = {key: item for key, item in below.items.items() if key not in leaving - given.keys()}
-        if len(kept) < len(below.items):
-            lower = lower.with_items({section: below.with_value(kept)})
+        kept = yielding(section, below, given)
+        if len(kept.items) < len(below.items):
+            lower = lower.with_items({section: kept})
     return lower
+
+
+def yielding(section: str, below: Marked, given: Mapping[str, Marked]) -> Marked:
+    """A section less the keys that give way to those `given` above it."""
+    leaving: set[str] = set()
+    for key, node in given.items():
+        leaving.update(_RIVALS[section].get(key, ()), _RIVALS[section].get(f"{key}={node.value}", ()))
+    kept = {key: item for key, item in below.items.items() if key not in leaving - given.keys()}
+    return below.with_value(kept) if len(kept) < len(below.items) else below
 
 
 def sections(tree: Marked) -> dict[Location, Marked]:

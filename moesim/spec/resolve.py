@@ -12,6 +12,7 @@ from moesim.spec.layers import merge, sections, without_rivals
 from moesim.spec.library import Kind, did_you_mean, find, is_path
 from moesim.spec.marked import Location, Marked, display, read_yaml
 from moesim.spec.origins import derive
+from moesim.spec.stages import spread
 
 #: Experiment keys that name one descriptor, which takes the name's place.
 INLINE: dict[str, Kind] = {"model": "models", "machine": "systems", "engine": "engines"}
@@ -101,10 +102,8 @@ class Resolver:
         inlined = {key: inline(kind, node) for key, kind in INLINE.items() if (node := tree.child(key)) is not None}
         tree = tree.with_items(inlined)
         tree = self._machine(tree)
-        tree = self._rename(tree, "requests", "mix", "mixes")
-        tree = self._routing(tree)
-        for section in ("requests", "routing"):
-            tree = _absolute_trace(tree, section, check=check_traces)
+        tree = self._requests(tree, check_traces)
+        tree = _absolute_trace(self._routing(tree), "routing", check=check_traces)
         return tree.with_items({"library": self.library(tree)})
 
     def system(self, system: Marked) -> Marked:
@@ -150,6 +149,21 @@ class Resolver:
     def _machine(self, tree: Marked) -> Marked:
         machine = tree.child("machine")
         return tree if machine is None else tree.with_items({"machine": self.system(machine)})
+
+    def _requests(self, tree: Marked, check_traces: bool) -> Marked:
+        """With complete stages; each load has names of mixes and absolute trace paths."""
+        if (requests := tree.child("requests")) is None:
+            return tree
+        requests = spread(requests)
+        stages = requests.child("stages")
+        if stages is not None and isinstance(stages.value, list):
+            loads = [self._load(stage, check_traces) for stage in stages.value]
+            return tree.with_items({"requests": requests.with_items({"stages": stages.with_value(loads)})})
+        return tree.with_items({"requests": self._load(requests, check_traces)})
+
+    def _load(self, load: Marked, check_traces: bool) -> Marked:
+        alone = self._rename(load.with_value({"load": load}), "load", "mix", "mixes")
+        return _absolute_trace(alone, "load", check=check_traces).items["load"]
 
     def _rename(self, tree: Marked, outer: str, key: str, section: str) -> Marked:
         """Takes the descriptor that outer.key refers to, and leaves its name there."""

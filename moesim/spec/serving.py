@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Descriptor, Dtype, Schema
-from moesim.spec.units import Duration, Rate, Seconds
+from moesim.spec.units import Duration, IdleRate, Pause, Rate, Seconds
 
 #: Far beyond any system, so that a slip of the pen is a message and does not fill the memory.
 MOST_TOKENS, MOST_REQUESTS = 10_000_000, 10_000_000
@@ -59,7 +59,7 @@ class EngineSpec(Descriptor):
     sequence_overhead: Seconds = 0.0
 
 
-Arrival = Literal["poisson", "gamma", "deterministic", "burst"]
+Arrival = Literal["poisson", "conditioned", "gamma", "deterministic", "burst"]
 TooLong = Literal["error", "drop", "clip"]
 Variation = Annotated[float, Field(ge=0.001, le=100)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -116,9 +116,39 @@ def _listed(value: object) -> object:
     return [value] if isinstance(value, (dict, PrefixSpec)) else value
 
 
+def _constant(value: object) -> object:
+    """`turns: 5` means five turns, always."""
+    plain = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return {"distribution": "constant", "mean": value} if plain else value
+
+
+class SessionSpec(Schema):
+    """A conversation of several requests. Each turn comes when the one before is answered and the user has thought
+    about it; its prompt is all that was said before, and an input of its own.
+
+    `turns` are drawn as lengths are. `think` is the mean time from an answer's last token to the next turn.
+    """
+
+    turns: Annotated[LengthSpec, BeforeValidator(_constant)]
+    think: Pause = 0.0
+    thinking: Literal["exponential", "constant"] = "exponential"
+
+
+class ClassSpec(Schema):
+    """A class of a mix's requests: a `share` of them (shares need not add up to 1), with lengths of its own."""
+
+    share: float = Field(gt=0, le=1e9)
+    input: LengthSpec | None = None
+    output: LengthSpec | None = None
+
+
 class MixSpec(Descriptor):
     """A kind of traffic: lengths, prefixes, arrivals. Several prefixes follow one another (a system prompt, then a
-    document), each drawn on its own."""
+    document), each drawn on its own.
+
+    `pool` is a number of distinct prompts: request n sends prompt n modulo `pool`, and the groups of the prefixes are
+    dealt to the prompts in turn. With `sessions` each arrival begins a conversation.
+    """
 
     input: LengthSpec
     output: LengthSpec
@@ -126,56 +156,160 @@ class MixSpec(Descriptor):
     #: Coefficient of variation of the gaps, for gamma arrivals.
     variation: Variation = 1.0
     prefix: Annotated[tuple[PrefixSpec, ...], BeforeValidator(_listed)] = ()
+    pool: Annotated[int, Field(gt=0, le=MOST_REQUESTS)] | None = None
+    sessions: SessionSpec | None = None
+    classes: dict[str, ClassSpec] = {}
+
+    @model_validator(mode="after")
+    def _one_kind_of_text(self) -> MixSpec:
+        if self.pool is not None and self.sessions is not None:
+            raise ValueError("a pool repeats single prompts, sessions grow; give pool or sessions")
+        return self
 
 
-class RequestsSpec(Schema):
-    """The load: a `mix` with rate and count (or duration), or a `trace` file (CSV, JSONL or Parquet).
+class LoadSpec(Schema):
+    """Requests of a `mix` or of a `trace` file (CSV, JSONL or Parquet), and when they are sent.
 
-    Of a trace, `count` takes the first requests and `duration` those that arrive before it.
+    Open loop: a mix at a `rate`, or at `rates` that hold from a time on (and start again after each `period`), for a
+    `count` or a `duration`; a trace at its own times, which `scale` compresses (2: twice the rate). Of a trace, `count`
+    takes the first requests and `duration` those that arrive before it.
+
+    Closed loop: `concurrency` requests are under way at any time, a new one is sent when one finishes, until `count`
+    are sent; `warmup` others before them are not counted, and finish before the first one that is.
     """
 
     mix: str | None = None
     trace: str | None = None
     rate: Rate | None = None
+    rates: Annotated[tuple[tuple[Pause, IdleRate], ...], Field(min_length=1)] | None = None
+    period: Duration | None = None
     count: Annotated[int, Field(gt=0, le=MOST_REQUESTS)] | None = None
     duration: Duration | None = None
-    #: In place of the mix's own; `burst` has every request at time 0, and no rate.
+    #: In place of the mix's own. `conditioned` is a Poisson process of which the number of arrivals is known, the last
+    #: of them at the end; `burst` has every request at time 0, and no rate.
     arrival: Arrival | None = None
     variation: Variation | None = None
-    #: What happens to a request that exceeds the model's context.
-    too_long: TooLong = "error"
+    scale: Annotated[float, Field(gt=0, le=1e9)] | None = None
+    concurrency: Annotated[int, Field(gt=0, le=MOST_REQUESTS)] | None = None
+    warmup: int = Field(default=0, ge=0, le=MOST_REQUESTS)
+    #: How long after the last arrival of an open loop the run may go on; it then ends with its diagnosis.
+    drain: Pause | None = None
+
+    @property
+    def is_load(self) -> bool:
+        """Whether this is a load, and not a list of them."""
+        return True
+
+    def _given(self, *names: str) -> list[str]:
+        return [name for name in names if getattr(self, name)]
 
     @model_validator(mode="after")
-    def _one_source(self) -> RequestsSpec:
+    def _one_source(self) -> Self:
+        if not self.is_load:
+            return self
         if (self.mix is None) == (self.trace is None):
             both = "both a mix and a trace are given" if self.mix else "neither a mix nor a trace is given"
             raise ValueError(f"{both}; give a mix (with rate and count) or a trace")
-        given = [name for name in ("rate", "arrival", "variation") if getattr(self, name) is not None]
+        given = self._given("rate", "rates", "period", "arrival", "variation")
         if self.trace is not None and given:
             raise ValueError(f"{given[0]} has no effect on a trace, whose rows say when they arrive; remove it")
+        if self.mix is not None and self.scale is not None:
+            raise ValueError("scale compresses the times of a trace; with a mix raise the rate")
         return self
 
     @model_validator(mode="after")
-    def _complete_mix(self) -> RequestsSpec:
-        if self.mix is None:
+    def _closed_loop(self) -> Self:
+        if self.concurrency is None or not self.is_load:
+            if self.warmup:
+                raise ValueError("warmup requests belong to a closed loop; give concurrency, or put a stage before")
+            return self
+        given = self._given("rate", "rates", "period", "duration", "arrival", "variation", "scale", "drain")
+        if given:
+            raise ValueError(f"with concurrency a request is sent when one finishes, {given[0]} contradicts that; "
+                             f"remove {given[0]} or concurrency")  # fmt: skip
+        if self.mix is not None and self.count is None:
+            raise ValueError("concurrency needs a count; 10 for each of them is usual")
+        return self
+
+    @model_validator(mode="after")
+    def _rising_rates(self) -> Self:
+        if self.rates is None:
+            if self.period is not None:
+                raise ValueError("a period repeats rates; give rates like [[0 s, 2/s], [8 h, 10/s]]")
+            return self
+        times = [time for time, _ in self.rates]
+        if times[0] != 0 or times != sorted(set(times)):
+            raise ValueError("the times of rates do not ascend from 0; write them like [[0 s, 2/s], [10 min, 8/s]]")
+        if self.period is not None and self.period <= times[-1]:
+            raise ValueError("the period ends before the last of the rates begins; extend it")
+        if not any(rate for _, rate in self.rates[slice(None) if self.period else slice(-1, None)]):
+            raise ValueError("with these rates no request comes any more; end with a rate above zero, or give a period")
+        return self
+
+    @model_validator(mode="after")
+    def _complete_mix(self) -> Self:
+        if self.mix is None or self.concurrency is not None or not self.is_load:
             return self
         if self.arrival == "burst":
-            if self.rate is not None or self.count is None or self.duration is not None:
+            if self._given("rate", "rates", "duration") or self.count is None:
                 raise ValueError("burst arrivals have a count, and neither rate nor duration; give count alone")
-        elif self.rate is None:
-            raise ValueError("a mix has no rate of its own; give one like rate: 10/s")
-        elif (self.count is None) == (self.duration is None):
+            return self
+        if (self.rate is None) == (self.rates is None):
+            none = "a mix has no rate of its own; give one like rate: 10/s, or concurrency: 32"
+            raise ValueError(none if self.rate is None else "both a rate and rates are given; give one of them")
+        if (self.count is None) == (self.duration is None):
             both = "both a count and a duration are" if self.count else "neither a count nor a duration is"
             raise ValueError(f"{both} given with the mix; give one of them")
-        elif self.duration is not None and self.rate * self.duration > MOST_REQUESTS:
-            expected = f"rate times duration make {self.rate * self.duration:.3g} requests"
+        fastest = self.rate or max(rate for _, rate in self.rates or ())
+        if self.duration is not None and fastest * self.duration > MOST_REQUESTS:
+            expected = f"rate times duration make {fastest * self.duration:.3g} requests"
             raise ValueError(f"{expected}, at most {MOST_REQUESTS} can be simulated; shorten the duration")
         return self
 
 
-class SloSpec(Schema):
-    """Service level objective; goodput counts the requests that meet every part given."""
+class RequestsSpec(LoadSpec):
+    """What is sent: one load, or `stages`, each a load that begins when the one before it has drained and a `pause`
+    has passed. What is said beside the stages, the loader writes into those that do not say otherwise."""
+
+    stages: tuple[LoadSpec, ...] | None = None
+    pause: Pause = 1.0
+    #: What happens to a request that exceeds the model's context.
+    too_long: TooLong = "error"
+
+    @property
+    def is_load(self) -> bool:
+        return self.stages is None
+
+    @property
+    def loads(self) -> tuple[LoadSpec, ...]:
+        return (self,) if self.stages is None else self.stages
+
+    @model_validator(mode="after")
+    def _some_stage(self) -> Self:
+        if self.stages is None:
+            if "pause" in self.model_fields_set:
+                raise ValueError("a pause separates stages, and there are none; remove it")
+        elif not self.stages:
+            raise ValueError("stages is empty; list loads like [{rate: 2/s, count: 100}, {rate: 8/s, count: 400}]")
+        return self
+
+
+class ObjectiveSpec(Schema):
+    """Limits on a request's latencies; it is good if it meets every one given."""
 
     ttft: Duration | None = None
     tpot: Duration | None = None
     e2e: Duration | None = None
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits given, in seconds, by metric."""
+        values = {name: getattr(self, name) for name in ("ttft", "tpot", "e2e")}
+        return {name: limit for name, limit in values.items() if limit is not None}
+
+
+class SloSpec(ObjectiveSpec):
+    """Service level objective; goodput counts the requests that meet every part given. `classes` of requests that have
+    objectives of their own meet these instead."""
+
+    classes: dict[str, ObjectiveSpec] = {}

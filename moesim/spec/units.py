@@ -105,8 +105,12 @@ FlopPerSecond = Annotated[float, _validator("FLOP/second", "989 TFLOP/s", "1e6 P
 Seconds = Annotated[float, _validator("second", "2 us", "60 s")]
 #: Simulated time is an integer number of picoseconds, which 64 bits hold for 106 days.
 Duration = Annotated[float, _validator("second", "1 s", "90 day", "1 ps")]
+#: A time between events, which may be none.
+Pause = Annotated[float, _validator("second", "1 s", "90 day")]
 Hertz = Annotated[float, _validator("1/second", "1.98 GHz", "1000 GHz", "1 Hz")]
 Rate = Annotated[float, _validator("1/second", "10/s", "1e9/s", "1/day")]
+#: Of a stretch of time in which nothing may come at all.
+IdleRate = Annotated[float, _validator("1/second", "10/s", "1e9/s")]
 Watts = Annotated[float, _validator("watt", "700 W", "1000 MW")]
 PositiveWatts = Annotated[float, _validator("watt", "700 W", "1000 MW", "1 mW")]
 Metres = Annotated[float, _validator("meter", "5 mm", "1 m", "1 nm")]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
-from moesim.calibrate.fitting import Parameter
+from moesim.calibrate.fitting import FOLDS, Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
-from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import TABLES, merged, newest, parts, read_table, table_paths
 from moesim.hardware.device import make_device
 from moesim.kernels.calibrated import device_rates
 from moesim.kernels.forms import Rates
@@ -31,7 +31,8 @@ LONG_WINDOW = 4096.0
 #: Fewer rows of an implementation say too little to fit and score.
 FEWEST_ROWS = 60
 
-#: TensorRT-LLM decodes layers with a KV head per query head by another kernel, before Blackwell.
+#: Layers with a KV head per query head are decoded by another kernel in SGLang's Triton backend, and in TensorRT-LLM
+#: before Blackwell.
 OTHER_MHA = frozenset({"a100-80-sxm", "h100-sxm", "h200-sxm", "l40s"})
 
 #: SGLang takes about 9 us more for every call with heads of this width, in all implementations.
@@ -84,13 +85,18 @@ def groups(data: Path) -> Iterator[KernelGroup]:
         if not paths:
             continue
         rows = _usable(read_table(paths, kernel))
-        for (device, stack, dtype, kv_dtype, impl), part in rows.groupby(
-            ["device", "stack", "dtype", "kv_dtype", "impl"]
-        ):  # fmt: skip
+        keys = ("device", "stack", "dtype", "kv_dtype", "impl")
+        for (device, stack, dtype, kv_dtype, impl), part in parts(rows, keys):
             if len(part) >= FEWEST_ROWS:
                 group = _group(part, kernel, device, stack, (_DTYPES[dtype], _DTYPES[kv_dtype]), impl)
-                if len(group.seconds) >= FEWEST_ROWS:
+                if enough(group):
                     yield group
+
+
+def enough(group: KernelGroup) -> bool:
+    """Whether a group's fitted half can be fitted and cross-validated: two points a term, four shapes."""
+    points = np.flatnonzero(group.fitted & ~group.rejected)
+    return len(points) >= 2 * len(group.parameters) and len({group.split[int(point)] for point in points}) >= FOLDS
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:
@@ -100,10 +106,10 @@ def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     decode = rows["kernel"] == "attention_decode"
     rows = rows[decode | (rows["q_len"] > 1)]  # a prompt of one token is a decode
     windowed = rows["window"].between(1.0, LONG_WINDOW, inclusive="left")
+    two_kernels = rows["impl"].eq("triton") | rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & ~windowed
     apart = {
         "window": windowed,
-        "mha": rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & decode & ~windowed
-        & rows["q_heads"].eq(rows["kv_heads"]),
+        "mha": decode & two_kernels & rows["q_heads"].eq(rows["kv_heads"]),
         f"width {OTHER_WIDTH:.0f}": rows["stack"].str.startswith("sglang") & rows["head_dim"].eq(OTHER_WIDTH),
     }  # fmt: skip
     names = rows["impl"]
@@ -116,7 +122,7 @@ def _group(
     rows: pd.DataFrame, kernel: str, device: str, stack: str, dtypes: tuple[Dtype, Dtype], impl: str
 ) -> KernelGroup:  # fmt: skip
     sizes = [*TABLES[kernel], "window"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     peak = rates(device, dtypes[0])
     rows = rows[rows["latency_us"] * 1e-6 >= _streaming(rows, BYTES[dtypes[1]]) / peak.memory]
     batch, new, keys, heads, kv_heads, width, window = (rows[name].to_numpy(np.float64) for name in sizes)

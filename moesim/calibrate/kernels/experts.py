@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.routed import Load, expected_load, known
+from moesim.calibrate.kernels.routed import expected_load, known
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
@@ -97,8 +97,8 @@ BOUNDS = {
     "everywhere": (1e-3, 60.0), "fringe": (0.1, 512.0), "tile": (4.0, 512.0),
 }  # fmt: skip
 
-#: What to expect of a family, in the order of Experts' terms, and of its number formats: medians over the fitted halves of
-#: all measured groups, rounded.
+#: What to expect of a family, in the order of Experts' terms, and of its number formats: medians over the fitted halves
+#: of all measured groups, rounded.
 FAMILIES = {
     "marlin": (2e-5, 3e-7, 4e-9, 1e-9, 0.55, 0.78, 1.5, 0.4, 3.0, 2.0, 32.0),
     "cutlass": (2.4e-5, 3e-7, 1e-8, 9e-10, 0.62, 0.83, 1.4, 4.0, 0.3, 15.0, 32.0),
@@ -159,7 +159,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
             yield _group(part, str(device), str(stack), FORMATS[str(dtype)], str(impl))
 
 
-def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
+def _ungated(rows: pd.DataFrame) -> BoolArray:
     names = rows["stack"].str.partition("-")
     recent = [
         stack in UNGATED_SINCE and _version(version) >= UNGATED_SINCE[stack]
@@ -167,7 +167,7 @@ def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
     ]
     models = rows[["hidden", "inter", "num_experts", "topk"]].astype(int).itertuples(index=False, name=None)
     without = np.array([model in UNGATED for model in models], dtype=bool) & np.array(recent, dtype=bool)
-    return rows["impl"].str.endswith(_UNGATED_NAME) | without
+    return np.asarray(rows["impl"].str.endswith(_UNGATED_NAME).to_numpy(bool) | without)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -179,14 +179,23 @@ def _implementation(impl: str) -> str:
 
 
 def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str) -> ExpertGroup:
-    sizes = [*TABLES["moe"], "distribution", "ungated"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
-    tokens, hidden, inter, experts, topk, tp, ep = (rows[each].to_numpy(np.int64) for each in TABLES["moe"])
-    routed = zip(rows["distribution"], tokens, experts, topk, ep, strict=True)
-    load = Load(*np.array([expected_load(kind, *map(int, counts)) for kind, *counts in routed]).T)
-    matrices = np.where(rows["ungated"].to_numpy(bool), 2.0, 3.0)
-    columns = (load.pairs, tokens * topk, load.touched, experts / ep, hidden, inter / tp, matrices)
-    shape = ExpertShape(*(each.astype(np.float64) for each in columns), number.activations, number.weights)
+    keys = [*TABLES["moe"], "distribution", "ungated"]
+    merged = rows.groupby(keys)["latency_us"].median().reset_index()
+    tokens, hidden, inter, experts, topk, tp, ep = (merged[each].to_numpy(np.int64) for each in TABLES["moe"])
+    routed = zip(merged["distribution"], tokens, experts, topk, ep, strict=True)
+    pairs, touched = np.array([expected_load(kind, *map(int, counts)) for kind, *counts in routed]).T
+    matrices = np.where(merged["ungated"].to_numpy(bool), 2.0, 3.0)
+    shape = ExpertShape(
+        pairs=pairs,
+        all_pairs=(tokens * topk).astype(np.float64),
+        touched=touched,
+        held=experts / ep,
+        hidden=hidden.astype(np.float64),
+        width=inter / tp,
+        matrices=matrices,
+        activation_bytes=number.activations,
+        weight_bytes=number.weights,
+    )
     models = [f"{h}/{i}/{e}/{k}" for h, i, e, k in zip(hidden, inter, experts, topk, strict=True)]
     shards = [f"{model} tp {t} ep {e}" for model, t, e in zip(models, tp, ep, strict=True)]
     fitted = _half(models, shards)
@@ -198,10 +207,10 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
         implementation=impl,
         rates=_rates(name, number.arithmetic),
         shape=shape,
-        seconds=rows["latency_us"].to_numpy(np.float64) * 1e-6,
+        seconds=merged["latency_us"].to_numpy(np.float64) * 1e-6,
         split=models if len({m for m, f in zip(models, fitted, strict=True) if f}) > 1 else shards,
         series=models,
-        size=load.pairs,
+        size=pairs,
         sizes={each: getattr(shape, each) for each in ("pairs", "all_pairs", "touched", "held", "hidden", "width")},
         parameters=parameters(impl, number.name, int(fitted.sum())),
         excluded="" if len(set(models)) > 1 else "a single model was measured",

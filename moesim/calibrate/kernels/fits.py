@@ -16,10 +16,14 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 #: Rows that a fit looks at; more change its terms by less than their rounding and take longer.
-MOST_ROWS = 1000
+MOST_ROWS = 1500
 
 #: A fit ends when a step gains less of its loss: far below what a term's rounding changes.
 TOLERANCE = 1e-5
+
+#: Relative error from which on a point counts linearly. Below that of collectives: libraries choose among kernels, and
+#: the next shape's may be another, so that errors have long tails.
+SCALE = 0.03
 
 #: A regime with fewer unseen points keeps no residuals of its own.
 FEWEST_RESIDUALS = 20
@@ -63,9 +67,9 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
         return predict(group, {**constants, **values}, chosen).seconds
 
     used = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64)]
-    values = constants | fit(model, group.parameters, group.seconds, used, TOLERANCE)
+    values = constants | fit(model, group.parameters, group.seconds, used, TOLERANCE, SCALE)
     near = [_started(parameter, values[parameter.name]) for parameter in group.parameters]
-    unseen = unseen_residuals(model, near, group.seconds, used, group.split, TOLERANCE)
+    unseen = unseen_residuals(model, near, group.seconds, used, group.split, TOLERANCE, SCALE)
     regime = regimes(predict(group, values, used))
     residuals = {"all": quantiles(unseen)}
     for name in np.unique(regime).tolist():

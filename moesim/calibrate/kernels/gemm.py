@@ -13,7 +13,7 @@ from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.profiles import matrix_products
 from moesim.calibrate.kernels.sources import FORMATS, rates
-from moesim.calibrate.kernels.tables import DEVICES, known_devices, newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import DEVICES, known_devices, merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import MatrixShape
 
 if TYPE_CHECKING:
@@ -61,17 +61,17 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     tuned = [path for path in paths if path.name.startswith(TUNED)]
     if len(paths) > len(tuned):
         for key, part in _large(newest(read_table([path for path in paths if path not in tuned], "gemm"))):
-            yield _group(part, *key, quantised=False)
+            yield _group(part, key, quantised=False)
     for path in tuned:
         for key, part in _large(_tuned(path)):
-            yield _group(part, *key, quantised=True)
+            yield _group(part, key, quantised=True)
     for device, stack, part in matrix_products(data):
-        yield _group(part, DEVICES[device], stack, "bfloat16", quantised=False)
+        yield _group(part, (DEVICES[device], stack, "bfloat16"), quantised=False)
 
 
-def _large(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+def _large(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """Rows of each device, stack and known dtype that has enough."""
-    for key, part in rows[rows["dtype"].isin(FORMATS)].groupby(["device", "stack", "dtype"]):
+    for key, part in parts(rows[rows["dtype"].isin(FORMATS)], ("device", "stack", "dtype")):
         if len(part) >= FEWEST_ROWS:
             yield key, part
 
@@ -82,13 +82,15 @@ def _tuned(path: Path) -> pd.DataFrame:
 
     rows = pd.read_csv(path, low_memory=False)
     rows = known_devices(rows[np.isfinite(rows["latency_us"]) & (rows["latency_us"] > 0)])
-    return rows.groupby(["device", "dtype", "m", "n", "k"], as_index=False)["latency_us"].min().assign(stack="aiter")
+    best = rows.groupby(["device", "dtype", "m", "n", "k"])["latency_us"].min().reset_index()
+    return best.assign(stack="aiter")
 
 
-def _group(rows: pd.DataFrame, device: str, stack: str, dtype: str, quantised: bool) -> KernelGroup:
-    """quantised: activations come in the number format of the weights."""
+def _group(rows: pd.DataFrame, key: tuple[str, ...], quantised: bool) -> KernelGroup:
+    """key: device, stack, dtype. quantised: activations come in the number format of the weights."""
+    device, stack, dtype = key
     sizes = ["m", "n", "k"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     m, n, k = (rows[name].to_numpy(np.float64) for name in sizes)
     number = FORMATS[dtype]
     pairs = [f"{columns:.0f}x{depth:.0f}" for columns, depth in zip(n, k, strict=True)]

@@ -143,6 +143,8 @@ def calibrate(
     """
     contents = check_tables(data)
     groups = all_groups(data)
+    if not groups:
+        raise MoesimError(f"{data} holds too few measurements of any kernel", fix="measure a hundred sizes of one")
     measured = sorted({group.device for group in groups})
     for name in devices:
         if name not in measured:

@@ -17,14 +17,14 @@ from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.attention import (
     BYTES,
     DECODE,
-    FEWEST_ROWS,
     PREFILL,
+    enough,
     format_name,
     rates,
     visible_pairs,
 )
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.tables import newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
 
@@ -58,14 +58,15 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     rows = newest(rows[rows["kernel"].isin(KERNELS)])
     rows = rows[(rows["kernel"] == "generation_mla") | (rows["isl"] > 1)]  # a prompt of one token is a decode
     keys = ["device", "stack", "kernel", "kv_cache_dtype", "impl"]
-    for (device, stack, kernel, kv_dtype, impl), part in rows.groupby(keys):
-        if len(part) >= FEWEST_ROWS // 2:
-            yield _group(part, KERNELS[kernel], device, stack, _DTYPES[kv_dtype], impl)
+    for (device, stack, kernel, kv_dtype, impl), part in parts(rows, keys):
+        group = _group(part, KERNELS[kernel], device, stack, _DTYPES[kv_dtype], impl)
+        if enough(group):
+            yield group
 
 
 def _group(rows: pd.DataFrame, kernel: str, device: str, stack: str, kv_dtype: Dtype, impl: str) -> KernelGroup:
     sizes = ["num_heads", "batch_size", "isl", "step"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     heads, batch, new, cached = (rows[name].to_numpy(np.float64) for name in sizes)
     none = np.zeros_like(heads)
     decode = kernel == "mla_decode"

@@ -13,7 +13,7 @@ from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.profiles import STREAMING, streams
 from moesim.calibrate.kernels.sources import rates
-from moesim.calibrate.kernels.tables import DEVICES, known_devices, newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import DEVICES, known_devices, merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import RowShape
 
 if TYPE_CHECKING:
@@ -84,18 +84,18 @@ def groups(data: Path) -> Iterator[KernelGroup]:
         yield _group(part, DEVICES[device], stack, STREAMING[name], name)
 
 
-def _usable(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
+def _usable(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
     """Rows of each device, stack and kernel. Vidur's tables name a model where others name a stack."""
     rows = rows[rows["kernel"].isin(KERNELS) & (rows["n"] > 0)]
     vidur = rows["source"].str.startswith("vidur:")
     told = [known_devices(rows[vidur]).assign(stack="vidur"), newest(rows[~vidur])]
-    for part in told:
-        yield from part.groupby(["device", "stack", "kernel"])
+    for each in told:
+        yield from parts(each, ("device", "stack", "kernel"))
 
 
 def _group(rows: pd.DataFrame, device: str, stack: str, kernel: str, name: str) -> KernelGroup:
     sizes = ["m", "read", "written", "shared"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     tokens, read, written, shared = (rows[each].to_numpy(np.float64) for each in sizes)
     widths = [f"{name}/{width:.0f}" for width in read]
     few = len(set(widths)) < FEWEST_WIDTHS

@@ -1,4 +1,4 @@
-"""What a row of a measured table belongs to: the device's rates, the software stack, the number format."""
+"""What a row of a measured table belongs to: the device's rates, the number format."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Format(NamedTuple):
     quantises: bool
 
 
-#: By `dtype` of the tables. Scales: fp32 per 128 x 128 weights and 1 x 128 activations; nvfp4: a byte
-#: per 16; mxfp4: per 32.
+#: By `dtype` of the tables. Scales: fp32 per 128 x 128 weights and 1 x 128 activations; a byte per 16 (nvfp4) or 32
+#: (mxfp4) elements.
 FORMATS = {
     "bfloat16": Format("bf16", "bf16", 2.0, 2.0, False),
     "float16": Format("bf16", "bf16", 2.0, 2.0, False),

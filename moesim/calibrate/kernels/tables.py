@@ -7,7 +7,7 @@ origin with its software version. The remaining columns are the sizes (`TABLES`)
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,6 +96,17 @@ def newest(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     last = order.groupby([rows[name] for name in ("device", "stack", *by)]).transform("max")
     rows = rows[order == last]
     return rows.assign(stack=(rows["stack"] + "-" + rows["version"]).str.removesuffix("-"))
+
+
+def parts(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows of equal keys, in the order of these, which are text."""
+    for key, part in rows.groupby(list(keys)):
+        yield tuple(str(each) for each in key), part
+
+
+def merged(rows: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
+    """One row per size: repeats of a measurement become their median."""
+    return rows.groupby(list(sizes))["latency_us"].median().reset_index()
 
 
 def _version_order(version: str) -> tuple[int, ...]:

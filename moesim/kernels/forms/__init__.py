@@ -82,6 +82,10 @@ def find_form(kernel: str) -> type[Form]:
     return FORMS[kernel]
 
 
+def term_names(form: type[Form]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(form))
+
+
 def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
     """The form of a kernel with these terms.
 
@@ -89,7 +93,7 @@ def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
         MoesimError: there is no such form, or its terms are others.
     """
     form = find_form(kernel)
-    names = [each.name for each in fields(form)]
+    names = term_names(form)
     strange, missing = [each for each in terms if each not in names], [each for each in names if each not in terms]
     if strange or missing:
         what = f"has no term {strange[0]!r}" if strange else f"lacks the term {missing[0]!r}"

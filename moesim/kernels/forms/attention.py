@@ -34,7 +34,7 @@ class _Tiles(NamedTuple):
     """What a call is cut into: number of tiles, keys that they see (of all tiles; of the longest), bytes of keys and
     values read in the call and written to the cache before it."""
 
-    count: FloatArray
+    number: FloatArray
     keys: FloatArray
     longest: FloatArray
     read: FloatArray
@@ -95,9 +95,9 @@ class Prefill:
         compute = _norm(tiles.keys * per_key, tiles.longest * (self.tail * rates.units * per_key), self.even)
         moved = shape.queries * (shape.heads * width * shape.query_bytes) + tiles.read
         memory = moved / (self.memory * rates.memory)
-        seconds = self.launch + _norm(compute, memory, self.blend) + tiles.count * (self.tile / rates.units)
+        seconds = self.launch + _norm(compute, memory, self.blend) + tiles.number * (self.tile / rates.units)
         seconds += self.token * shape.queries + tiles.written / (self.append * rates.memory)
-        return _present(tiles.count, seconds, compute, memory)
+        return _present(tiles.number, seconds, compute, memory)
 
 
 @register("mla_prefill")
@@ -200,7 +200,7 @@ def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates)
     per_key = shape.kv_heads * (shape.query_width + shape.value_width) * shape.kv_bytes
     longest = shape.keys / np.maximum(shape.decodes, 1.0)
     together = _Tiles(
-        count=chunks.count + ONE_ROW_TILE * sequences * rows,
+        number=chunks.number + ONE_ROW_TILE * sequences * rows,
         keys=chunks.keys + ONE_ROW_KEYS * rows * (shape.keys + shape.decodes * (TILE_ROWS / 2.0)) * shape.kv_heads,
         longest=np.maximum(chunks.longest, longest),
         read=chunks.read + shape.keys * per_key * again,

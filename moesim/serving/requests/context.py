@@ -49,4 +49,10 @@ def _clip(requests: Requests, context: int, rows: tuple[int, ...]) -> Requests:
     blocks = requests.blocks
     if blocks is not None:
         blocks = [hashes[: tokens // requests.block_tokens] for hashes, tokens in zip(blocks, inputs, strict=True)]
-    return replace(requests, input_tokens=inputs, output_tokens=output, blocks=blocks, clipped_rows=rows)
+    sessions = requests.sessions
+    if sessions is not None:
+        held = (inputs + output - 1) // requests.block_tokens
+        left = [hashes[:count] for hashes, count in zip(sessions.left, held.tolist(), strict=True)]
+        sessions = replace(sessions, left=left)
+    cut = replace(requests, input_tokens=inputs, output_tokens=output, blocks=blocks, sessions=sessions)
+    return replace(cut, clipped_rows=rows)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moesim.serving.requests import values
 from moesim.serving.requests.columns import Columns, read_columns
@@ -35,6 +36,7 @@ class _Format:
     read_arrival: Callable[[Columns, str], FloatArray]
     identifiers: tuple[str, ...] = ()
     hashes: str | None = None
+    classes: str | None = None
     prefix: tuple[str, str] | None = None
 
     @property
@@ -45,14 +47,17 @@ class _Format:
 _FORMATS = (
     _Format(
         "moesim", "arrival_s", ("input_tokens", "prompt_tokens"), ("output_tokens",), values.seconds,
-        identifiers=("request_id", "req_id"), hashes="hash_ids", prefix=("prefix_id", "prefix_tokens"),
+        identifiers=("request_id", "req_id"), hashes="hash_ids", classes="class",
+        prefix=("prefix_id", "prefix_tokens"),
     ),
     _Format("Azure", "TIMESTAMP", ("ContextTokens",), ("GeneratedTokens",), values.since_first),
     _Format("Mooncake", "timestamp", ("input_length",), ("output_length",), _milliseconds, hashes="hash_ids"),
 )  # fmt: skip
 
 
-def replay(path: Path, count: int | None, duration: float | None, block_size: int) -> Requests:
+def replay(
+    path: Path, count: int | None, duration: float | None, block_size: int, scale: float = 1.0
+) -> Requests:  # fmt: skip
     """The requests of a trace, by arrival, whatever the model's context.
 
     Args:
@@ -60,6 +65,7 @@ def replay(path: Path, count: int | None, duration: float | None, block_size: in
         count: only the first so many to arrive.
         duration: only those that arrive before it, in seconds.
         block_size: tokens per KV block.
+        scale: by which the times are divided.
 
     Raises:
         MoesimError: the file cannot be read, lacks a column, holds a value that is none, or no request.
@@ -72,7 +78,7 @@ def replay(path: Path, count: int | None, duration: float | None, block_size: in
     blocks, block_tokens, sharing = _blocks(columns, form, block_size)
     identifier = _first_present(columns, form.identifiers)
     requests = Requests(
-        arrival=form.read_arrival(columns, form.arrival),
+        arrival=form.read_arrival(columns, form.arrival) / scale,
         input_tokens=values.tokens(columns, inputs),
         output_tokens=values.tokens(columns, outputs),
         blocks=blocks,
@@ -81,7 +87,8 @@ def replay(path: Path, count: int | None, duration: float | None, block_size: in
         rows=np.array(columns.rows, dtype=np.int64),
         row_kind=columns.row_kind,
         identifiers=tuple(map(str, columns.values[identifier])) if identifier else None,
-        notes=_notes(columns, {form.arrival, inputs, outputs, identifier, *sharing}),
+        notes=_notes(columns, {form.arrival, inputs, outputs, identifier, form.classes or "", *sharing}),
+        classes=_classes(columns, form.classes),
     )
     order = np.argsort(requests.arrival, kind="stable")
     if duration is not None:
@@ -119,6 +126,20 @@ def _recognised(columns: Columns) -> _Format:
     expected = " or ".join(",".join(names[0] for names in form.required) for form in _FORMATS)
     found = ", ".join(columns.values) or "none"
     raise MoesimError(f"the column {missing[0]!r} is missing among {found}", where=where, fix=f"expected {expected}")
+
+
+def _classes(columns: Columns, name: str | None) -> NDArray[np.str_] | None:
+    """Names of the requests' classes.
+
+    Raises:
+        MoesimError: a request has none.
+    """
+    if name not in columns.values:
+        return None
+    for index, value in enumerate(columns.values[name]):
+        if value is None or value == "":
+            raise columns.error(index, f"{name} is empty, expected the name of the request's class")
+    return np.array([str(value) for value in columns.values[name]])
 
 
 def _notes(columns: Columns, read: set[str]) -> tuple[str, ...]:

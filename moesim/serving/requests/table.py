@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,10 +29,44 @@ def bad_row(source: str, row: int, row_kind: RowKind, what: str, fix: str | None
 
 
 @dataclass(frozen=True)
-class Requests:
-    """One row per request, ordered by arrival (ties in the order of the source).
+class Sessions:
+    """Conversations, whose turns are consecutive rows. session, turn: numbers from 0. think: seconds from the last
+    token of the turn before, 0 for the first. left: per row the hashes of the blocks that its sequence has filled when
+    it ends, () for a last turn; they begin with the row's own."""
 
-    arrival: seconds from the start of the run, ascending.
+    session: IntArray
+    turn: IntArray
+    think: FloatArray
+    left: list[tuple[int, ...]]
+
+    def select(self, keep: IntArray) -> Sessions:
+        left = [self.left[i] for i in keep]
+        return Sessions(self.session[keep], self.turn[keep], self.think[keep], left)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Consecutive rows of a load that are sent once everything before them has drained.
+
+    first, last: the rows [first, last). stage: number of the load, from 0; -1 for a warm-up, which no metric counts.
+    concurrency: requests (or conversations) under way at once; 0: each comes at its arrival, counted from the begin of
+    the phase. pause: seconds between the last token of the phase before and the begin. patience: seconds after the last
+    arrival in which the phase must drain.
+    """
+
+    first: int
+    last: int
+    stage: int = 0
+    concurrency: int = 0
+    pause: float = 0.0
+    patience: float = math.inf
+
+
+@dataclass(frozen=True)
+class Requests:
+    """One row per request, ordered by phase and arrival (ties in the order of the source).
+
+    arrival: seconds from the start of its phase, ascending in each; a later turn has that of its conversation.
     input_tokens, output_tokens: at least 1 each.
     blocks: per request the hashes of its leading full KV blocks of `block_tokens` tokens, in order; two requests with
         equal hashes have equal content up to and including that block. None where nothing is shared.
@@ -39,6 +75,9 @@ class Requests:
     identifiers: as the trace gives them, else None.
     dropped_rows, clipped_rows: the rows that exceeded the model's context and were left out or cut.
     notes: what a user should know about the reading, one sentence each.
+    classes: name of each request's class, None where there are none. sessions: None where each stands alone.
+    phases: in the order in which they are sent; a single one where none is given.
+    parts: of which this is the concatenation, where the rows come from several sources.
     """
 
     arrival: FloatArray
@@ -53,6 +92,10 @@ class Requests:
     dropped_rows: tuple[int, ...] = ()
     clipped_rows: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    classes: NDArray[np.str_] | None = None
+    sessions: Sessions | None = None
+    phases: tuple[Phase, ...] = ()
+    parts: tuple[Requests, ...] = ()
 
     def __len__(self) -> int:
         return len(self.arrival)
@@ -65,8 +108,42 @@ class Requests:
     def clipped(self) -> int:
         return len(self.clipped_rows)
 
+    @property
+    def staged(self) -> bool:
+        """Whether there is more than one load without a warm-up."""
+        return len(self.phases) > 1
+
+    @property
+    def reacts(self) -> bool:
+        """Whether a request may be sent because another one has finished, beside the begin of a phase."""
+        return self.sessions is not None or any(phase.concurrency for phase in self.phases)
+
+    def first_turns(self) -> IntArray:
+        """Rows that wait for no other turn of their conversation: all, where there are no conversations."""
+        if self.sessions is None:
+            return np.arange(len(self))
+        session = self.sessions.session
+        return np.flatnonzero(np.diff(session, prepend=-1))
+
+    def labels(self, rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+        """Columns that only some loads have, of the requests at `rows`."""
+        at = np.array(rows, dtype=np.int64)
+        columns: dict[str, NDArray[Any]] = {}
+        if self.staged:
+            stage = np.repeat([p.stage for p in self.phases], [p.last - p.first for p in self.phases])
+            columns["stage"] = stage[at]
+        if self.classes is not None:
+            columns["class"] = self.classes[at]
+        if self.sessions is not None:
+            columns["session"], columns["turn"] = self.sessions.session[at], self.sessions.turn[at]
+        return columns
+
     def error(self, index: int, what: str, fix: str | None = None) -> MoesimError:
         """An error about the request at `index`, at its place in the source."""
+        for part in self.parts:
+            if index < len(part):
+                return part.error(index, what, fix)
+            index -= len(part)
         return bad_row(self.source, int(self.rows[index]), self.row_kind, what, fix)
 
     def select(self, keep: IntArray) -> Requests:
@@ -79,4 +156,6 @@ class Requests:
             blocks=None if self.blocks is None else [self.blocks[i] for i in keep],
             rows=self.rows[keep],
             identifiers=None if self.identifiers is None else tuple(self.identifiers[i] for i in keep),
+            classes=None if self.classes is None else self.classes[keep],
+            sessions=None if self.sessions is None else self.sessions.select(keep),
         )
