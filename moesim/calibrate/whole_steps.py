@@ -31,6 +31,7 @@ from moesim.model.operators import (
 from moesim.spec.base import Dtype
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.experiment import DtypeSpec
+from moesim.spec.library import builtin_root
 from moesim.spec.loading import load_descriptor
 from moesim.spec.marked import display, read_yaml
 from moesim.spec.model import ModelSpec
@@ -115,6 +116,12 @@ def whole_steps(
             kernels[name] += seconds_each * times
         steps.append(StepError(step, seconds, sum(kernels.values()), kernels))
     return StepReport(device.spec.name, fits, tuple(steps))
+
+
+def measured_folder(reference: str) -> Path:
+    """A folder of measurements: the user's, or by its device's name one of the library."""
+    shipped = builtin_root() / "hardware" / "calibrations" / "measured" / reference
+    return shipped if not Path(reference).is_dir() and shipped.is_dir() else Path(reference)
 
 
 def _machine(folder: Path) -> tuple[Device, Dtype, str]:
