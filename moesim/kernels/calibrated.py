@@ -31,8 +31,9 @@ _KERNELS = {
     "latent attention": ("mla_prefill", "mla_decode"),
 }  # fmt: skip
 
-#: Stacks that run chunks and decoding sequences in one attention kernel; others launch one for each.
-_ONE_KERNEL = ("vllm",)
+#: What runs chunks and decoding sequences in one attention kernel (stack, part of its implementation's name); others
+#: launch one for each.
+_ONE_KERNEL = ("vllm", "flash_attn")
 
 
 @dataclass(frozen=True)
@@ -150,11 +151,9 @@ class _Priced:
             prefill, decode = self.forms
             if not shape.chunks.any():
                 return _scaled(decode.times(shape, self.rates), self.scales[1])
-            if (
-                self.source.stack.startswith(_ONE_KERNEL)
-                and isinstance(prefill, Prefill)
-                and isinstance(decode, Decode)
-            ):
+            stack, implementation = _ONE_KERNEL
+            joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
+            if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 return self._mixed(prefill, decode, shape)
         return together(self._apart(shape))
 

@@ -80,7 +80,7 @@ def test_the_newest_version_of_a_stack_counts(tmp_path: Path) -> None:
 
 
 def test_products_timed_without_a_graph_are_left_out(tmp_path: Path) -> None:
-    assert not list(groups(table(tmp_path, dtype="fp8_block")))
+    assert not list(gemm.groups(table(tmp_path, dtype="fp8_block")))
     assert only(table(tmp_path / "other", source="aic:sglang-0.5.14", dtype="fp8_block")).format == "fp8-block"
 
 
