@@ -31,6 +31,7 @@ from moesim.model.operators import (
 from moesim.spec.base import Dtype
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.experiment import DtypeSpec
+from moesim.spec.library import builtin_root
 from moesim.spec.loading import load_descriptor
 from moesim.spec.marked import display, read_yaml
 from moesim.spec.model import ModelSpec
@@ -117,6 +118,12 @@ def whole_steps(
     return StepReport(device.spec.name, fits, tuple(steps))
 
 
+def measured_folder(reference: str) -> Path:
+    """A folder of measurements: the user's, or by its device's name one of the library."""
+    shipped = builtin_root() / "hardware" / "calibrations" / "measured" / reference
+    return shipped if not Path(reference).is_dir() and shipped.is_dir() else Path(reference)
+
+
 def _machine(folder: Path) -> tuple[Device, Dtype, str]:
     """The device, the format, and the way to launch that is judged: graphs where they were captured."""
     path = folder / ENVIRONMENT
@@ -160,7 +167,7 @@ def step_calls(model: ModelSpec, step: Step, dtype: Dtype) -> Iterator[tuple[str
             if operator.kind == "attention":
                 sums = AttentionSums(*(chunk_work(model, kind.attention, step.new, step.keys - step.new) * step.batch))
                 name = "attention_decode" if step.new == 1 else "attention_prefill"
-                yield name, AttentionShare(model, 1, formats).calls(sums), count
+                yield name, AttentionShare(model, 1, formats).calls(sums, kind.attention), count
             elif operator.kind == "experts":
                 yield "moe", _expert_calls(operator, model, step, formats), count
             else:

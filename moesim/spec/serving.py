@@ -219,7 +219,7 @@ class LoadSpec(Schema):
 
     @model_validator(mode="after")
     def _closed_loop(self) -> Self:
-        if self.concurrency is None:
+        if self.concurrency is None or not self.is_load:
             if self.warmup:
                 raise ValueError("warmup requests belong to a closed loop; give concurrency, or put a stage before")
             return self
@@ -248,7 +248,7 @@ class LoadSpec(Schema):
 
     @model_validator(mode="after")
     def _complete_mix(self) -> Self:
-        if self.mix is None or self.concurrency is not None:
+        if self.mix is None or self.concurrency is not None or not self.is_load:
             return self
         if self.arrival == "burst":
             if self._given("rate", "rates", "duration") or self.count is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moesim.spec.errors import MoesimError
 from moesim.spec.layers import merge, yielding
-from moesim.spec.marked import Marked
+from moesim.spec.marked import OVERRIDE, Marked
 from moesim.spec.serving import LoadSpec, RequestsSpec
 
 #: Of the whole list, never of one stage.
@@ -15,7 +15,7 @@ def spread(requests: Marked) -> Marked:
     """The `requests` of an experiment with complete stages, and nothing beside them that is a stage's.
 
     Raises:
-        MoesimError: something beside the stages is overruled by every one of them.
+        MoesimError: an override beside the stages is overruled by every one of them.
     """
     stages = requests.child("stages")
     if stages is None or not isinstance(stages.value, list) or not stages.value:
@@ -23,7 +23,8 @@ def spread(requests: Marked) -> Marked:
     common = requests.with_items(dict.fromkeys(_OF_ALL))
     whole = [_over(stage, common) for stage in stages.value]
     for key, node in common.items.items():
-        if all(isinstance(stage.value, dict) and stage.items.get(key) is not node for stage in whole):
+        overrides = node.place is not None and node.place.file.startswith(OVERRIDE)
+        if overrides and all(stage.items and stage.items.get(key) is not node for stage in whole):
             what = f"requests.{key} has no effect: every stage says otherwise"
             raise MoesimError(what, where=node.place, fix=f"remove it, or change the stages (requests.stages.0.{key})")
     rest = dict.fromkeys(common.items)

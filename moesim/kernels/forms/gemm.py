@@ -98,7 +98,7 @@ class Gemm:
         m, n, k, activation, weight, output = shape
         total = np.zeros_like(m)
         for size, kept in ((m * k * activation + m * n * output, self.kept), (n * k * weight, self.kept_weights)):
-            cold = size / (1.0 + (kept / size) ** EVICTION)
+            cold = size / (1.0 + (kept / np.maximum(size, 1.0)) ** EVICTION)
             total += cold / self.memory + (size - cold) / self.cache
         return total
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,25 +44,44 @@ def make_requests(
             `too_long` is `error`), or no request is left.
     """
     sources: dict[str, MixSource] = {}
+
+    def drawn(load: LoadSpec, stage: int) -> Requests:
+        if load.trace is not None:
+            count = None if load.count is None else load.count + load.warmup
+            path = Path(load.trace).expanduser()
+            return replay(path, count, load.duration, block_size, load.scale or 1.0)
+        name = str(load.mix)
+        if name not in sources:
+            sources[name] = MixSource(_mix(mixes, name), block_size, seed)
+        return sources[name].draw(load, stage)
+
     parts = []
     for stage, load in enumerate(spec.loads):
-        if load.trace is not None:
-            path = Path(load.trace).expanduser()
-            count = None if load.count is None else load.count + load.warmup
-            requests = replay(path, count, load.duration, block_size, load.scale or 1.0)
-        else:
-            name = str(load.mix)
-            if name not in sources:
-                sources[name] = MixSource(_mix(mixes, name), block_size, seed)
-            requests = sources[name].draw(load, stage)
-        last = float(requests.arrival[-1])
-        if last > LONGEST:
-            what = f"arrives at {last:g} s; a run holds 90 days"
-            raise requests.error(len(requests) - 1, what, "count arrivals from the start of the run")
-        requests = fit_context(requests, context, spec.too_long)
-        pause = spec.pause if stage else 0.0
-        parts.append(replace(requests, phases=_phases(requests, load, stage, pause)))
+        with _placed(None if spec.stages is None else stage):
+            requests = _within_the_clock(drawn(load, stage))
+            requests = fit_context(requests, context, spec.too_long)
+            pause = spec.pause if stage else 0.0
+            parts.append(replace(requests, phases=_phases(requests, load, stage, pause)))
     return _only_shared(join(parts))
+
+
+@contextmanager
+def _placed(stage: int | None) -> Iterator[None]:
+    """Has errors about the load's keys name the stage that it is."""
+    try:
+        yield
+    except MoesimError as error:
+        if stage is not None and isinstance(error.key, str):
+            error.key = error.key.replace("requests", f"requests.stages.{stage}", 1)
+        raise
+
+
+def _within_the_clock(requests: Requests) -> Requests:
+    last = float(requests.arrival[-1])
+    if last > LONGEST:
+        what = f"arrives at {last:g} s; a run holds 90 days"
+        raise requests.error(len(requests) - 1, what, "count arrivals from the start of the run")
+    return requests
 
 
 def _phases(requests: Requests, load: LoadSpec, stage: int, pause: float) -> tuple[Phase, ...]:
