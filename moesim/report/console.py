@@ -51,8 +51,9 @@ def _headline(results: Results) -> str:
     if requests["preemptions"]:
         parts.append(f"{requests['preemptions']:,} preemptions")
     parts.append(f"{short_time(summary['duration'])} simulated in {summary['steps']:,} steps")
-    why = "overloaded" if summary["bottleneck"]["overloaded"] else "interrupted"
-    mark = f" [bold yellow](partial: {why})[/]" if summary["partial"] else ""
+    mark = " [bold yellow](partial: interrupted)[/]" if summary["partial"] else ""
+    if requests["unfinished"] and not summary["partial"]:
+        mark = " [bold yellow](ended: overloaded)[/]"
     return f"[bold]{escape(results.name)}[/]{mark}  {' · '.join(parts)}"
 
 

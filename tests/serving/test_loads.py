@@ -231,7 +231,8 @@ def test_an_overloaded_run_ends_with_its_diagnosis():
     16th has finished at 48 and the step in progress ends."""
     requests = {"mix": "m", "rate": "1/s", "count": 40, "arrival": "deterministic", "drain": "10 s"}
     record = load(requests, engine=SINGLE, slo={"e2e": "2 s"})
-    assert record.partial
+    assert record.overloaded
+    assert not record.partial
     assert any("no request can meet slo.e2e: 2000 ms" in note for note in record.notes)
     assert record.end == 49
     assert int(np.count_nonzero(~np.isnan(record.requests["finish"]))) == 16
