@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from moesim.report.service import class_lines, stage_lines
 from moesim.report.text import memory_size, percent, short_quantity, short_time, significant
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _facts(results: Results, caveat: str) -> Table:
     for label, text in (
         ("throughput", _throughput(summary)),
         ("goodput", _goodput(summary["goodput"])),
+        ("stages", stage_lines(summary)),
+        ("classes", class_lines(summary)),
         ("utilisation", _utilisation(summary)),
         ("network", _network(summary["network"])),
         ("experts", _experts(summary["experts"])),
