@@ -1,5 +1,6 @@
 # make run:  the quickstart, from nothing to figures.   make test:  lint, types, tests.
-# Both need only Python 3.11 or later and make; everything else goes into .venv.
+# make test-extras:  what needs PyTorch.
+# All need only Python 3.11 or later and make; everything else goes into .venv.
 
 # The first interpreter that runs and is recent enough (a name on the PATH may be a shim that leads nowhere).
 RECENT := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 
 # Tests that need measured data, which cannot ship, run where MOESIM_DATA names its folder.
 
-.PHONY: run test bench clean
+.PHONY: run test test-extras bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/moesim run experiments/quickstart.yaml --overwrite
@@ -20,6 +21,11 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict moesim
 	$(BIN)/pytest -q
+
+# What needs PyTorch, which is large: the reference model, and a machine measured and predicted at small size.
+test-extras: $(VENV)/.installed-dev
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,calibrate]'
+	$(BIN)/pytest -q tests/extras
 
 # A quiet machine, and numba (pip install -e '.[fast]'), show the most.
 bench: $(VENV)/.installed

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moesim.results import Results
-from moesim.serving.simulate import Progress
+from moesim.serving.simulate import Progress, Simulation
 from moesim.spec.loading import LoadedExperiment
 from moesim.spec.marked import display
+
+if TYPE_CHECKING:
+    from moesim.uncertainty import Repeats
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """How often to repeat a run, for intervals of its metrics; by how many processes; whom to tell of the progress."""
+
+    repeats: int = 32
+    workers: int = 1
+    progress: Progress | None = None
 
 
 def run(
@@ -18,38 +32,49 @@ def run(
     overwrite: bool = False,
     figures: bool = True,
     progress: Progress | None = None,
+    uncertainty: Uncertainty | None = None,
 ) -> Results:
     """Simulate and write the results folder, whole or not at all.
 
     Args:
         figures: also draw the figures and write the timeline.
         progress: called with (finished, all) requests now and then.
+        uncertainty: repeat the run with times, overheads and seeds that might as well be (`moesim.uncertainty`): the
+            summary then has `intervals`, and there is a table of the repeats. All else stays the same.
 
     Raises:
         MoesimError: the experiment cannot run, or its results cannot be written; nothing is left behind.
     """
-    from moesim.results import from_record, manifest, prepare, write
-    from moesim.serving.simulate import Simulation
+    from moesim.results import from_record, manifest, prepare, with_repeats, write
+    from moesim.uncertainty import check_repeats, intervals, repeat_columns
 
     spec = experiment.spec
+    if uncertainty is not None:
+        check_repeats(uncertainty.repeats)
     begin = time.perf_counter()
     with experiment.placing():
         simulation = Simulation(spec)
     prepare(output, overwrite=overwrite)  # what is wrong with the experiment is said first
     with experiment.placing():
         record = simulation.run(progress)
-    simulated = time.perf_counter() - begin
+    timing = {"simulation": time.perf_counter() - begin}
+    repeats = None
+    if uncertainty is not None and not record.partial:
+        repeats = _repeat(experiment, simulation, uncertainty, timing)
     about = manifest(
         seed=spec.seed,
-        partial=record.partial,
+        partial=record.partial or (repeats is not None and repeats.stopped),
         options={
             "experiment": None if experiment.source is None else display(experiment.source),
             "set": list(experiment.overrides),
             "figures": figures,
+            **({} if uncertainty is None else {"uncertainty": uncertainty.repeats}),
         },
-        timing={"simulation": simulated},
+        timing=timing,
     )
     results = from_record(record, experiment.document, about, spec.slo)
+    if repeats is not None and len(repeats.number) > 1:  # Ctrl-C may leave too few for an interval
+        results = with_repeats(results, repeat_columns(repeats), intervals(repeats))
     extras = []
     if figures:
         from moesim.report import draw, write_timeline
@@ -59,3 +84,17 @@ def run(
             lambda folder: write_timeline(record, folder / "timeline.json.gz", spec.name, spec.seed),
         ]
     return write(output, results, overwrite=overwrite, extras=extras)
+
+
+def _repeat(
+    experiment: LoadedExperiment, simulation: Simulation, wanted: Uncertainty, timing: dict[str, float]
+) -> Repeats:
+    from moesim.uncertainty import repeat
+
+    begin = time.perf_counter()
+    with experiment.placing():
+        repeats = repeat(
+            experiment.spec, simulation.deployment, wanted.repeats, workers=wanted.workers, progress=wanted.progress
+        )
+    timing["repeats"] = time.perf_counter() - begin
+    return repeats

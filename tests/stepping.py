@@ -122,6 +122,30 @@ MACHINES = {
         document("qwen3-30b-a3b", {}, parallelism={"dp": 8, "ep": 8}, **ALL_TO_ALL)
         | {"machine": {"extends": "tpu-v5p-64"}}, 2,
     ),
+    "DP 4, EP 4, all-to-all by low-latency kernels": (
+        document("qwen3-30b-a3b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4},
+                 engine="deepep-low-latency"), 3,
+    ),
+    "DP 16, EP 16, all-to-all by kernels over two nodes, copies per node": (
+        document("deepseek-v2-lite", {}, parallelism={"dp": 16, "ep": 16}, engine="deepep")
+        | {"machine": {"extends": "dgx-h100", "nodes": 2, "scale_out": "ib-ndr400"}}, 3,
+    ),
+    "TP 2, DP 8, EP 8, all-to-all over two nodes, copies per node": (
+        document("qwen3-30b-a3b", {}, parallelism={"tp": 2, "dp": 8, "ep": 8},
+                 engine={"extends": "alltoall", "dispatch": {"form": "per-node", "dtype": "fp8", "block": 128}})
+        | {"machine": {"extends": "dgx-h100", "nodes": 2, "scale_out": "ib-ndr400"}}, 2,
+    ),
+    "torus, DP 8, EP 8, all-to-all, copies per device": (
+        document("qwen3-30b-a3b", {}, parallelism={"dp": 8, "ep": 8},
+                 engine={"extends": "alltoall", "dispatch": {"form": "per-device"}})
+        | {"machine": {"extends": "tpu-v5p-64"}}, 2,
+    ),
+    "DP 4, EP 4, all-to-all, copies in the switch": (
+        document("qwen3-30b-a3b", {"h100-sxm": 4}, parallelism={"dp": 4, "ep": 4},
+                 engine={"extends": "alltoall", "dispatch": {"form": "in-network"}, "collectives": []},
+                 library={"fabrics": {"adding": {"extends": "nvlink4-switch", "reduces": True}}})
+        | {"machine": {"devices": {"h100-sxm": 4}, "fabric": "adding"}}, 3,
+    ),
     "full mesh, TP 8": (
         document("mixtral-8x7b", {}, parallelism={"tp": 8}) | {"machine": {"extends": "mi300x-8"}}, 2,
     ),

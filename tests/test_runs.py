@@ -58,7 +58,7 @@ def priced(traffic):
 def files(folder):
     """What a run leaves, but for the manifest's clock."""
     names = [path.name for path in sorted(folder.iterdir()) if path.suffix in (".parquet", ".yaml")]
-    assert len(names) == 7
+    assert len(names) == 8
     found = {name: (folder / name).read_bytes() for name in names}
     return found | {"summary.json": (folder / "summary.json").read_bytes()}
 

@@ -60,11 +60,12 @@ def fit(
     measured: FloatArray,
     rows: NDArray[np.int64],
     tolerance: float = 1e-8,
+    scale: float = OUTLIER_SCALE,
 ) -> dict[str, float]:
     """The coefficients that predict the measured seconds of `rows` best.
 
-    Soft-L1 loss on log(predicted / measured), trust region reflective from every combination of starts, until a step
-    gains less than the share `tolerance` of the loss.
+    Soft-L1 loss on log(predicted / measured), linear from `scale` on, trust region reflective from every combination of
+    starts, until a step gains less than the share `tolerance` of the loss.
     """
     from scipy.optimize import least_squares
 
@@ -79,7 +80,7 @@ def fit(
             return np.concatenate([np.log(predicted) - goal, PULL * (point - first)])
 
         found = least_squares(
-            residuals, first, bounds=bounds, loss="soft_l1", f_scale=OUTLIER_SCALE, ftol=tolerance, xtol=tolerance
+            residuals, first, bounds=bounds, loss="soft_l1", f_scale=scale, ftol=tolerance, xtol=tolerance
         )
         if best is None or found.cost < best[0]:
             best = (float(found.cost), found.x)
@@ -103,6 +104,7 @@ def unseen_residuals(
     rows: NDArray[np.int64],
     shapes: Sequence[str],
     tolerance: float = 1e-8,
+    scale: float = OUTLIER_SCALE,
 ) -> FloatArray:
     """[rows] measured over predicted time, each by a fit to the other folds of the fitted half."""
     fold = folds([shapes[row] for row in rows], FOLDS)
@@ -110,7 +112,7 @@ def unseen_residuals(
     for number in range(FOLDS):
         apart = fold == number
         if apart.any() and not apart.all():
-            values = fit(model, parameters, measured, rows[~apart], tolerance)
+            values = fit(model, parameters, measured, rows[~apart], tolerance, scale)
             ratio[apart] = measured[rows[apart]] / model(values, rows[apart])
     return ratio
 

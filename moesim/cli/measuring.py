@@ -1,10 +1,14 @@
-"""`moesim calibrate run`: measure a machine."""
+"""`moesim calibrate run` and `steps`: measure a machine, and see whether its kernels add up to whole steps."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from moesim.spec.base import Dtype
 
 #: Tables of moesim.calibrate.benchmarks.cases, which is not imported before it is needed.
 TABLES = (
@@ -30,7 +34,7 @@ def run_benchmarks_command(
     models: tuple[str, ...],
     output: Path | None,
     tables: tuple[str, ...],
-    dtype: str,
+    dtype: Dtype,
     threads: int,
     budget: str | None,
 ) -> None:
@@ -39,9 +43,9 @@ def run_benchmarks_command(
     Needs PyTorch (pip install 'moesim[calibrate]'). Run again, it goes on with what is missing: Ctrl-C and --budget
     lose nothing.
     """
+    from moesim.calibrate.benchmarks.console import measuring
     from moesim.calibrate.benchmarks.run import Request, Tally, run_benchmarks
     from moesim.report.describe import console
-    from moesim.report.measuring import measuring
 
     folder = output if output is not None else Path("calibrations") / Path(device).stem
     request = Request(
@@ -78,4 +82,23 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
-COMMANDS = (run_benchmarks_command,)
+@click.command("steps", short_help="Whole steps from measured kernels alone.")
+@click.argument("folder")
+@click.option("--model", "models", multiple=True, metavar="FILE", help="A measured model that is not in the library.")
+def steps_command(folder: str, models: tuple[str, ...]) -> None:
+    """Fit the kernels in FOLDER, which `moesim calibrate run` wrote, and predict the layers and steps in it.
+
+    The name of a device stands for its measurements that come with moesim. Steps are not fitted: their error is what a
+    run's prices add up to.
+    """
+    from moesim.calibrate.benchmarks.console import print_steps
+    from moesim.calibrate.whole_steps import measured_folder, whole_steps
+    from moesim.report.describe import console
+
+    screen = console()
+    with screen.status("fitting") as status:
+        report = whole_steps(measured_folder(folder), models, lambda name: status.update(f"fitting {name}"))
+    print_steps(screen, report)
+
+
+COMMANDS = (run_benchmarks_command, steps_command)

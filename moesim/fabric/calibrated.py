@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from moesim.fabric.auto import ChosenTransfer
 from moesim.fabric.expert_protocol import Direction, ExpertProtocol, ExpertTerms, Mode
 from moesim.fabric.protocol import TWO_BYTES, CollectiveProtocol, CollectiveTerms
 from moesim.fabric.topology import Topology
@@ -180,6 +181,9 @@ def calibrated(
             makes of an uneven all-to-all the even one with the same busiest port.
         element: bytes per element.
     """
+    if isinstance(transfer, ChosenTransfer):
+        parts = tuple(calibrated(each, protocol, size, element) for each in transfer.candidates)
+        return replace(transfer, candidates=parts)
     ranks = transfer.ports.lanes
     if transfer.ports.several_nodes or not transfer.phases or transfer.operation not in protocol:
         return transfer

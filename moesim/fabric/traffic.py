@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moesim.fabric.auto import ChosenTransfer
 from moesim.fabric.calibrated import PacedPhase
 from moesim.fabric.in_switch import TreePhase
 from moesim.fabric.links import GroupLinks, TrafficPhase, UniformPhase
@@ -75,6 +76,9 @@ class Traffic:
         A measured call counts no more bytes than its links can move in the time that it takes: its kernels may use the
         links better than the descriptor says, or let switches add up.
         """
+        if isinstance(transfer, ChosenTransfer):
+            for index, candidate in enumerate(transfer.candidates):
+                self.add(candidate, times * (transfer.choice == index), devices)
         members = np.asarray(devices)
         for phase in transfer.phases:
             if isinstance(phase, PacedPhase):

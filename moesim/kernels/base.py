@@ -19,7 +19,8 @@ class Calls(NamedTuple):
 
     flops: arithmetic, in FLOP. weight_bytes: weights read. data_bytes: activations and KV cache read and written.
     shape: what rooflines with measured terms see beyond that. formats: number formats of weights and activations as
-    calibrations name them, the one that fits best first.
+    calibrations name them, the one that fits best first. variant: what tells kernels of one kind apart: `window`
+    (attention), `rope`, `act` (elementwise).
     """
 
     kind: str  # gemm, attention, experts, norm, elementwise, router, embedding, sampling
@@ -29,6 +30,7 @@ class Calls(NamedTuple):
     data_bytes: FloatArray
     shape: Shape | None = None
     formats: tuple[str, ...] = ()
+    variant: str = ""
 
 
 class Cost(NamedTuple):

@@ -7,23 +7,22 @@ nearest in FLOP per byte: its own datasheet then gives the rates (transfer by da
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls, Cost, FloatArray
 from moesim.kernels.forms import Form, Rates, Times, make_form, together
 from moesim.kernels.forms.attention import Decode, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
+from moesim.kernels.selection import far_sizes, select, static_sizes
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
-from moesim.spec.hardware import DeviceSpec
-from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration
-from moesim.spec.loading import load_descriptor
+from moesim.spec.kernels import KernelFit
 
 #: Kernels whose form prices a class of calls: one, or the parts of a batch.
 _KERNELS = {
@@ -32,18 +31,31 @@ _KERNELS = {
     "latent attention": ("mla_prefill", "mla_decode"),
 }  # fmt: skip
 
-#: Stacks that run chunks and decoding sequences in one attention kernel; others launch one for each.
-_ONE_KERNEL = ("vllm",)
+#: What runs chunks and decoding sequences in one attention kernel (stack, part of its implementation's name); others
+#: launch one for each.
+_ONE_KERNEL = ("vllm", "flash_attn")
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a kernel's terms come from. device: that was measured; None for family defaults."""
+    """Where a kernel's terms come from.
+
+    device: that was measured; None for family defaults. far: sizes far outside what was measured.
+    """
 
     kind: str
     device: str | None
     stack: str = ""
     format: str = ""
+    far: tuple[str, ...] = ()
+
+
+#: Device, class of calls, formats, dtype of the arithmetic, variant, and the sizes that do not change.
+_Key = tuple[Any, ...]
+
+
+#: (device, kernel) -> factor of its times. A kernel without measured terms is called like the class of its calls.
+KernelScales = Mapping[tuple[str, str], float]
 
 
 class CalibratedKernels:
@@ -51,22 +63,25 @@ class CalibratedKernels:
 
     Args:
         stacks: names of software stacks, the preferred first, without version (`vllm`) or with it (`vllm-0.24.0`).
+        scales: kernels that take so many times as long as their terms say; the others take just as long.
     """
 
-    def __init__(self, stacks: Sequence[str]) -> None:
-        self._stacks, self._datasheet = tuple(stacks), DatasheetRoofline()
-        self._known: dict[tuple[Device, str, tuple[str, ...], Dtype], _Priced | None] = {}
+    def __init__(self, stacks: Sequence[str], scales: KernelScales | None = None) -> None:
+        self._stacks, self._scales, self._datasheet = tuple(stacks), dict(scales or {}), DatasheetRoofline()
+        self._known: dict[_Key, _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
         if calls.shape is None:
-            return self._datasheet.cost(calls, device)
-        latent = isinstance(calls.shape, AttentionShape) and np.any(calls.shape.latent > 0)
-        key = device, "latent attention" if latent else calls.kind, calls.formats, calls.dtype
+            return self._plain(calls, device)
+        latent = isinstance(calls.shape, AttentionShape) and calls.shape.latent > 0
+        kind = "latent attention" if latent else calls.kind
+        key = device, kind, calls.formats, calls.dtype, calls.variant, *static_sizes(calls).values()
         if key not in self._known:
-            self._known[key] = self._find(*key)
-        priced, plain = self._known[key], self._datasheet.cost(calls, device)
+            self._known[key] = self._find(device, kind, calls)
+        priced = self._known[key]
         if priced is None:
-            return plain
+            return self._plain(calls, device)
+        plain = self._datasheet.cost(calls, device)
         times = priced.times(calls)
         works = plain.seconds > 0
         return plain._replace(
@@ -76,38 +91,57 @@ class CalibratedKernels:
             overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
         )
 
+    def _plain(self, calls: Calls, device: Device) -> Cost:
+        """What the datasheet says. A factor changes times, not joules."""
+        cost = self._datasheet.cost(calls, device)
+        scale = self._scales.get((device.spec.name, calls.kind))
+        if scale is None:
+            return cost
+        return cost._replace(
+            seconds=cost.seconds * scale,
+            compute=cost.compute * scale,
+            memory=cost.memory * scale,
+            overhead=cost.overhead * scale,
+        )
+
+    def priced(self) -> dict[tuple[str, str], tuple[Source, KernelFit | None]]:
+        """By (device, kernel), as `scales` has them: where the terms of each kernel that was priced so far come from,
+        and the fit itself; None for the datasheet's. Of several number formats, the first that was priced."""
+        found: dict[tuple[str, str], tuple[Source, KernelFit | None]] = {}
+        for (device, kind, *_), priced in self._known.items():
+            if priced is None:
+                found.setdefault((device.spec.name, kind.removeprefix("latent ")), (Source(kind, None), None))
+                continue
+            for fit in priced.fits:
+                found.setdefault((device.spec.name, fit.kernel), (priced.source, fit))
+        return found
+
     def sources(self) -> dict[str, list[Source]]:
         """By device: what priced each class of calls so far, in alphabetical order of the classes."""
-        found: dict[str, dict[str, Source]] = {}
-        for (device, kind, _, _), priced in self._known.items():
-            source = Source(kind, None) if priced is None else priced.source
-            found.setdefault(device.spec.name, {}).setdefault(kind, source)
-        return {name: [kinds[kind] for kind in sorted(kinds)] for name, kinds in found.items()}
+        found: dict[str, set[Source]] = {}
+        for (device, kind, *_), priced in self._known.items():
+            found.setdefault(device.spec.name, set()).add(Source(kind, None) if priced is None else priced.source)
+        return {name: sorted(sources, key=lambda each: (each.kind, each.far)) for name, sources in found.items()}
 
-    def _find(self, device: Device, kind: str, formats: tuple[str, ...], dtype: Dtype) -> _Priced | None:
-        kernels = _KERNELS.get(kind, ())
-        for name in (device.spec.name, *relatives(device.spec)) if kernels else ():
-            for stack, fits in self._calibrations(name):
-                for form in formats:
-                    chosen = [fits[kernel, form] for kernel in kernels if (kernel, form) in fits]
-                    if len(chosen) == len(kernels):
-                        forms = tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in chosen)
-                        return _Priced(forms, device_rates(device, dtype), Source(kind, name, stack, form))
-        return None
-
-    def _calibrations(self, device: str) -> Iterator[tuple[str, dict[tuple[str, str], KernelFit]]]:
-        """Fits of the preferred stacks by (kernel, format); of a stack's versions the newest first."""
-        known = calibrated_stacks(device)
-        for wanted in self._stacks:
-            versions = [stack for stack in known if stack == wanted or stack.startswith(f"{wanted}-")]
-            for stack in sorted(versions, key=_version, reverse=True):
-                fits = load_kernel_calibration(known[stack]).kernels
-                yield stack, {(fit.kernel, fit.format): fit for fit in fits}
+    def _find(self, device: Device, kind: str, calls: Calls) -> _Priced | None:
+        selected = select(device.spec, self._stacks, _KERNELS.get(kind, ()), calls)
+        if selected is None:
+            return None
+        fits = selected.fits
+        return _Priced(
+            fits=fits,
+            forms=tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in fits),
+            scales=tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in fits),
+            rates=device_rates(device, calls.dtype),
+            source=Source(kind, selected.device, selected.stack, fits[0].format, tuple(far_sizes(fits, calls))),
+        )
 
 
 @dataclass(frozen=True)
 class _Priced:
+    fits: tuple[KernelFit, ...]
     forms: tuple[Form, ...]
+    scales: tuple[float, ...]
     rates: Rates
     source: Source
 
@@ -116,10 +150,31 @@ class _Priced:
         if isinstance(shape, AttentionShape):
             prefill, decode = self.forms
             if not shape.chunks.any():
-                return decode.times(shape, self.rates)
-            if self.source.stack.startswith(_ONE_KERNEL) and isinstance(prefill, Prefill) and isinstance(decode, Decode):
-                return mixed(prefill, decode, shape, self.rates)
-        return together([form.times(shape, self.rates) for form in self.forms])
+                return _scaled(decode.times(shape, self.rates), self.scales[1])
+            stack, implementation = _ONE_KERNEL
+            joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
+            if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
+                return self._mixed(prefill, decode, shape)
+        return together(self._apart(shape))
+
+    def _apart(self, shape: Any) -> list[Times]:
+        """Of each form by itself."""
+        return [
+            _scaled(form.times(shape, self.rates), scale) for form, scale in zip(self.forms, self.scales, strict=True)
+        ]
+
+    def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
+        """Of one kernel, scaled like both of its parts by themselves."""
+        times = mixed(prefill, decode, shape, self.rates)
+        if self.scales == (1.0, 1.0):
+            return times
+        nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
+        scaled = sum(part.seconds for part in self._apart(shape))
+        return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))
+
+
+def _scaled(times: Times, factor: float | FloatArray) -> Times:
+    return Times(*(column * factor for column in times)) if np.any(factor != 1.0) else times
 
 
 def _in_a_step(form: Form) -> Form:
@@ -130,32 +185,3 @@ def _in_a_step(form: Form) -> Form:
 def device_rates(device: Device, dtype: Dtype) -> Rates:
     """The rates of a device's datasheet for arithmetic in `dtype`. A device of unknown units counts as one."""
     return Rates(device.peak(dtype), device.memory.compute_bandwidth, float(device.spec.compute.units or 1))
-
-
-def relatives(spec: DeviceSpec) -> list[str]:
-    """Calibrated devices of the same family, the nearest in FLOP per byte first."""
-    wanted = _intensity(spec)
-    near: list[tuple[float, str]] = []
-    for name in calibrated_devices():
-        if name == spec.name or not _of_family(name, spec.family):
-            continue
-        other: DeviceSpec = load_descriptor("devices", name)
-        near.append((abs(np.log(_intensity(other) / wanted)), name))
-    return [name for _, name in sorted(near)]
-
-
-def _intensity(spec: DeviceSpec) -> float:
-    """FLOP per byte at the peaks, of 16-bit arithmetic where that exists."""
-    compute, memory = spec.compute, spec.memory[0]
-    return float((compute.bf16 or compute.fp16 or compute.fp32 or 1.0) / memory.bandwidth)
-
-
-def _of_family(device: str, family: str) -> bool:
-    """Read from one line: a whole file takes a tenth of a second."""
-    path = next(iter(calibrated_stacks(device).values()))
-    said = re.search(r"^family:[ \t]*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return said is not None and said.group(1) == family
-
-
-def _version(stack: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", stack))

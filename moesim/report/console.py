@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from moesim.report.service import class_lines, stage_lines
-from moesim.report.text import memory_size, percent, short_quantity, short_time, significant
+from moesim.report.text import ends, memory_size, percent, short_quantity, short_time, significant
+from moesim.results.metrics import numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,8 +41,34 @@ def print_summary(results: Results, console: Console | None = None, *, caveat: s
         output = Console(highlight=False, width=WIDTH)
     width = min(WIDTH, output.width)
     output.print(_headline(results), width=width)
-    output.print(_latencies(results.summary), width=width)
+    output.print(_latencies(_Values(results.summary)), width=width)
     output.print(_facts(results, caveat), width=width)
+
+
+#: A number, or that there is none, as text.
+Form = Callable[[float | None], str]
+
+
+class _Values:
+    """The metrics of a summary as texts, by dotted name, with their intervals where the run was repeated."""
+
+    def __init__(self, summary: Mapping[str, Any]) -> None:
+        self.summary, self.metrics = summary, numbers(dict(summary))
+        self._intervals: dict[str, list[float]] = summary.get("intervals", {}).get("metrics", {})
+
+    def __call__(self, name: str, form: Form, unit: str = "") -> str:
+        """'5.40 requests/s [4.26–6.28]'."""
+        interval = self.interval(name, form)
+        return form(self.value(name)) + unit + (f" [{interval}]" if interval else "")
+
+    def value(self, name: str) -> float | None:
+        value = self.metrics.get(name, math.nan)
+        return None if math.isnan(value) else value
+
+    def interval(self, name: str, form: Form) -> str:
+        """Empty where there is none, or no width to be seen."""
+        value, (low, high) = self.value(name), self._intervals.get(name, (None, None))
+        return "" if not value or low is None or high is None else ends(value, low, high, form)
 
 
 def _headline(results: Results) -> str:
@@ -58,7 +86,7 @@ def _headline(results: Results) -> str:
     return f"[bold]{escape(results.name)}[/]{mark}  {' · '.join(parts)}"
 
 
-def _latencies(summary: Mapping[str, Any]) -> Table:
+def _latencies(values: _Values) -> Table:
     from rich import box
     from rich.table import Table
 
@@ -66,12 +94,23 @@ def _latencies(summary: Mapping[str, Any]) -> Table:
     table.add_column("latency")
     for name in (*STATISTICS, "SLO", "met by"):
         table.add_column(name, justify="right")
-    goodput = summary["goodput"]
+    slo = values.summary["goodput"]["slo"]
     for name, label in LATENCIES.items():
-        limit, share = goodput["slo"].get(name), goodput["attainment"].get(name)
-        slo = ("", "") if limit is None else (short_time(limit), percent(share))
-        table.add_row(label, *(short_time(summary[name][statistic]) for statistic in STATISTICS), *slo)
+        limit = slo.get(name)
+        shown: list[tuple[str, Form]] = [(f"{name}.{statistic}", short_time) for statistic in STATISTICS]
+        if limit is not None:
+            shown.append((f"goodput.attainment.{name}", percent))
+        cells = [form(values.value(metric)) for metric, form in shown]
+        table.add_row(label, *_with_limit(cells, "" if limit is None else short_time(limit)))
+        below = [values.interval(metric, form) for metric, form in shown]
+        if any(below):
+            table.add_row("", *_with_limit(below, ""), style="dim")
     return table
+
+
+def _with_limit(cells: list[str], limit: str) -> list[str]:
+    """The SLO stands between the statistics and the share that meets it."""
+    return [*cells[: len(STATISTICS)], limit, *(cells[len(STATISTICS) :] or [""])]
 
 
 def _facts(results: Results, caveat: str) -> Table:
@@ -83,17 +122,18 @@ def _facts(results: Results, caveat: str) -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold", no_wrap=True)
     table.add_column()
+    values = _Values(summary)
     for label, text in (
-        ("throughput", _throughput(summary)),
-        ("goodput", _goodput(summary["goodput"])),
+        ("throughput", _throughput(values)),
+        ("goodput", _goodput(values)),
         ("stages", stage_lines(summary)),
         ("classes", class_lines(summary)),
-        ("utilisation", _utilisation(summary)),
-        ("network", _network(summary["network"])),
-        ("experts", _experts(summary["experts"])),
-        ("memory", _memory(summary["memory"], summary["requests"])),
-        ("energy", _energy(summary["energy"])),
-        ("cost", _cost(summary["cost"])),
+        ("utilisation", _utilisation(values)),
+        ("network", _network(values)),
+        ("experts", _experts(values)),
+        ("memory", _memory(values)),
+        ("energy", _energy(values)),
+        ("cost", _cost(values)),
     ):
         if text:
             table.add_row(label, text)
@@ -104,89 +144,139 @@ def _facts(results: Results, caveat: str) -> Table:
     return table
 
 
-_COLOURS = {"bottleneck": "cyan", "notes": "yellow", "accuracy": "dim"}
+_COLOURS = {"bottleneck": "cyan", "notes": "yellow", "uncertainty": "cyan", "accuracy": "dim"}
 
 
-def _number(value: float | None, unit: str = "") -> str:
-    return "–" if value is None else significant(value) + unit
+def _number(value: float | None) -> str:
+    return "–" if value is None else significant(value)
 
 
-def _throughput(summary: Mapping[str, Any]) -> str:
-    rates = summary["throughput"]
+def _ratio(value: float | None) -> str:
+    return "–" if value is None else f"{significant(value)}×"
+
+
+def _dollars(value: float | None) -> str:
+    return "$–" if value is None else f"${significant(value)}"
+
+
+def _joules(value: float | None) -> str:
+    return short_quantity(value, "J")
+
+
+def _watts(value: float | None) -> str:
+    return short_quantity(value, "W")
+
+
+def _throughput(values: _Values) -> str:
     return (
-        f"{_number(rates['requests'])} requests/s · {_number(rates['output_tokens'])} output tokens/s · "
-        f"{_number(rates['total_tokens'])} tokens/s in all"
+        f"{values('throughput.requests', _number, ' requests/s')} · "
+        f"{values('throughput.output_tokens', _number, ' output tokens/s')} · "
+        f"{values('throughput.total_tokens', _number, ' tokens/s in all')}"
     )
 
 
-def _goodput(goodput: Mapping[str, Any]) -> str:
-    if not goodput["slo"]:
+def _goodput(values: _Values) -> str:
+    if not values.summary["goodput"]["slo"]:
         return ""
-    return f"{_number(goodput['requests'])} requests/s, {percent(goodput['share'])} of requests meet the whole SLO"
+    rate, share = values("goodput.requests", _number, " requests/s"), values("goodput.share", percent)
+    return f"{rate}, {share} of requests meet the whole SLO"
 
 
-def _utilisation(summary: Mapping[str, Any]) -> str:
+def _utilisation(values: _Values) -> str:
     """The sparse forms first: the plain ones count experts that no token visits. Without experts they are equal."""
-    shares = summary["utilisation"]
-    plain = [f"MFU {percent(shares['mfu'])}", f"MBU {percent(shares['mbu'])}"]
+    plain = [f"{label} {values(f'utilisation.{name}', percent)}" for name, label in (("mfu", "MFU"), ("mbu", "MBU"))]
     text = " · ".join(plain)
-    if summary["experts"]["layers"]:
-        sparse = f"S-MFU {percent(shares['s_mfu'])} · S-MBU {percent(shares['s_mbu'])}"
+    if values.summary["experts"]["layers"]:
+        sparse = " · ".join(
+            f"{label} {values(f'utilisation.{name}', percent)}"
+            for name, label in (("s_mfu", "S-MFU"), ("s_mbu", "S-MBU"))
+        )
         text = f"{sparse} (as if all experts were used: {', '.join(plain)})"
-    return f"{text} · steps run {percent(shares['busy'])} of the time"
+    return f"{text} · steps run {values('utilisation.busy', percent)} of the time"
 
 
-def _network(network: Mapping[str, Any]) -> str:
+def _network(values: _Values) -> str:
     """Exposed communication and the busiest links; nothing where no bytes travelled."""
+    network = values.summary["network"]
     if not network["busiest"]:
         return ""
-    hidden = f", {short_time(network['hidden'])} hidden" if network["hidden"] else ""
-    waiting = f", {short_time(network['sharing'])} of it on shared links" if network["sharing"] else ""
-    distance = "" if network["distance"] is None else f" · {_number(network['distance'], '×')} the least time"
+    hidden = f", {values('network.hidden', short_time)} hidden" if network["hidden"] else ""
+    waiting = f", {values('network.sharing', short_time)} of it on shared links" if network["sharing"] else ""
+    distance = "" if network["distance"] is None else f" · {values('network.distance', _ratio)} the least time"
     links = [f"{each['link']} {percent(each['utilisation'])}" for each in network["busiest"][:3]]
     return (
-        f"exposed communication {percent(network['exposed_share'])} of step time{waiting}{hidden}{distance} · "
+        f"exposed communication {values('network.exposed_share', percent)} of step time{waiting}{hidden}{distance} · "
         f"busiest: {', '.join(links)}"
     )
 
 
-def _experts(experts: Mapping[str, Any]) -> str:
-    if not experts["layers"]:
+def _experts(values: _Values) -> str:
+    if not values.summary["experts"]["layers"]:
         return ""
     return (
-        f"max/mean tokens: experts {_number(experts['imbalance'], '×')} within steps, "
-        f"{_number(experts['run_imbalance'], '×')} over the run · ranks {_number(experts['rank_imbalance'], '×')}"
+        f"max/mean tokens: experts {values('experts.imbalance', _ratio)} within steps, "
+        f"{values('experts.run_imbalance', _ratio)} over the run · ranks {values('experts.rank_imbalance', _ratio)}"
     )
 
 
-def _memory(memory: Mapping[str, Any], requests: Mapping[str, Any]) -> str:
+def _memory(values: _Values) -> str:
+    memory = values.summary["memory"]
     text = (
         f"{memory_size(memory['weights'])} weights + {memory_size(memory['kv'])} KV cache of "
-        f"{memory_size(memory['capacity'])} · KV use {percent(memory['kv_mean'])} mean, "
-        f"{percent(memory['kv_peak'])} peak"
+        f"{memory_size(memory['capacity'])} · KV use {values('memory.kv_mean', percent)} mean, "
+        f"{values('memory.kv_peak', percent)} peak"
     )
-    rate = requests["prefix_hit_rate"]
-    return text + (f" · prefix hits {percent(rate)}" if rate else "")
+    hits = values.value("requests.prefix_hit_rate")
+    return text + (f" · prefix hits {values('requests.prefix_hit_rate', percent)}" if hits else "")
 
 
-def _energy(energy: Mapping[str, Any]) -> str:
+def _energy(values: _Values) -> str:
+    energy = values.summary["energy"]
     total = energy["total"]
     shares = [(part, energy[part] / total) for part in ("idle", "compute", "memory", "link", "chassis") if total]
     parts = ", ".join(f"{part} {percent(share, 0)}" for part, share in shares if share >= 0.005)
-    token, power = short_quantity(energy["per_output_token"], "J"), short_quantity(energy["average_power"], "W")
-    return f"{short_quantity(total, 'J')} ({parts}) · {token} per output token · {power} on average"
+    token = values("energy.per_output_token", _joules)
+    return (
+        f"{values('energy.total', _joules)} ({parts}) · {token} per output token · "
+        f"{values('energy.average_power', _watts)} on average"
+    )
 
 
-def _cost(cost: Mapping[str, Any]) -> str:
-    if cost["total"] is None:
+def _cost(values: _Values) -> str:
+    if values.value("cost.total") is None:
         return "no price known (set machine.price, such as '5 $/h')"
-    return f"${significant(cost['total'])} · ${_number(cost['per_million_output_tokens'])} per million output tokens"
+    million = values("cost.per_million_output_tokens", _dollars)
+    return f"{values('cost.total', _dollars)} · {million} per million output tokens"
+
+
+#: Metrics of which the summary says what makes them uncertain.
+_EXPLAINED = {"tpot.mean": "TPOT", "ttft.mean": "TTFT", "throughput.output_tokens": "throughput"}
+
+
+def _uncertainty(summary: Mapping[str, Any]) -> list[str]:
+    """How wide the intervals are meant to be, and what they owe their width to."""
+    found = summary.get("intervals")
+    if not found:
+        return []
+    estimated = sum(source["origin"].startswith("estimated") for source in found["sources"].values())
+    asked = f" (of {found['asked']}: interrupted)" if found["asked"] > found["repeats"] else ""
+    lines = [
+        f"{100 * found['level']:.0f} % intervals of {found['repeats']} repeated runs{asked}; "
+        f"{estimated} of {len(found['sources'])} sources of error are estimates, the others measured"
+    ]
+    for name, label in _EXPLAINED.items():
+        shares = list(found["contributions"].get(name, {}).items())
+        largest = [f"{source} {percent(share, 0)}" for source, share in shares[:3] if share >= 0.05]
+        if largest:
+            lines.append(f"{label}: {', '.join(largest)}")
+    return lines
 
 
 def _remarks(results: Results, caveat: str) -> list[tuple[str, str]]:
-    """Bottleneck, notes, caveat, and where the files are."""
+    """Bottleneck, notes, uncertainty, caveat, and where the files are."""
     lines = [("bottleneck", line) for line in results.summary["bottleneck"]["lines"]]
     lines += [("notes", line) for line in results.summary["notes"]]
+    lines += [("uncertainty", line) for line in _uncertainty(results.summary)]
     if caveat:
         lines.append(("accuracy", caveat))
     if results.path is not None:
@@ -199,4 +289,3 @@ def _remarks(results: Results, caveat: str) -> list[tuple[str, str]]:
         if timeline.is_file():
             lines.append(("timeline", f"{os.path.join(folder, timeline.name)} (open in ui.perfetto.dev)"))
     return lines
-

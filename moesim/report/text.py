@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
 
 
 def significant(value: float, digits: int = 3) -> str:
@@ -22,6 +24,17 @@ def short_time(seconds: float | None) -> str:
         return f"{significant(seconds)} s"
     factor, unit = (1e3, "ms") if seconds >= 0.9995e-3 else (1e6, "µs")
     return f"{significant(seconds * factor)} {unit}"
+
+
+def ends(value: float, low: float, high: float, form: Callable[[float], str]) -> str:
+    """'59.1–1,080': an interval in the unit in which `form` shows the value, which is not zero; empty where both ends
+    read the same."""
+    shown = float(re.sub(r"[^\d.]", "", form(value)))
+    if shown == 0:
+        return f"{form(low)}–{form(high)}"
+    scale = 10.0 ** round(math.log10(abs(shown / value)))
+    first, last = significant(low * scale), significant(high * scale)
+    return "" if first == last else f"{first}–{last}"
 
 
 _PREFIXES = (

@@ -1,6 +1,6 @@
 """What a run gives back: tables, metrics, the results folder."""
 
-from moesim.results.folder import Results, from_record, load, prepare, write
+from moesim.results.folder import Results, from_record, load, prepare, with_repeats, write
 from moesim.results.provenance import manifest
 
-__all__ = ["Results", "from_record", "load", "manifest", "prepare", "write"]
+__all__ = ["Results", "from_record", "load", "manifest", "prepare", "with_repeats", "write"]

@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from moesim.engine.record import RunRecord
 from moesim.results.metrics import summarise
 from moesim.results.provenance import FORMAT
-from moesim.results.tables import TABLES, all_columns, frame, read_parquet, write_parquet
+from moesim.results.tables import REPEATS, TABLES, Columns, all_columns, frame, read_parquet, write_parquet
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.serving import SloSpec
 
@@ -44,7 +44,11 @@ class Results:
     _tables: dict[str, pd.DataFrame] = field(default_factory=dict, compare=False)
 
     def table(self, name: str) -> pd.DataFrame:
-        """One of `tables.TABLES`."""
+        """One of `tables.TABLES`, or `tables.REPEATS` where the run was repeated.
+
+        Raises:
+            MoesimError: it was not.
+        """
         if name not in self._tables:
             self._tables[name] = self.read(name)
         return self._tables[name]
@@ -78,6 +82,11 @@ class Results:
         """Inter-token latencies: duration (seconds), count."""
         return self.table("itl")
 
+    @property
+    def uncertainty(self) -> pd.DataFrame:
+        """The repeats of `moesim run --uncertainty`: seed, factors, metrics. Raises MoesimError without any."""
+        return self.table(REPEATS)
+
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else str(self.path)
         return f"Results({self.name!r}, {where}, {self.summary['requests']['total']} requests)"
@@ -97,6 +106,13 @@ def from_record(
     columns = all_columns(record)
     summary = summarise(record, slo, columns)
     return Results(dict(spec), dict(manifest), summary, lambda name: frame(columns[name]))
+
+
+def with_repeats(results: Results, repeats: Columns, intervals: Mapping[str, Any]) -> Results:
+    """The results with what repeating the run gave, see `moesim.uncertainty`."""
+    summary = {**results.summary, "intervals": dict(intervals)}
+    read = results.read
+    return replace(results, summary=summary, read=lambda name: frame(repeats) if name == REPEATS else read(name))
 
 
 def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
@@ -211,7 +227,7 @@ def _write_contents(folder: Path, results: Results) -> None:
     for name, document in ((MANIFEST, results.manifest), (SUMMARY, results.summary)):
         content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(content + "\n", encoding="utf-8")
-    for name in TABLES:
+    for name in (*TABLES, REPEATS) if "intervals" in results.summary else TABLES:
         table = results.table(name)
         write_parquet({str(column): table[column].to_numpy() for column in table.columns}, folder / f"{name}.parquet")
 
@@ -285,6 +301,9 @@ def _table(folder: Path, name: str) -> pd.DataFrame:
     import pyarrow as pa
 
     path = folder / f"{name}.parquet"
+    if name == REPEATS and not path.is_file():
+        what = "the run was not repeated, there is no table of repeats"
+        raise MoesimError(what, where=Where(str(path)), fix="run the experiment again with --uncertainty --overwrite")
     try:
         return read_parquet(path)
     except (OSError, pa.ArrowException) as error:

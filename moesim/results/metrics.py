@@ -239,3 +239,17 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
         summary["stages"] = _stages(requests, record, slo)
     cleaned: Summary = clean(summary)
     return cleaned
+
+
+def numbers(summary: Summary, above: str = "") -> dict[str, float]:
+    """The metrics of a summary by dotted name, NaN for null; without truths and texts, what was given (the SLO), and
+    lists of the largest (the bottleneck's operators)."""
+    found: dict[str, float] = {}
+    for key, value in summary.items():
+        name = f"{above}{key}"
+        if isinstance(value, dict):
+            if key != "slo" and name not in ("bottleneck.operators", "intervals"):
+                found |= numbers(value, f"{name}.")
+        elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            found[name] = math.nan if value is None else float(value)
+    return found

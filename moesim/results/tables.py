@@ -17,6 +17,8 @@ Columns = dict[str, Column]
 
 #: The tables of a results folder, each stored as `<name>.parquet`.
 TABLES = ("requests", "iterations", "devices", "operators", "links", "experts", "itl")
+#: One more where the run was repeated.
+REPEATS = "uncertainty"
 
 
 def ratio(numerator: Any, denominator: Any) -> NDArray[np.float64]:

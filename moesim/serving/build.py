@@ -12,6 +12,7 @@ from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
 from moesim.fabric.library import ExpertKernels, expert_kernels, library_fabric
 from moesim.fabric.machines import link_fabric, machine_fabric, only_ports
+from moesim.fabric.scaled import scaled_experts, scaled_fabric
 from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
@@ -27,6 +28,7 @@ from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
+from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -48,6 +50,9 @@ class Deployment:
 
     machine: Machine
     context: StepContext
+    kernels: CalibratedKernels
+    fabric: Fabric
+    dispatch: ExpertKernels | None
     replicas: list[Replica]
     memory: list[ReplicaMemory]
     recorder: StepRecorder
@@ -62,14 +67,16 @@ def deploy(
     clock: Clock,
     streams: dict[str, np.random.SeedSequence],
     on_finish: Callable[[RequestState], None],
+    scales: Scales = NOMINAL,
 ) -> Deployment:
-    """Assemble the machine and put the replicas on it.
+    """Assemble the machine and put the replicas on it, whose kernels and libraries take `scales` times as long.
 
     Raises:
         MoesimError: the parallelism, the model or a request does not fit.
     """
     machine = assemble(spec.machine, spec.library)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, CalibratedKernels(spec.engine.kernels))
+    priced = CalibratedKernels(spec.engine.kernels, scales.kernels)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     links = None if spec.fabric == "bound" else link_fabric(machine)
     wires = None if links is None else shared_wires(spec, clock, links.topology)
@@ -79,6 +86,7 @@ def deploy(
     stages = [stage.ravel() for layout in layouts for stage in layout.devices]
     several_nodes = any(len({machine.devices[i].node for i in stage}) > 1 for stage in stages)
     kernels, dispatch = expert_kernels(machine, spec.engine.dispatch, several_nodes)
+    fabric, kernels = scaled_fabric(fabric, scales.collectives), scaled_experts(kernels, scales.collectives)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -110,7 +118,7 @@ def deploy(
         notes.insert(0, collectives)
     if any(replica.pricer.communication.all_to_all for replica in replicas):
         notes.insert(1, dispatch)
-    return Deployment(machine, context, replicas, memories, recorder, keeper, routing, notes)
+    return Deployment(machine, context, priced, fabric, kernels, replicas, memories, recorder, keeper, routing, notes)
 
 
 def _within_a_node(machine: Machine, layouts: list[ReplicaLayout]) -> bool:

@@ -36,14 +36,15 @@ class LiveReplica(Replica):
         super().__init__(*arguments, **options)
         self._wires = wires
         self._stages = [simpy.Resource(self.clock) for _ in self.pricer.programs]
-        self._entering = False  # a batch is in the first stage
+        self._entering = 0  # batches in the first stage, or in front of it
 
-    def _launch(self) -> None:
+    def _wake(self, time: int) -> None:
+        """As ever; while a batch is in the first stage, its leaving is what wakes."""
         if not self._entering:
-            super()._launch()
+            super()._wake(time)
 
     def _execute(self, flight: Flight) -> None:
-        self._entering = True
+        self._entering += 1
         self.clock.process(self._run(flight))
 
     def _run(self, flight: Flight) -> Generator[simpy.Event, Any, None]:
@@ -61,8 +62,8 @@ class LiveReplica(Replica):
             hidden += hidden_communication(graph, executed)
             sharing += executed.makespan - schedule(graph).makespan
             if stage == 0:
-                self._entering = False
-                self._wake(int(self.clock.now))
+                self._entering -= 1
+                super()._wake(int(self.clock.now))
         yield self.clock.timeout(int(block.host[0]))
         flight.block = block._replace(
             stages=stages, durations=stages.sum(axis=0) + block.host, hidden=hidden, sharing=sharing

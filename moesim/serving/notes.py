@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
+from moesim.kernels.calibrated import Source
 from moesim.serving.requests import Requests, Sender
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -67,3 +68,25 @@ def load_notes(requests: Requests, sender: Sender, states: list[RequestState]) -
             f"ended {sender.overdue.patience:g} s after the last arrival (requests.drain) with {left} requests "
             f"unfinished" + (f", {unsent} of later stages were not sent" if unsent else "")
         )
+
+
+def kernel_notes(sources: Mapping[str, Sequence[Source]]) -> Iterator[str]:
+    """On whose measurements the times of kernels rest, per device, and which sizes lie far outside of them."""
+    for device, found in sources.items():
+        origins: dict[tuple[str | None, str], dict[str, None]] = {}
+        for source in found:
+            origins.setdefault((source.device, source.stack), {}).setdefault(source.kind)
+        if any(name is not None for name, _ in origins):
+            said = (_origin(device, *origin, list(kinds)) for origin, kinds in origins.items())
+            yield f"kernels of {device}: {'; '.join(said)}"
+        far = {f"{source.kind}: {size}": None for source in found for size in source.far}
+        if far:
+            yield f"kernels of {device} far outside what was measured: {'; '.join(far)}"
+
+
+def _origin(device: str, measured: str | None, stack: str, kinds: list[str]) -> str:
+    what = ", ".join(kinds)
+    if measured is None:
+        return f"{what} by the datasheet and its family's defaults"
+    where = "" if measured == device else f"on {measured}, scaled by the datasheets, "
+    return f"{what} as measured ({where}{stack})"

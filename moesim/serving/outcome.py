@@ -10,6 +10,7 @@ from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
 from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
+from moesim.serving.notes import kernel_notes
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.sequences import RequestState
@@ -58,7 +59,7 @@ def run_record(
         end=seconds,
         partial=partial,
         timeline=lambda: timeline_steps(deployment.keeper, deployment.replicas),
-        notes=[*deployment.notes, *requests.notes],
+        notes=[*kernel_notes(deployment.kernels.sources()), *deployment.notes, *requests.notes],
     )
 
 

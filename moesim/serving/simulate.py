@@ -19,6 +19,7 @@ from moesim.serving.outcome import run_record
 from moesim.serving.requests import Requests, Sender, make_requests
 from moesim.serving.requests.sending import stages
 from moesim.serving.router import ROUTERS
+from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
 from moesim.serving.slo import check_classes, unreachable
 from moesim.spec.experiment import ExperimentSpec
@@ -49,7 +50,7 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
 class Simulation:
     """A run that is ready to start: its requests are read, its machine stands, its model fits into the memory."""
 
-    def __init__(self, spec: ExperimentSpec) -> None:
+    def __init__(self, spec: ExperimentSpec, scales: Scales = NOMINAL) -> None:
         """Raises MoesimError where the experiment cannot run."""
         children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
         streams = dict(zip(_STREAMS, children, strict=True))
@@ -58,7 +59,11 @@ class Simulation:
             spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
         )
         check_classes(spec.slo, self._requests)
-        self._run = _Run(spec, self._requests, streams)
+        self._run = _Run(spec, self._requests, streams, scales)
+
+    @property
+    def deployment(self) -> Deployment:
+        return self._run.deployment
 
     def run(self, progress: Progress | None = None) -> RunRecord:
         """As `simulate`; a simulation runs once."""
@@ -123,6 +128,7 @@ class _Run:
         spec: ExperimentSpec,
         requests: Requests,
         streams: dict[str, np.random.SeedSequence],
+        scales: Scales,
     ) -> None:
         self.clock = Clock()
         #: In the order in which they were sent, and their rows in the table of requests.
@@ -130,7 +136,7 @@ class _Run:
         self.rows: list[int] = []
         self._requests, self.finished = requests, 0
         self.progress: Progress | None = None
-        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish)
+        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish, scales)
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.model.attention import Reach
 from moesim.step.attention import AttentionSums
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
@@ -40,9 +41,9 @@ class StageAccount:
         self.sequences = np.zeros((ranks, sizes))
         self.critical_tokens = np.zeros((ranks, sizes))  # the same where the rank was the slowest
         self.critical_sequences = np.zeros((ranks, sizes))
-        self.attention: dict[tuple[str, bool], FloatArray] = {}
-        self.critical_attention: dict[tuple[str, bool], int] = {}
-        self.attention_calls: dict[tuple[str, bool], int] = {}  # steps
+        self.attention: dict[tuple[Reach, bool], FloatArray] = {}
+        self.critical_attention: dict[tuple[Reach, bool], int] = {}
+        self.attention_calls: dict[tuple[Reach, bool], int] = {}  # steps
         self.dispatch = self.combine = self.send = self.experts = 0  # picoseconds on the critical path
 
     def count(self, stage: int, blocks: Executed, tokens: IntArray, sequences: IntArray) -> None:

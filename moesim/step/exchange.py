@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
@@ -12,6 +13,7 @@ from moesim.fabric.calibrated import paced
 from moesim.fabric.collectives import exchange
 from moesim.fabric.dispatch import combine, dispatch
 from moesim.fabric.expert_protocol import ExpertLoad
+from moesim.fabric.switch import group_ports
 from moesim.fabric.tokens import Tokens
 from moesim.fabric.transfer import GroupPorts, Transfer, picoseconds
 from moesim.routing.drawn import Drawn
@@ -44,11 +46,15 @@ class Exchange:
         self._layers = np.array([len(program.moe_layers) for program in programs])
         bounds = np.cumsum([0, *self._layers]).tolist()
         self.slices = [slice(a, b) for a, b in pairwise(bounds)]
-        groups = [communication.fabric.ports(communication.stage_devices(p)) for p in range(layout.pp)]
+        devices = [communication.stage_devices(p) for p in range(layout.pp)]
+        groups = [communication.fabric.ports(each) for each in devices]
         form, work = communication.form, communication.kernels is not None
-        self.stages = [stage_ports(each, layout, form, work) for each in groups if isinstance(each, GroupPorts)]
+        ports = [group for group in groups if isinstance(group, GroupPorts)]
         #: Whether what travels between each two lanes decides, not the sums by lane.
-        self.over_links = len(self.stages) < len(groups)
+        self.over_links = len(ports) < len(groups)
+        if self.over_links:  # measured kernels are priced by the sums all the same
+            ports = [group_ports(communication.context.machine, each) for each in devices] if work else []
+        self.stages = [stage_ports(each, layout, form, work) for each in ports]
 
     @property
     def all_to_all(self) -> bool:
@@ -63,7 +69,7 @@ class Exchange:
         """Of an all-to-all, for the choices of a step."""
         tokens = RoutedTokens(drawn, self.places)
         if self.over_links:
-            pairs = [self._over_links(stage, tokens.part(mine)) for stage, mine in enumerate(self.slices)]
+            pairs = [self.transfers(stage, tokens.part(mine)) for stage, mine in enumerate(self.slices)]
             there, back = (np.array([int(pair[way].picoseconds.sum()) for pair in pairs]) for way in (0, 1))
             return there, back
         most = float(tokens.copies[:1].sum(axis=-1).max(initial=0)) / self.places.top_k / self.communication.layout.tp
@@ -84,38 +90,49 @@ class Exchange:
 
     def transfers(self, stage: int, tokens: Tokens) -> Pair:
         """Dispatch and combine of an all-to-all, [L] sizes for the tokens of so many layers."""
-        if self.over_links:
-            return self._over_links(stage, tokens)
         most = tokens.copies[:1].sum(axis=-1).max(initial=0) / self.places.top_k / self.communication.layout.tp
-        return self._over_ports(stage, self.stages[stage].of_tokens(tokens), float(most))
+        sums = self.stages[stage].of_tokens(tokens) if self.stages else ()
+        moved = self._over_links(stage, tokens) if self.over_links else self._over_ports(stage, sums)
+        return self._paced(stage, moved, sums, float(most))
 
     def expected(self, stage: int, tokens: IntArray, share: FloatArray) -> Pair:
         """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert."""
-        places = self.places.part(self.slices[stage])
+        places, sums = self.places.part(self.slices[stage]), ()
+        if self.stages:
+            at = self.stages[stage]
+            sums = at.expected(tokens, at.towards(places.expected(share[:, None])))
         if self.over_links:
-            return self._over_links(stage, places.expected(tokens[:, None] * share[:, None]))
-        at = self.stages[stage]
-        sums = at.expected(tokens, at.towards(places.expected(share[:, None])))
-        return self._over_ports(stage, sums, float(tokens.max()) / self.communication.layout.tp)
+            moved = self._over_links(stage, places.expected(tokens[:, None] * share[:, None]))
+        else:
+            moved = self._over_ports(stage, sums)
+        return self._paced(stage, moved, sums, float(tokens.max()) / self.communication.layout.tp)
 
-    def _over_ports(self, stage: int, sums: PortSums, most: float) -> Pair:
+    def _over_ports(self, stage: int, sums: PortSums) -> Pair:
         communication = self.communication
-        back = (sums[1], sums[0], sums[3], sums[2])
         there = self._transfer(stage, sums, communication.dispatch_bytes)
+        back = (sums[1], sums[0], sums[3], sums[2])
         here = self._transfer(stage, back, communication.combine_bytes)
-        if communication.kernels is None:
-            return communication.fabric.pace(there), communication.fabric.pace(here)
-        seconds = self._kernel_seconds(stage, sums, np.array(most))
-        name = communication.kernels.library
-        return paced(there, seconds[0], name), paced(here, seconds[1], name)
+        return replace(there, algorithm=communication.form), replace(here, algorithm=communication.form)
 
     def _over_links(self, stage: int, tokens: Tokens) -> Pair:
         communication = self.communication
         group = communication.fabric.ports(communication.stage_devices(stage))
         lanes = LaneTokens(tokens, communication.layout)
         there = dispatch(lanes, communication.dispatch_bytes, group, communication.form)
-        back = combine(lanes, communication.combine_bytes, group, communication.form)
-        return communication.fabric.pace(there), communication.fabric.pace(back)
+        return there, combine(lanes, communication.combine_bytes, group, communication.form)
+
+    def _paced(self, stage: int, moved: Pair, sums: PortSums, most: float) -> Pair:
+        """As long as measured kernels, or the library's own all-to-all, take for it."""
+        there, back = moved
+        kernels = self.communication.kernels
+        if kernels is None:
+            return self._by_library(there), self._by_library(back)
+        seconds = self._kernel_seconds(stage, sums, np.array(most))
+        return paced(there, seconds[0], kernels.library), paced(back, seconds[1], kernels.library)
+
+    def _by_library(self, transfer: Transfer) -> Transfer:
+        """Libraries know nothing of switches that multiply tokens and add up results."""
+        return transfer if self.communication.form == "in-network" else self.communication.fabric.pace(transfer)
 
     def _both_ways(self, stage: int, sums: PortSums, most: FloatArray) -> IntArray:
         """[2, ...] picoseconds of all layers of a stage, dispatch and combine. Only the busier direction of a port
@@ -128,7 +145,7 @@ class Exchange:
             up, out = up.max(axis=-1, keepdims=True), out.max(axis=-1, keepdims=True)
         sizes = np.array([self.communication.dispatch_bytes, self.communication.combine_bytes])
         busiest = self._transfer(stage, (up, up, out, out), sizes.reshape(2, *[1] * up.ndim))
-        total: IntArray = self.communication.fabric.pace(busiest).picoseconds.sum(axis=-1)
+        total: IntArray = self._by_library(busiest).picoseconds.sum(axis=-1)
         return total
 
     def _transfer(self, stage: int, sums: PortSums, size: float | FloatArray) -> Transfer:

@@ -129,7 +129,8 @@ def _settle_attention(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
         for kind, ranks, _ in _by_class(account, account.tokens):
             steps = account.attention_calls[reach, mixed]
             mean = AttentionSums(*(column[ranks] / steps for column in sums[1:]))
-            cost, calls = account.costs.attention_cost(mean, kind), account.costs.attention_calls(mean)
+            calls = account.costs.attention_calls(mean, reach)
+            cost = account.costs.attention_cost(calls, kind)
             use.compute_busy[ranks] += (sums[0][ranks] * (layers / PICOSECONDS))[:, None]
             use.flops[ranks] += (calls.flops * (layers * steps))[:, None]
             use.memory_bytes[ranks] += (calls.data_bytes * (layers * steps))[:, None]

@@ -102,7 +102,7 @@ class StepPricer:
         sends = np.zeros(stages.shape, dtype=np.int64)
         attention, critical = [], []
         for p, stage in enumerate(self.stages):
-            times = {kind: stage.attention(each) for kind, each in sums.items()}
+            times = {kind: stage.attention(each, kind) for kind, each in sums.items()}
             stages[p], slowest = stage.local(sizes.tokens, sizes.sequences, times)
             attention.append(times)
             critical.append(slowest)

@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike
 
 from moesim.kernels.base import Calls
 from moesim.kernels.shapes import AttentionShape, ExpertShape, MatrixShape, RowShape
+from moesim.model.attention import Reach
 from moesim.model.operators import Operator
 from moesim.spec.base import DTYPE_BYTES, Dtype
 from moesim.spec.experiment import DtypeSpec
@@ -18,6 +19,10 @@ from moesim.step.graph import FloatArray
 
 #: Tensors that engines keep in the model's base dtype when weights are quantised.
 _UNQUANTISED = frozenset({"router", "embedding", "norm", "none"})
+
+
+#: Parts of operators' names by which measured kernels are told apart.
+_VARIANTS = ("rope", "act")
 
 
 def base_dtype(dtype: DtypeSpec) -> Dtype:
@@ -129,6 +134,7 @@ def operator_calls(operator: Operator, rows: ArrayLike, model: ModelSpec, tp: in
         data_bytes=count * (read * DTYPE_BYTES[activations] + written * DTYPE_BYTES[base]),
         shape=shape,
         formats=number_formats(weight_dtype(operator, dtype), activations, model),
+        variant=next((each for each in _VARIANTS if each in operator.name), ""),
     )
 
 
@@ -184,13 +190,14 @@ class AttentionShare:
         self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv])
         self._formats = attention_formats(dtype.kv)
 
-    def calls(self, sums: AttentionSums) -> Calls:
+    def calls(self, sums: AttentionSums, reach: Reach) -> Calls:
         """One batched attention kernel on one rank, from model-wide sums over its sequences."""
         data = sums.kv_elements * self._kv_bytes + sums.query_elements * self._query_bytes
         shape = AttentionShape(*sums[3:], *self._rest)
-        return Calls("attention", self._dtype, sums.flops / self._tp, self._nothing, data, shape, self._formats)
+        flops, variant = sums.flops / self._tp, "window" if reach == "local" else ""
+        return Calls("attention", self._dtype, flops, self._nothing, data, shape, self._formats, variant)
 
 
 def attention_formats(kv: Dtype) -> tuple[str, ...]:
     """How calibrations name attention over a cache of this dtype, the closest first."""
-    return ("fp8", "bf16") if DTYPE_BYTES[kv] < 2 else ("bf16",)
+    return ("bf16-kv-fp8", "bf16") if DTYPE_BYTES[kv] < 2 else ("bf16",)

@@ -83,21 +83,21 @@ class StageCosts:
             total += self.communication.logits(self.program.stage, self.representative[kind]).picoseconds
         return total
 
-    def attention_calls(self, sums: AttentionSums) -> Calls:
-        return self._share.calls(sums)
+    def attention_calls(self, sums: AttentionSums, reach: Reach) -> Calls:
+        return self._share.calls(sums, reach)
 
-    def attention_cost(self, sums: AttentionSums, kind: int) -> Cost:
-        return self.context.kernels.cost(self.attention_calls(sums), self.devices[self.representative[kind]])
+    def attention_cost(self, calls: Calls, kind: int) -> Cost:
+        return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
 
-    def attention(self, sums: AttentionSums) -> IntArray:
+    def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
         """[steps, ranks] picoseconds of one layer's attention kernel."""
         if len(self.tables) == 1:
-            return picoseconds(self.attention_cost(sums, 0).seconds)
+            return picoseconds(self.attention_cost(self.attention_calls(sums, reach), 0).seconds)
         times = np.zeros(sums.flops.shape, dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            part = AttentionSums(*(column[:, mine] for column in sums))
-            times[:, mine] = picoseconds(self.attention_cost(part, kind).seconds)
+            calls = self.attention_calls(AttentionSums(*(column[:, mine] for column in sums)), reach)
+            times[:, mine] = picoseconds(self.attention_cost(calls, kind).seconds)
         return times
 
     def local(

@@ -1,4 +1,4 @@
-"""Steps of several replicas on links that they share: max-min fair, or stored and forwarded, against hand arithmetic."""
+"""Steps of several replicas on links that they share, max-min fair or stored and forwarded, by hand arithmetic."""
 
 import numpy as np
 import pytest

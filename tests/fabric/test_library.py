@@ -3,11 +3,20 @@
 import numpy as np
 import pytest
 
-from moesim.fabric.library import CalibratedFabric, machine_expert_protocol, machine_protocol
+from moesim.fabric.expert_protocol import ExpertLoad
+from moesim.fabric.library import (
+    CalibratedFabric,
+    expert_kernels,
+    library_fabric,
+    machine_expert_protocol,
+    machine_protocol,
+)
+from moesim.fabric.machines import machine_fabric
 from moesim.fabric.switch import SwitchFabric
 from moesim.fabric.transfer import picoseconds
 from moesim.hardware.machine import Machine, assemble
 from moesim.spec.loading import load_system
+from moesim.spec.serving import DispatchSpec
 
 
 def machine(name: str, *overrides: str) -> Machine:
@@ -52,3 +61,51 @@ def test_ports_of_the_machine_are_those_of_the_protocol() -> None:
     experts = machine_expert_protocol(machine("hgx-h800"))
     assert experts is not None
     assert (experts.port, experts.nic) == pytest.approx((200e9, 50e9))
+
+
+def test_algorithms_chosen_size_by_size_are_paced_too() -> None:
+    """On a tree of PCIe switches `auto` takes another algorithm for other sizes; measured calls take their own time."""
+    tree = machine("l40s-8-switched")
+    protocol = machine_protocol(tree)
+    assert protocol is not None
+    sizes = np.array([1e3, 1e6, 1e9])
+    paced = CalibratedFabric(machine_fabric(tree), protocol).all_reduce(sizes, range(8))
+    np.testing.assert_allclose(paced.picoseconds, picoseconds(protocol.seconds("all_reduce", sizes, 8)), rtol=1e-9)
+    assert int(paced.at(1).picoseconds) == int(paced.picoseconds[1])
+    assert paced.at(1).algorithm == protocol.library
+
+
+def test_the_summary_says_which_library_or_why_none() -> None:
+    said = {
+        "dgx-h100": "collectives: nccl-2.29.2 measured on h100-sxm",
+        "mi300x-8": "collectives: closed forms, as nccl was not measured over xgmi",
+        "gh200-1": "collectives: closed forms, as a node holds one device",
+    }
+    for name, sentence in said.items():
+        one = machine(name)
+        assert library_fabric(one, machine_fabric(one), ("nccl",), within_a_node=True)[1].startswith(sentence)
+    one = machine("dgx-h100")
+    plain = machine_fabric(one)
+    assert library_fabric(one, plain, (), within_a_node=True) == (
+        plain, "collectives: closed forms, as the engine names no library",
+    )  # fmt: skip
+    assert "span several nodes" in library_fabric(one, plain, ("nccl",), within_a_node=False)[1]
+
+
+def test_kernels_that_dispatch_by_form_and_span() -> None:
+    one, two = machine("dgx-h100"), machine("dgx-h100", "nodes=2", "scale_out=ib-ndr400")
+    asked = {form: DispatchSpec(form=form, library="deepep") for form in ("per-expert", "per-node", "per-device")}
+    kernels, said = expert_kernels(one, asked["per-expert"], several_nodes=False)
+    assert kernels is not None
+    assert kernels.mode == "low_latency"
+    assert "low-latency mode of deepep" in said
+    kernels, _ = expert_kernels(two, asked["per-node"], several_nodes=True)
+    assert kernels is not None
+    assert kernels.mode == "normal"
+    load = ExpertLoad(128.0, 1024.0, 448.0, 512.0)
+    there, back = kernels.both_ways(load, (7168.0, 14336.0), experts=256, nodes=2)
+    assert there == kernels.protocol.seconds("dispatch", load, 7168.0, experts=256, nodes=2)
+    assert back == kernels.protocol.seconds("combine", load, 14336.0, experts=256, nodes=2)
+    assert expert_kernels(two, asked["per-device"], several_nodes=True)[0] is None
+    assert expert_kernels(one, DispatchSpec(), several_nodes=False) == (None, "dispatch: per-expert, by closed form")
+    assert "not measured over xgmi" in expert_kernels(machine("mi300x-8"), asked["per-node"], several_nodes=False)[1]

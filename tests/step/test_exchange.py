@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from stepping import ALL_TO_ALL, document
 
 from moesim.fabric.transfer import GroupPorts
-from moesim.step.ports import StagePorts
 from moesim.step.layout import ReplicaLayout
+from moesim.step.ports import StagePorts
 
 
 def stage(ranks, tp, expert_ranks, nodes):

@@ -13,10 +13,10 @@ from moesim.step.ledger import settle
 STEPS = 12
 
 
-def accounted(name, kind):
+def accounted(name, kind, *overrides):
     """Ledger and summed graphs of some steps: [lanes] bytes sent, joules of links, kernel seconds; seconds in all."""
     tree, layers = MACHINES[name]
-    pricer = stepping.pricer(tree, f"model.layers={layers}")
+    pricer = stepping.pricer(tree, f"model.layers={layers}", *overrides)
     lanes = pricer.layout.pp * pricer.layout.stage_lanes
     sent, joules, busy, seconds = np.zeros(lanes), np.zeros(lanes), np.zeros(lanes), 0.0
     for step in range(STEPS):
@@ -62,3 +62,44 @@ def test_bytes_between_nodes_cost_what_their_links_cost():
     assert ports.up_energy != ports.out_energy
     mean = (7 * ports.up_energy + 8 * ports.out_energy) / 15
     assert by_lane(ledger, "energy_link").sum() == pytest.approx(sent.sum() * mean, rel=0.05)
+
+
+SWITCHED = ["GQA, DP 4, EP 4, all-gather", "GQA, DP 16, EP 16, all-to-all over two nodes", "PP 2, DP 2, EP 2"]
+
+
+@pytest.mark.parametrize("name", SWITCHED)
+def test_ports_carry_what_lanes_send(name):
+    ledger, sent, _, _, _ = accounted(name, "mixed", "engine.collectives=[]")
+    load = sum(traffic.load for traffic in ledger.traffic.values())
+    out, into = load.reshape(2, 2, -1).sum(axis=0)
+    np.testing.assert_allclose(out[: len(sent)], by_lane(ledger, "sent_bytes"), rtol=1e-9)
+    assert into.sum() == pytest.approx(out.sum(), rel=1e-9)
+    assert ledger.links.name[0] == ("node0/h200-sxm0 -> nvlink4-switch" if "DP 4" in name else ledger.links.name[0])
+
+
+@pytest.mark.parametrize("name", ["torus, DP 8, EP 8, all-to-all", "full mesh, TP 8"])
+def test_links_carry_what_the_transfers_put_on_them(name):
+    ledger, sent, _, _, _ = accounted(name, "prefill")
+    topology = ledger.links.topology
+    load = sum(traffic.load for traffic in ledger.traffic.values())
+    # What leaves a device leaves it over its own links; on a torus it also passes on what is meant for others.
+    out = np.bincount(topology.source, load, topology.vertices)[: len(sent)]
+    assert (out >= by_lane(ledger, "sent_bytes") * (1 - 1e-9)).all()
+    if "mesh" in name:
+        np.testing.assert_allclose(out, by_lane(ledger, "sent_bytes"), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_no_transfer_takes_less_than_its_busiest_link_needs(name):
+    ledger, *_ = accounted(name, "mixed")
+    for row in ledger.traffic:
+        took = float(ledger.critical[row][1].sum())
+        assert 0 < ledger.least(row) <= took * (1 + 1e-9)
+        assert ledger.traffic[row].seconds <= took * (1 + 1e-6)
+
+
+def test_least_time_by_hand():
+    """Ring all-reduces of two devices: a call of nothing takes its overhead and two latencies, and bytes their time, so
+    that the least time is the time where all calls are alike on both devices."""
+    ledger, *_ = accounted("experts split by TP alone", "decode", "engine.collectives=[]", "parallelism.tp=2")
+    assert ledger.least("reduce") == pytest.approx(float(ledger.critical["reduce"][1].sum()), rel=1e-6)

@@ -1,5 +1,5 @@
-"""Forms of dispatch: what they put on ports against the flows of moesim.fabric.dispatch, which know every pair of lanes;
-and which ranks and nodes the tokens of a step visit, against counting them one by one."""
+"""Forms of dispatch: what they put on ports, against the flows of moesim.fabric.dispatch, which know every pair of
+lanes; and which ranks and nodes the tokens of a step visit, against counting them one by one."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ def test_heads_divide_attention(tp, new, cached):
     model = model_of("qwen3-30b-a3b")
     work = attention_work(model, "full", new, cached)
     elements = work.kv_read + work.kv_written
-    calls = AttentionShare(model, tp, BF16).calls(AttentionSums(*chunk_work(model, "full", new, cached)))
+    calls = AttentionShare(model, tp, BF16).calls(AttentionSums(*chunk_work(model, "full", new, cached)), "full")
     assert float(calls.flops) * tp == pytest.approx(float(work.flops))
     assert kv_share(model, tp) == 1 / min(tp, 4)
     keys_and_values = 2 * float(elements) / min(tp, 4)

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from moesim.validate.page import BEGIN, END, write_page
+from moesim.validate.cases import Case
+from moesim.validate.judge import Outcome
+from moesim.validate.page import BEGIN, END, section, write_page
+from moesim.validate.recorded import Table
 from moesim.validate.wording import error, share, value
 
 
@@ -41,3 +44,12 @@ def test_values_and_tolerances_in_words() -> None:
     assert value(671026419200.0, "") == "671,026,419,200"
     assert value(0.5, "") == "0.5"
     assert (share(0.06), share(1e-6), share(0.0)) == ("6 %", "1e-06", "exact")
+
+
+def test_details_of_several_lines_become_a_list() -> None:
+    case = Case(name="GEMM", kind="k", source="s", basis="measured", tolerance=0.2)
+    plain = Outcome(case.model_copy(update={"name": "MoE"}), "", None, None, 0.1, detail="3 groups")
+    listed = Outcome(case, "", None, None, 0.1, detail="2 groups, the worst:\na: 1 %\nb: 2 %")
+    text = section("own", "mine", [plain, listed], Table(suite="own", date="", version=""))
+    assert "In detail:\n\n- GEMM: 2 groups, the worst:\n  - a: 1 %\n  - b: 2 %\n" in text
+    assert "MoE: 3 groups" not in text

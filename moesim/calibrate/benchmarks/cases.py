@@ -24,7 +24,8 @@ from moesim.spec.model import ModelSpec
 
 #: Columns of sizes by table; the first ones as in public tables.
 COLUMNS: dict[str, tuple[str, ...]] = {
-    **{name: TABLES[name] for name in ("gemm", "moe", "attention_prefill", "attention_decode", "elementwise")},
+    **{name: TABLES[name] for name in ("gemm", "moe", "attention_prefill", "attention_decode")},
+    "elementwise": ("m", "n"),
     "memcpy": ("bytes",),
     "storage": ("bytes", "depth"),
     "collective": ("num_gpus", "num_nodes", "bytes"),
@@ -91,7 +92,7 @@ def shuffled(cases: Iterable[Case]) -> list[Case]:
 
 def operators_of(model: ModelSpec) -> list[Operator]:
     """Every distinct operator of a model."""
-    found = {operator: None for operator in prologue_operators(model)}
+    found = dict.fromkeys(prologue_operators(model))
     for kind in dict.fromkeys(layer_types(model)):
         found |= dict.fromkeys([*attention_of(model, kind), *feed_forward_of(model, kind)])
     return [*found, *epilogue_operators(model)]
@@ -193,10 +194,11 @@ def row_cases(models: Sequence[ModelSpec], item: float) -> Iterator[Case]:
             widths.setdefault(name, set()).add(width)
     for kernel in sorted(widths):
         base = widths[kernel]
-        around = {2 ** round(math.log2(w) + shift) for w in base for shift in (-1, 0, 1)}
+        around = {2 ** round(math.log2(w) + shift) for w in base for shift in (-2, -1, 0, 1, 2)}
         for n in sorted(base | {w for w in around if w >= 8}):
             for m in powers(1, 32768):
-                yield Case("elementwise", kernel, (m, n), work=(0.0, 16.0 * item * m * n))  # PyTorch goes over them several times
+                # PyTorch goes over the rows several times.
+                yield Case("elementwise", kernel, (m, n), work=(0.0, 16.0 * item * m * n))
 
 
 def row_widths(model: ModelSpec) -> Iterator[tuple[str, int]]:

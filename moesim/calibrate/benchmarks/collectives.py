@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ def collective_cases(bench: Bench) -> list[Case]:
     ranks, library = (int(torch.cuda.device_count()), "nccl") if on_gpus else (CPU_RANKS, "gloo")
     if ranks < 2:
         return []
+    sizes = powers(2**10, 2**26)[::2]
     return shuffled(
-        Case("collective", operation, (ranks, 1, size), library) for operation in OPERATIONS for size in powers(2**10, 2**26)[::2]
+        Case("collective", operation, (ranks, 1, size), library) for operation in OPERATIONS for size in sizes
     )
 
 
@@ -95,13 +96,13 @@ def _samples(case: Case, bench: Bench, ranks: int) -> list[float]:
     # PyTorch 2.13 has new names for two of them, and warns of the old.
     gather = getattr(group, "all_gather_single", None) or group.all_gather_into_tensor
     scatter = getattr(group, "reduce_scatter_single", None) or group.reduce_scatter_tensor
-    calls = {
+    other = torch.empty_like(whole)
+    calls: dict[str, Callable[[], object]] = {
         "all_reduce": lambda: group.all_reduce(whole),
         "all_gather": lambda: gather(whole, part),
         "reduce_scatter": lambda: scatter(part, whole),
         "all_to_all": lambda: group.all_to_all_single(other, whole),
     }
-    other = torch.empty_like(whole)
     call, repeats = calls[case.kernel], FEW if case.size("bytes") > LARGE else MANY
 
     def finish() -> None:

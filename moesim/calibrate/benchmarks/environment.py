@@ -38,14 +38,14 @@ def environment(device: str, bench: Bench) -> dict[str, object]:
         found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "driver": driver and driver[0]}
     else:
         found |= {"instructions": torch.backends.cpu.get_cpu_capability(), "threads": bench.threads}
-    return found
+    return {**found, "cold_bytes": bench.cold}
 
 
-def source() -> str:
-    """The `source` of rows: ours, and the stack."""
+def source(way: str) -> str:
+    """The `source` of rows: ours, and the stack, which is another for each way to launch."""
     import torch
 
-    return f"moesim:torch-{str(torch.__version__).partition('+')[0]}"
+    return f"moesim:torch-{way}-{str(torch.__version__).partition('+')[0]}"
 
 
 def cpu_name(path: Path = _CPU) -> str:

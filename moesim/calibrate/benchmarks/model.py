@@ -106,10 +106,7 @@ class ReferenceModel:
         if self.spec.norms == 4:
             x = run.norm(x, *weights["post_attention_norm"])
         x, residual = run.add_norm(x, residual, *weights["mlp_norm"])
-        if self.types[index].feed_forward == "moe":
-            x = self._experts(weights, x)
-        else:
-            x = self._mlp(weights, x, "mlp")
+        x = self._experts(weights, x) if self.types[index].feed_forward == "moe" else self._mlp(weights, x, "mlp")
         if self.spec.norms == 4:
             x = run.norm(x, *weights["post_mlp_norm"])
         return x, residual

@@ -72,8 +72,8 @@ def rotary(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor, cache: Tensor, past: int) -> Tensor:
     """New keys and values into the cache behind `past` tokens, then softmax attention over all of them.
 
-    query [batch, tokens, heads, width]; key and value with KV heads; cache [2, batch, KV heads, longest, width]. Several
-    new tokens begin a sequence (past 0) and see themselves and those before them. Gives what query has.
+    query [batch, tokens, heads, width]; key and value with KV heads; cache [2, batch, KV heads, longest, width].
+    Several new tokens begin a sequence (past 0) and see themselves and those before them. Gives what query has.
     """
     import torch
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moesim.spec.errors import MoesimError
@@ -14,12 +16,17 @@ if TYPE_CHECKING:
 #: Number formats that are measured: their names in tables, by dtype.
 FORMATS = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
-#: Weights take turns between copies of together so many bytes: more than the caches of a GPU, and than what one core
-#: keeps of a CPU's.
-COLD_BYTES, MOST_COPIES = 256 * 2**20, 64
+#: Weights take turns between copies of together so many bytes, or twice the last cache of a CPU where that is more:
+#: in a model, other layers' weights pass through the caches before a layer is run again.
+COLD_BYTES, MOST_COPIES = 256 * 2**20, 1024
+_LAST_CACHE = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
 
 #: Elements between the beginnings of copies are a multiple of this, so that all are aligned alike.
 ALIGNMENT = 256
+
+#: Where in its copies a measurement begins, as a share that no two near ones have in common: what the last one left in
+#: a cache is elsewhere.
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,9 @@ class Bench:
     kind: str
     format: str
     threads: int = 1
-    _pool: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    cold: int = COLD_BYTES
+    _pool: list[Tensor] = field(default_factory=list, repr=False, compare=False)
+    _turn: count[int] = field(default_factory=count, repr=False, compare=False)
 
     @property
     def dtype(self) -> Any:
@@ -60,18 +69,21 @@ class Bench:
         They lie in one pool of memory that later ones use again.
         """
         size = math.prod(shape)
-        stride = -(-size // ALIGNMENT) * ALIGNMENT
-        count = self.count(size)
-        if "pool" not in self._pool or len(self._pool["pool"]) < stride * count:
+        stride, number = _stride(size), self.count(size)
+        if not self._pool or len(self._pool[0]) < stride * number:
             self._pool.clear()  # frees the memory first
-            self._pool["pool"] = self.random(max(stride * count, COLD_BYTES // self.item_bytes), scale=0.02)
-        pool = self._pool["pool"]
-        return [pool[copy * stride : copy * stride + size].view(*shape) for copy in range(count)]
+            self._pool.append(self.random(max(stride * number, self.cold // self.item_bytes), scale=0.02))
+        pool, first = self._pool[0], int(next(self._turn) * GOLDEN % 1.0 * number)
+        places = [*range(first, number), *range(first)]
+        return [pool[place * stride : place * stride + size].view(*shape) for place in places]
 
     def count(self, elements: int) -> int:
         """How many copies of so many elements a turn goes through."""
-        stride = -(-elements // ALIGNMENT) * ALIGNMENT
-        return min(max(COLD_BYTES // (stride * self.item_bytes), 1), MOST_COPIES)
+        return min(max(self.cold // (_stride(elements) * self.item_bytes), 1), MOST_COPIES)
+
+
+def _stride(elements: int) -> int:
+    return -(-elements // ALIGNMENT) * ALIGNMENT
 
 
 def open_bench(device_kind: str, dtype: str, threads: int) -> Bench:
@@ -83,12 +95,18 @@ def open_bench(device_kind: str, dtype: str, threads: int) -> Bench:
     torch = require_torch()
     if device_kind == "cpu":
         torch.set_num_threads(threads)
-        return Bench("cpu", FORMATS[dtype], threads)
+        return Bench("cpu", FORMATS[dtype], threads, max(COLD_BYTES, 2 * last_cache()))
     if device_kind != "gpu":
         raise MoesimError(f"PyTorch measures CPUs and GPUs, no {device_kind}", fix="name one of those with --device")
     if not torch.cuda.is_available():
         raise MoesimError("PyTorch finds no CUDA device", fix="run it where the GPU is, or name a CPU with --device")
     return Bench("cuda", FORMATS[dtype], threads)
+
+
+def last_cache(path: Path = _LAST_CACHE) -> int:
+    """Bytes of a CPU's last-level cache; 0 where the system does not say."""
+    said = path.read_text().strip() if path.is_file() else ""
+    return int(said[:-1]) * 2**10 if said[-1:] == "K" and said[:-1].isdecimal() else 0
 
 
 def require_torch() -> Any:

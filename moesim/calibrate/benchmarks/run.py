@@ -111,7 +111,7 @@ class _Session(ExitStack):
         super().__init__()
         self.through = 0
         self._bench, self._store, self._tally = bench, store, tally
-        self._common = {"device": device, "dtype": bench.format, "source": source()}
+        self._common = {"device": device, "dtype": bench.format}
         self._clocks, self._gauge = clocks(bench), Gauge(bench)
         self._steps = Steps(models, bench)
         self._done: dict[str, set[tuple[str, ...]]] = {}
@@ -143,7 +143,8 @@ class _Session(ExitStack):
 
     def _work(self, case: Case, stack: ExitStack) -> tuple[Work, dict[str, object]]:
         if case.table == "steps":
-            return self._steps.work(case)
+            work, touched = self._steps.work(case)
+            return work, {"touched": touched}
         if case.table == "memcpy":
             return memcpy_work(case, self._bench), {}
         if case.table == "storage":
@@ -163,7 +164,7 @@ class _Session(ExitStack):
         progress("collective", 0, len(cases))
         try:
             for count, (case, found) in enumerate(measured(cases, self._bench), 1):
-                self._keep(case, "", found, {})
+                self._keep(case, self._clocks[0].way, found, {})
                 self.through += 1
                 progress("collective", count, len(cases))
                 if budget is not None and time.monotonic() - begin >= budget:
@@ -175,6 +176,7 @@ class _Session(ExitStack):
         clock, celsius = self._gauge.state()
         row = {
             **self._common, **beside,
+            "source": source(way),
             "latency_us": f"{found.seconds * 1e6:.6g}",
             "impl": implementation(case, way),
             "samples": found.samples,

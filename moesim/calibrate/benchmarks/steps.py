@@ -12,7 +12,7 @@ from moesim.calibrate.benchmarks.model import ReferenceModel, build, layer_opera
 from moesim.calibrate.benchmarks.pytorch import Bench
 from moesim.calibrate.benchmarks.timing import Work
 from moesim.hardware.device import Device
-from moesim.model.operators import epilogue_operators, layer_types, prologue_operators
+from moesim.model.operators import epilogue_operators, kv_elements_per_token, layer_types, prologue_operators
 from moesim.spec.base import DTYPE_BYTES, Dtype
 from moesim.spec.model import ModelSpec
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 #: (batch, new tokens, tokens in all): prompts, and steps of one token behind a cache.
-PREFILL = tuple((batch, length, length) for batch, length in ((1, 32), (1, 128), (1, 512), (4, 64), (4, 256), (16, 64)))
-DECODE = tuple((batch, 1, past + 1) for batch in (1, 2, 4, 8, 16, 32, 64) for past in (128, 1024))
+PREFILL = tuple((batch, length, length) for batch, length in ((1, 32), (1, 128), (1, 512), (4, 128), (8, 32)))
+DECODE = tuple((batch, 1, past + 1) for batch in (1, 2, 4, 8, 16, 32) for past in (128, 1024))
 
-#: Share of the memory that weights may take; a model that takes more is measured with fewer layers.
-WEIGHTS = 0.6
+#: Shares of the memory that weights and KV cache may take; a model that takes more is measured with fewer layers.
+WEIGHTS, CACHE = 0.6, 0.3
 
 
 def step_cases(models: Sequence[ModelSpec], device: Device, dtype: Dtype) -> list[Case]:
@@ -34,7 +34,12 @@ def step_cases(models: Sequence[ModelSpec], device: Device, dtype: Dtype) -> lis
         kinds = [kind.feed_forward for kind in layer_types(model)]
         parts = [(f"{kind} layer", 1) for kind in dict.fromkeys(kinds)]
         for part, layers in [*parts, ("model", fitting_layers(model, device, dtype))]:
-            shapes = [(model.name, part, layers, *shape) for shape in (*PREFILL, *DECODE) if layers]
+            room = CACHE * device.memory.capacity / DTYPE_BYTES[dtype] / kv_elements_per_token(model)
+            shapes = [
+                (model.name, part, layers, *shape)
+                for shape in (*PREFILL, *DECODE)
+                if layers and layers * shape[0] * shape[2] <= room
+            ]
             found += shuffled(Case("steps", "decode" if sizes[4] == 1 else "prefill", sizes) for sizes in shapes)
     return found
 
@@ -58,8 +63,8 @@ class Steps:
         self._bench = bench
         self._built: tuple[tuple[str, str, str], ReferenceModel] | None = None
 
-    def work(self, case: Case) -> tuple[Work, dict[str, float]]:
-        """The call, and what the row says beside its sizes: experts that get a token, mean over the MoE layers."""
+    def work(self, case: Case) -> tuple[Work, float]:
+        """The call, and distinct experts that get a token, mean over the MoE layers."""
         model = self._model(case)
         batch, new, keys = (case.size(name) for name in ("batch", "q_len", "kv_len"))
         past, caches = keys - new, model.caches(batch, keys)
@@ -69,7 +74,7 @@ class Steps:
         else:
             x, turn = self._bench.random(batch * new, model.spec.hidden), model.turn(batch, new, past)
             work = Work(lambda copy: model.layer(copy, x, x, caches[copy], past, turn), len(model.layers))
-        return work, {"touched": _touched(model, work)}
+        return work, _touched(model, work)
 
     def _tokens(self, spec: ModelSpec, batch: int, new: int) -> Tensor:
         import torch

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -87,7 +86,7 @@ class Store:
             return {(row["kernel"], row["impl"], *(row[name] for name in COLUMNS[table])) for row in reader}
 
     def append(self, case: Case, row: Mapping[str, object]) -> None:
-        """One row, on the drive when this returns. `row` has the columns beside the sizes."""
+        """One row, in the file when this returns. `row` has the columns beside the sizes."""
         path, sizes = self.path(case.table), dict(zip(COLUMNS[case.table], case.sizes, strict=True))
         begins = not path.exists()
         with path.open("a", newline="", encoding="utf-8") as file:
@@ -95,8 +94,6 @@ class Store:
             if begins:
                 writer.writeheader()
             writer.writerow({**row, **sizes, "kernel": case.kernel})
-            file.flush()
-            os.fsync(file.fileno())
 
     def path(self, table: str) -> Path:
         return self.folder / f"{table}.csv"

@@ -12,11 +12,8 @@ import numpy as np
 #: choice of kernels, clocks that rise under load.
 WARM_UP = 0.01
 
-#: A sample repeats its call until it lasts this long, in seconds, far above the resolution of any clock used.
-SHORTEST = 200e-6
-
 #: Samples per measurement, and the seconds after which no more than the fewest are taken.
-FEWEST, MOST, PATIENCE = 5, 25, 0.1
+FEWEST, MOST, PATIENCE = 3, 25, 0.1
 
 #: Samples this many interquartile ranges outside the quartiles do not count (Tukey's fences).
 FENCE = 1.5
@@ -36,11 +33,16 @@ class Work:
 
 
 class Clock(Protocol):
-    """Times `calls` calls in a row: total seconds. `way` names how they were launched, as `eager` or `graph`."""
+    """Times calls number `first` to `first + calls - 1` in a row, which take turns between the copies: total seconds.
+
+    way: how they are launched, as `eager` or `graph`. shortest: seconds that a sample must last, for the sake of the
+    clock's resolution; its call is repeated until it does.
+    """
 
     way: str
+    shortest: float
 
-    def seconds(self, work: Work, calls: int) -> float: ...
+    def seconds(self, work: Work, first: int, calls: int) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -55,16 +57,17 @@ class Measurement:
 
 def measure(work: Work, clock: Clock) -> Measurement:
     """The median of the samples within Tukey's fences. How often a sample repeats its call is found out on the way."""
-    calls, warm, total = 1, 0.0, 0.0
-    while warm < WARM_UP or total < SHORTEST:
-        total = clock.seconds(work, calls)
-        warm += total
-        if total < SHORTEST:
-            calls = max(2 * calls, int(np.ceil(calls * SHORTEST / max(total, 1e-9))))
+    first, calls, warm, total = 0, 1, 0.0, 0.0
+    while warm < WARM_UP or total < clock.shortest:
+        total = clock.seconds(work, first, calls)
+        first, warm = first + calls, warm + total
+        if total < clock.shortest:
+            calls = max(2 * calls, int(np.ceil(calls * clock.shortest / max(total, 1e-9))))
     samples: list[float] = []
     spent = 0.0
     while len(samples) < FEWEST or (len(samples) < MOST and spent < PATIENCE):
-        total = clock.seconds(work, calls)
+        total = clock.seconds(work, first, calls)
+        first += calls
         samples.append(total / calls)
         spent += total
     return summarised(samples)

@@ -17,8 +17,11 @@ from moesim.calibrate.benchmarks.timing import Work
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: The file that a drive is read from, and the bytes that one sample reads at most.
-FILE_BYTES, SAMPLE_BYTES = 512 * 2**20, 32 * 2**20
+#: The file that a drive is read from.
+FILE_BYTES = 512 * 2**20
+
+#: Pairs of buffers that copies take turns between.
+MOST_BUFFERS = 64
 
 #: What direct I/O needs its offsets and buffers to be multiples of.
 BLOCK = 4096
@@ -45,7 +48,7 @@ def memcpy_work(case: Case, bench: Bench) -> Work:
             return torch.zeros(size, dtype=torch.uint8, device=bench.kind)
         return torch.zeros(size, dtype=torch.uint8, pin_memory=case.variant == "pinned")
 
-    count = bench.count(-(-size // bench.item_bytes))
+    count = min(bench.count(-(-size // bench.item_bytes)), MOST_BUFFERS)
     pairs = [(buffer(source), buffer(target)) for _ in range(count)]
     return Work(lambda copy: pairs[copy][1].copy_(pairs[copy][0], non_blocking=True), count)
 
@@ -86,7 +89,7 @@ def scratch_file(folder: Path) -> Iterator[Path]:
 
 
 def storage_work(case: Case, path: Path) -> tuple[Work, Callable[[], None]]:
-    """Reads at scattered places by `depth` threads; a call is one read of each, so that bandwidth is bytes · depth / time.
+    """Reads at scattered places by `depth` threads; a call is one read of each: bandwidth is bytes · depth / time.
 
     Gives the work, and what closes the file and ends the threads.
     """

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
-from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
+from moesim.calibrate.kernels.tables import TABLES, merged, newest, parts, read_table, table_paths
 from moesim.hardware.device import make_device
 from moesim.kernels.calibrated import device_rates
 from moesim.kernels.forms import Rates
@@ -30,8 +31,12 @@ LONG_WINDOW = 4096.0
 #: Fewer rows of an implementation say too little to fit and score.
 FEWEST_ROWS = 60
 
-#: TensorRT-LLM decodes layers with a KV head per query head by another kernel, before Blackwell.
+#: Layers with a KV head per query head are decoded by another kernel in SGLang's Triton backend, and in TensorRT-LLM
+#: before Blackwell.
 OTHER_MHA = frozenset({"a100-80-sxm", "h100-sxm", "h200-sxm", "l40s"})
+
+#: SGLang takes about 9 us more for every call with heads of this width, in all implementations.
+OTHER_WIDTH = 192.0
 
 BYTES = {"bf16": 2.0, "fp16": 2.0, "fp8": 1.0}
 _DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "bf16": "bf16", "float16": "fp16", "half": "fp16", "fp8": "fp8"}
@@ -69,7 +74,8 @@ PARAMETERS = {"attention_prefill": PREFILL, "attention_decode": DECODE}
 
 def groups(data: Path) -> Iterator[KernelGroup]:
     """The groups of `data`/kernels, of each stack's newest version. Layers with a sliding window run instantiations of
-    their own, whatever the length; these are implementations called `NAME window`.
+    their own, whatever the length: implementations called `NAME window`. Likewise `NAME mha` (OTHER_MHA) and
+    `NAME width 192` (OTHER_WIDTH).
 
     Raises:
         MoesimError: a table is missing or cannot be used.
@@ -79,36 +85,44 @@ def groups(data: Path) -> Iterator[KernelGroup]:
         if not paths:
             continue
         rows = _usable(read_table(paths, kernel))
-        for (device, stack, dtype, kv_dtype, impl), part in rows.groupby(
-            ["device", "stack", "dtype", "kv_dtype", "impl"]
-        ):  # fmt: skip
+        keys = ("device", "stack", "dtype", "kv_dtype", "impl")
+        for (device, stack, dtype, kv_dtype, impl), part in parts(rows, keys):
             if len(part) >= FEWEST_ROWS:
                 group = _group(part, kernel, device, stack, (_DTYPES[dtype], _DTYPES[kv_dtype]), impl)
-                if len(group.seconds) >= FEWEST_ROWS:
+                if enough(group):
                     yield group
+
+
+def enough(group: KernelGroup) -> bool:
+    """Whether a group's fitted half can be fitted and cross-validated: two points a term, two head configurations."""
+    points = np.flatnonzero(group.fitted & ~group.rejected)
+    return len(points) >= 2 * len(group.parameters) and len(set(np.asarray(group.split)[points])) >= 2
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:
     """Rows to fit, `impl` made to tell apart kernels that a stack chooses between by the shape."""
     rows = newest(rows.assign(window=rows["window"].fillna(0.0), head_dim=rows["head_dim"].astype(float)))
     rows = rows[rows["q_heads"] <= MOST_SHARED * rows["kv_heads"]]
+    decode = rows["kernel"] == "attention_decode"
+    rows = rows[decode | (rows["q_len"] > 1)]  # a prompt of one token is a decode
     windowed = rows["window"].between(1.0, LONG_WINDOW, inclusive="left")
-    if (rows["kernel"] == "attention_prefill").all():
-        rows, windowed = rows[rows["q_len"] > 1], windowed[rows["q_len"] > 1]  # one token is a decode
-        return _named(rows, "window", windowed)
-    mha = rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & rows["q_heads"].eq(rows["kv_heads"])
-    return _named(_named(rows, "window", windowed), "mha", mha)
-
-
-def _named(rows: pd.DataFrame, name: str, apart: pd.Series[bool]) -> pd.DataFrame:
-    return rows.assign(impl=rows["impl"].where(~apart, rows["impl"] + f" {name}"))
+    two_kernels = rows["impl"].eq("triton") | rows["impl"].eq("torch_flow") & rows["device"].isin(OTHER_MHA) & ~windowed
+    apart = {
+        "window": windowed,
+        "mha": decode & two_kernels & rows["q_heads"].eq(rows["kv_heads"]),
+        f"width {OTHER_WIDTH:.0f}": rows["stack"].str.startswith("sglang") & rows["head_dim"].eq(OTHER_WIDTH),
+    }  # fmt: skip
+    names = rows["impl"]
+    for name, where in apart.items():
+        names = names.where(~where, names + f" {name}")
+    return rows.assign(impl=names)
 
 
 def _group(
     rows: pd.DataFrame, kernel: str, device: str, stack: str, dtypes: tuple[Dtype, Dtype], impl: str
 ) -> KernelGroup:  # fmt: skip
     sizes = [*TABLES[kernel], "window"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     peak = rates(device, dtypes[0])
     rows = rows[rows["latency_us"] * 1e-6 >= _streaming(rows, BYTES[dtypes[1]]) / peak.memory]
     batch, new, keys, heads, kv_heads, width, window = (rows[name].to_numpy(np.float64) for name in sizes)

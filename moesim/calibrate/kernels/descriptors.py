@@ -63,7 +63,8 @@ def _entry(group: KernelGroup, fit: FittedKernel) -> str:
     head = {"kernel": group.kernel, "format": group.format}
     if group.implementation:
         head["implementation"] = f'"{group.implementation}"'
-    terms = {each.name: quantity(each, fit.values[each.name]) for each in group.parameters}
+    searched = {each.name: each for each in group.parameters}
+    terms = {name: quantity(searched.get(name), value) for name, value in fit.values.items()}
     sizes = {name: f"[{_number(column.min())}, {_number(column.max())}]" for name, column in group.sizes.items()}
     residuals = {name: f"[{', '.join(map(_number, values))}]" for name, values in fit.residuals.items()}
     record = {
@@ -85,9 +86,9 @@ def _entry(group: KernelGroup, fit: FittedKernel) -> str:
     return "  - {" + ",\n     ".join(parts) + "}"
 
 
-def quantity(parameter: Parameter, value: float) -> str:
-    """A term with its unit; shares, exponents and counts have none."""
-    return f"{_number(value * 1e6)} us" if parameter.high <= LONGEST else _number(value)
+def quantity(parameter: Parameter | None, value: float) -> str:
+    """A term with its unit; shares, exponents and counts have none, nor has a constant of the form (no parameter)."""
+    return f"{_number(value * 1e6)} us" if parameter is not None and parameter.high <= LONGEST else _number(value)
 
 
 def _pairs(values: Mapping[str, str]) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
-from moesim.calibrate.kernels.routed import Load, expected_load, known
+from moesim.calibrate.kernels.routed import expected_load, known
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
 from moesim.hardware.device import make_device
@@ -94,15 +94,26 @@ class Expected(Parameter):
 BOUNDS = {
     "launch": (1e-6, 2e-4), "sorting": (1e-8, 3e-5), "expert": (1e-11, 1e-6), "pipeline": (1e-11, 5e-8),
     "compute": (0.05, 1.0), "memory": (0.1, 1.0), "overlap": (1.0, 12.0), "local": (1e-3, 60.0),
-    "everywhere": (1e-3, 60.0), "fringe": (0.1, 512.0),
+    "everywhere": (1e-3, 60.0), "fringe": (0.1, 512.0), "tile": (4.0, 512.0),
 }  # fmt: skip
 
-#: What to expect of a family, in that order: medians over the fitted halves of all measured groups, rounded.
+#: What to expect of a family, in the order of Experts' terms, and of its number formats: medians over the fitted halves
+#: of all measured groups, rounded.
 FAMILIES = {
-    "marlin": (2e-5, 3e-7, 4e-9, 1e-9, 0.55, 0.78, 1.5, 0.4, 3.0, 2.0),
-    "cutlass": (2.4e-5, 3e-7, 1e-8, 9e-10, 0.62, 0.83, 1.4, 4.0, 0.3, 15.0),
-    "triton": (4e-6, 2e-6, 4e-9, 3e-9, 0.35, 0.78, 1.5, 0.1, 2.5, 1.0),
-    "trtllm": (6.7e-6, 1.4e-6, 6e-8, 1.1e-9, 0.5, 0.95, 1.3, 3.0, 0.9, 12.0),
+    "marlin": (2e-5, 3e-7, 4e-9, 1e-9, 0.55, 0.78, 1.5, 0.4, 3.0, 2.0, 32.0),
+    "cutlass": (2.4e-5, 3e-7, 1e-8, 9e-10, 0.62, 0.83, 1.4, 4.0, 0.3, 15.0, 32.0),
+    "triton": (4e-6, 2e-6, 4e-9, 3e-9, 0.35, 0.78, 1.5, 0.1, 2.5, 1.0, 32.0),
+    "trtllm": (6.7e-6, 1.4e-6, 6e-8, 1.1e-9, 0.5, 0.95, 1.3, 3.0, 0.9, 12.0, 32.0),
+}
+FORMAT_TERMS = {
+    ("triton", "fp8-block"): {"launch": 1.8e-5, "everywhere": 5.5, "overlap": 1.9},
+    ("cutlass", "bf16"): {"local": 2.6, "everywhere": 0.2},
+    ("cutlass", "fp8-block"): {"local": 14.0},
+    ("cutlass", "nvfp4"): {"launch": 5e-5, "compute": 0.85, "local": 6.0},
+    ("trtllm", "bf16"): {"local": 1.0, "everywhere": 0.2},
+    ("trtllm", "fp8"): {"everywhere": 0.45},
+    ("trtllm", "fp8-block"): {"compute": 0.22, "local": 1.0, "everywhere": 2.8},
+    ("trtllm", "nvfp4"): {"local": 5.5},
 }
 
 #: Weight of the expectation for 300 rows; it grows like the rows' own. By cross-validation within the fitted halves.
@@ -148,7 +159,7 @@ def groups(data: Path) -> Iterator[KernelGroup]:
             yield _group(part, str(device), str(stack), FORMATS[str(dtype)], str(impl))
 
 
-def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
+def _ungated(rows: pd.DataFrame) -> BoolArray:
     names = rows["stack"].str.partition("-")
     recent = [
         stack in UNGATED_SINCE and _version(version) >= UNGATED_SINCE[stack]
@@ -156,7 +167,7 @@ def _ungated(rows: pd.DataFrame) -> pd.Series[bool]:
     ]
     models = rows[["hidden", "inter", "num_experts", "topk"]].astype(int).itertuples(index=False, name=None)
     without = np.array([model in UNGATED for model in models], dtype=bool) & np.array(recent, dtype=bool)
-    return rows["impl"].str.endswith(_UNGATED_NAME) | without
+    return np.asarray(rows["impl"].str.endswith(_UNGATED_NAME).to_numpy(bool) | without)
 
 
 def _version(text: str) -> tuple[int, ...]:
@@ -168,14 +179,23 @@ def _implementation(impl: str) -> str:
 
 
 def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str) -> ExpertGroup:
-    sizes = [*TABLES["moe"], "distribution", "ungated"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
-    tokens, hidden, inter, experts, topk, tp, ep = (rows[each].to_numpy(np.int64) for each in TABLES["moe"])
-    routed = zip(rows["distribution"], tokens, experts, topk, ep, strict=True)
-    load = Load(*np.array([expected_load(kind, *map(int, counts)) for kind, *counts in routed]).T)
-    matrices = np.where(rows["ungated"].to_numpy(bool), 2.0, 3.0)
-    columns = (load.pairs, tokens * topk, load.touched, experts / ep, hidden, inter / tp, matrices)
-    shape = ExpertShape(*(each.astype(np.float64) for each in columns), number.activations, number.weights)
+    keys = [*TABLES["moe"], "distribution", "ungated"]
+    merged = rows.groupby(keys)["latency_us"].median().reset_index()
+    tokens, hidden, inter, experts, topk, tp, ep = (merged[each].to_numpy(np.int64) for each in TABLES["moe"])
+    routed = zip(merged["distribution"], tokens, experts, topk, ep, strict=True)
+    pairs, touched = np.array([expected_load(kind, *map(int, counts)) for kind, *counts in routed]).T
+    matrices = np.where(merged["ungated"].to_numpy(bool), 2.0, 3.0)
+    shape = ExpertShape(
+        pairs=pairs,
+        all_pairs=(tokens * topk).astype(np.float64),
+        touched=touched,
+        held=experts / ep,
+        hidden=hidden.astype(np.float64),
+        width=inter / tp,
+        matrices=matrices,
+        activation_bytes=number.activations,
+        weight_bytes=number.weights,
+    )
     models = [f"{h}/{i}/{e}/{k}" for h, i, e, k in zip(hidden, inter, experts, topk, strict=True)]
     shards = [f"{model} tp {t} ep {e}" for model, t, e in zip(models, tp, ep, strict=True)]
     fitted = _half(models, shards)
@@ -187,10 +207,10 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
         implementation=impl,
         rates=_rates(name, number.arithmetic),
         shape=shape,
-        seconds=rows["latency_us"].to_numpy(np.float64) * 1e-6,
+        seconds=merged["latency_us"].to_numpy(np.float64) * 1e-6,
         split=models if len({m for m, f in zip(models, fitted, strict=True) if f}) > 1 else shards,
         series=models,
-        size=load.pairs,
+        size=pairs,
         sizes={each: getattr(shape, each) for each in ("pairs", "all_pairs", "touched", "held", "hidden", "width")},
         parameters=parameters(impl, number.name, int(fitted.sum())),
         excluded="" if len(set(models)) > 1 else "a single model was measured",
@@ -210,11 +230,10 @@ def _rates(name: str, arithmetic: Dtype) -> Rates:
 
 def parameters(impl: str, number: str, rows: int) -> tuple[Parameter, ...]:
     """The terms of Experts with what the implementation's family lets expect of them."""
-    expected = FAMILIES[_family(impl, number)]
+    family = _family(impl, number)
+    expected = dict(zip(BOUNDS, FAMILIES[family], strict=True)) | FORMAT_TERMS.get((family, number), {})
     weight = EXPECTATION * float(np.sqrt(max(rows, 1) / 300.0))
-    return tuple(
-        Expected(name, (start,), *BOUNDS[name], weight=weight) for name, start in zip(BOUNDS, expected, strict=True)
-    )
+    return tuple(Expected(name, (start,), *BOUNDS[name], weight=weight) for name, start in expected.items())
 
 
 def _family(impl: str, number: str) -> str:

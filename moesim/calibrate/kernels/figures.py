@@ -178,8 +178,10 @@ def roofline(device: str, title: str, scored: Sequence[Scored]) -> Figure:
         _time_axis(axes.xaxis)
     else:
         axes.set(xlabel="arithmetic intensity / that of the ridge", ylabel="achieved / peak of arithmetic")
-    beside = {"loc": "upper left", "bbox_to_anchor": (1.03, 1.0), "alignment": "left"}
-    axes.legend(**beside, title="most time goes to", markerscale=2.5, handletextpad=0.2)
+    axes.legend(
+        loc="upper left", bbox_to_anchor=(1.03, 1.0), alignment="left", title="most time goes to", markerscale=2.5,
+        handletextpad=0.2,
+    )  # fmt: skip
     return figure
 
 

@@ -9,17 +9,21 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
 from moesim.calibrate.kernels.groups import KernelGroup, rows_of
-from moesim.kernels.forms import Times, known_forms, make_form
+from moesim.kernels.forms import Times, find_form, make_form
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 #: Rows that a fit looks at; more change its terms by less than their rounding and take longer.
-MOST_ROWS = 1000
+MOST_ROWS = 1500
 
 #: A fit ends when a step gains less of its loss: far below what a term's rounding changes.
 TOLERANCE = 1e-5
+
+#: Relative error from which on a point counts linearly. Below that of collectives: libraries choose among kernels, and
+#: the next shape's may be another, so that errors have long tails.
+SCALE = 0.03
 
 #: A regime with fewer unseen points keeps no residuals of its own.
 FEWEST_RESIDUALS = 20
@@ -63,9 +67,9 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
         return predict(group, {**constants, **values}, chosen).seconds
 
     used = rows[np.linspace(0, len(rows) - 1, min(len(rows), MOST_ROWS)).astype(np.int64)]
-    values = constants | fit(model, group.parameters, group.seconds, used, TOLERANCE)
+    values = constants | fit(model, group.parameters, group.seconds, used, TOLERANCE, SCALE)
     near = [_started(parameter, values[parameter.name]) for parameter in group.parameters]
-    unseen = unseen_residuals(model, near, group.seconds, used, group.split, TOLERANCE)
+    unseen = unseen_residuals(model, near, group.seconds, used, group.split, TOLERANCE, SCALE)
     regime = regimes(predict(group, values, used))
     residuals = {"all": quantiles(unseen)}
     for name in np.unique(regime).tolist():
@@ -88,11 +92,14 @@ def fit_kernel(group: KernelGroup) -> FittedKernel:
 
 def _constants(group: KernelGroup) -> dict[str, float]:
     """The terms of the group's form that are not fitted."""
-    return {each.name: each.default for each in fields(known_forms()[group.kernel]) if each.default is not MISSING}
+    return {each.name: each.default for each in fields(find_form(group.kernel)) if each.default is not MISSING}
 
 
 def _started(parameter: Parameter, value: float) -> Parameter:
-    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole."""
+    """The parameter, searched from one value, where it is inside its bounds: folds differ little from the whole. Not so
+    one that is pulled towards its start by more than a trifle: the pull would tell a fold of the rows kept apart."""
+    if type(parameter) is not Parameter:
+        return parameter
     margin = 1e-3 * (parameter.high - parameter.low)
     return replace(parameter, starts=(float(np.clip(value, parameter.low + margin, parameter.high - margin)),))
 

@@ -12,8 +12,8 @@ import moesim.kernels.forms.gemm  # noqa: F401 - registers the form
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.profiles import matrix_products
-from moesim.calibrate.kernels.sources import FORMATS, newest, rates
-from moesim.calibrate.kernels.tables import DEVICES, read_table
+from moesim.calibrate.kernels.sources import FORMATS, rates
+from moesim.calibrate.kernels.tables import DEVICES, known_devices, merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import MatrixShape
 
 if TYPE_CHECKING:
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 #: Fewer rows say too little to fit and score.
 FEWEST_ROWS = 100
 
-#: Slices of the public tables that say nothing of a stack's kernels: (stack's name, dtype) -> why.
-EXCLUDED = {("vllm", "fp8_block"): "timed without a graph: 60 us of launches hide the kernel"}
+#: Slices of the public tables, by stack's name and dtype, that were timed without a graph: launches hide the kernels.
+EAGER = (("vllm", "fp8_block"),)
+
+#: Tables of kernels that a search has chosen per shape: the fastest counts, and activations come quantised.
+TUNED = "gemm_amd_aiter"
 
 OUTPUT_BYTES = 2.0  # outputs are bf16
 
@@ -31,7 +34,7 @@ TERMS = (
     Parameter("launch", (2.5e-6,), 1e-7, 6e-5),
     Parameter("compute", (0.8,), 0.1, 1.0),
     Parameter("memory", (0.82,), 0.1, 1.0),
-    Parameter("on_chip", (10.0,), 1.0, 100.0),
+    Parameter("on_chip", (0.03,), 1e-3, 1.0),
     Parameter("wave", (5e-7,), 1e-8, 1e-5),
     Parameter("split", (2.5e-6,), 1e-8, 1e-4),
     Parameter("reduce", (0.5,), 0.03, 10.0),
@@ -49,26 +52,27 @@ QUANTISATION = (Parameter("quantise", (1.2,), 0.1, 20.0), Parameter("row", (1e-7
 
 
 def groups(data: Path) -> Iterator[KernelGroup]:
-    """The groups of `data`/kernels, of each stack's newest version, and of `data`/profiles.
+    """The groups of a folder's tables, of each stack's newest version, and of `data`/profiles.
 
     Raises:
-        MoesimError: a table is missing or cannot be used.
+        MoesimError: a table cannot be used.
     """
-    tuned = data / "kernels" / "gemm_amd_aiter.csv.gz"
-    paths = sorted(set((data / "kernels").glob("gemm*.csv.gz")) - {tuned})
-    rows = newest(read_table(paths or [data / "kernels" / "gemm.csv.gz"], "gemm"))
-    for (device, stack, dtype), part in _large(rows):
-        yield _group(part, device, stack, dtype, quantised=False)
-    for (device, stack, dtype), part in _large(_tuned(tuned)) if tuned.is_file() else ():
-        yield _group(part, device, stack, dtype, quantised=True)
+    paths = table_paths(data, "gemm")
+    tuned = [path for path in paths if path.name.startswith(TUNED)]
+    if len(paths) > len(tuned):
+        for key, part in _large(newest(read_table([path for path in paths if path not in tuned], "gemm"))):
+            yield _group(part, key, quantised=False)
+    for path in tuned:
+        for key, part in _large(_tuned(path)):
+            yield _group(part, key, quantised=True)
     for device, stack, part in matrix_products(data):
-        yield _group(part, device, stack, "bfloat16", quantised=False)
+        yield _group(part, (DEVICES[device], stack, "bfloat16"), quantised=False)
 
 
-def _large(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """Rows of each device, stack and known dtype that has enough."""
-    for key, part in rows[rows["dtype"].isin(FORMATS)].groupby(["device", "stack", "dtype"]):
-        if len(part) >= FEWEST_ROWS:
+def _large(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows of each device, stack and known dtype that has enough, timed as a graph."""
+    for key, part in parts(rows[rows["dtype"].isin(FORMATS)], ("device", "stack", "dtype")):
+        if len(part) >= FEWEST_ROWS and (key[1].split("-")[0], key[2]) not in EAGER:
             yield key, part
 
 
@@ -77,19 +81,21 @@ def _tuned(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     rows = pd.read_csv(path, low_memory=False)
-    rows = rows[np.isfinite(rows["latency_us"]) & (rows["latency_us"] > 0) & rows["device"].isin(DEVICES)]
-    return rows.groupby(["device", "dtype", "m", "n", "k"], as_index=False)["latency_us"].min().assign(stack="aiter")
+    rows = known_devices(rows[np.isfinite(rows["latency_us"]) & (rows["latency_us"] > 0)])
+    best = rows.groupby(["device", "dtype", "m", "n", "k"])["latency_us"].min().reset_index()
+    return best.assign(stack="aiter")
 
 
-def _group(rows: pd.DataFrame, device: str, stack: str, dtype: str, quantised: bool) -> KernelGroup:
-    """quantised: activations come in the number format of the weights."""
+def _group(rows: pd.DataFrame, key: tuple[str, ...], quantised: bool) -> KernelGroup:
+    """key: device, stack, dtype. quantised: activations come in the number format of the weights."""
+    device, stack, dtype = key
     sizes = ["m", "n", "k"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     m, n, k = (rows[name].to_numpy(np.float64) for name in sizes)
     number = FORMATS[dtype]
     pairs = [f"{columns:.0f}x{depth:.0f}" for columns, depth in zip(n, k, strict=True)]
     return KernelGroup(
-        device=DEVICES[device],
+        device=device,
         stack=stack,
         kernel="gemm",
         format=number.name,
@@ -102,5 +108,4 @@ def _group(rows: pd.DataFrame, device: str, stack: str, dtype: str, quantised: b
         size=m,
         sizes={"m": m, "n": n, "k": k},
         parameters=TERMS + (QUANTISATION if number.quantises and not quantised else ()),
-        excluded=EXCLUDED.get((stack.split("-")[0], dtype), ""),
     )

@@ -53,11 +53,15 @@ def all_groups(data: Path) -> tuple[KernelGroup, ...]:
     Raises:
         MoesimError: there are no tables, or one of them cannot be used.
     """
+    _require_tables(data)
+    found = [group for read in readers().values() for group in read(data)]
+    return tuple(sorted(found, key=lambda group: (group.device, group.stack)))
+
+
+def _require_tables(data: Path) -> None:
     if not any(table_paths(data, kind) for kind in TABLES):
         fix = "tables are called gemm.csv, moe_NAME.csv, attention_decode_NAME.csv.gz, ..."
         raise MoesimError(f"there are no tables of measured kernels in {data}", fix=fix)
-    found = [group for read in readers().values() for group in read(data)]
-    return tuple(sorted(found, key=lambda group: (group.device, group.stack)))
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def check_tables(data: Path) -> Contents:
     Raises:
         MoesimError: a table lacks a column, its times cannot be right, or none of its devices is known.
     """
+    _require_tables(data)
     origins: dict[tuple[str, str], set[str]] = {}
     unknown: set[str] = set()
     for kind in TABLES:
@@ -108,7 +113,9 @@ def sound_rows(path: Path, kind: str) -> pd.DataFrame:
     table = columns_of(path, kind)
     sizes = [*TABLES[kind], "latency_us"]
     table = table.assign(**{name: pd.to_numeric(table[name], errors="coerce") for name in sizes})
-    return table[(np.isfinite(table[sizes]) & (table[sizes] >= 0)).all(axis=1)]
+    values = table[sizes].to_numpy(np.float64)
+    sound: pd.DataFrame = table.loc[(np.isfinite(values) & (values >= 0)).all(axis=1)]
+    return sound
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,8 @@ def calibrate(
     """
     contents = check_tables(data)
     groups = all_groups(data)
+    if not groups:
+        raise MoesimError(f"{data} holds too few measurements of any kernel", fix="measure a hundred sizes of one")
     measured = sorted({group.device for group in groups})
     for name in devices:
         if name not in measured:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesim.calibrate.kernels.tables import DEVICES
+from moesim.calibrate.kernels.tables import DEVICES, parts
 from moesim.spec.loading import load_descriptor
 from moesim.spec.model import ModelSpec
 
@@ -35,13 +35,13 @@ def matrix_products(data: Path) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Device, stack and rows (m, n, k, latency_us) of the projections and the head."""
     import pandas as pd
 
-    for device, layers in _layers(data).groupby("device"):
-        parts = []
-        for (model, tp, layer), rows in layers.groupby(["model", "tp", "layer"]):
-            width = _product(load_descriptor("models", MODELS[model]), layer, tp)
+    for (device,), layers in parts(_layers(data), ("device",)):
+        found = []
+        for (model, tp, layer), rows in parts(layers, ("model", "tp", "layer")):
+            width = _product(load_descriptor("models", MODELS[model]), layer, int(tp))
             if width is not None:
-                parts.append(rows.assign(n=width[0], k=width[1]))
-        yield device, STACK, pd.concat(parts)
+                found.append(rows.assign(n=width[0], k=width[1]))
+        yield device, STACK, pd.concat(found)
 
 
 def streams(data: Path) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
@@ -49,12 +49,12 @@ def streams(data: Path) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
     import pandas as pd
 
     layers = _layers(data)
-    for (device, layer), found in layers[layers["layer"].isin(STREAMING)].groupby(["device", "layer"]):
-        parts = []
-        for (model, tp), rows in found.groupby(["model", "tp"]):
-            read, written, shared = _stream(load_descriptor("models", MODELS[model]), layer, tp)
-            parts.append(rows.assign(read=read, written=written, shared=shared))
-        yield device, STACK, layer, pd.concat(parts)
+    for (device, layer), alike in parts(layers[layers["layer"].isin(STREAMING)], ("device", "layer")):
+        found = []
+        for (model, tp), rows in parts(alike, ("model", "tp")):
+            read, written, shared = _stream(load_descriptor("models", MODELS[model]), layer, int(tp))
+            found.append(rows.assign(read=read, written=written, shared=shared))
+        yield device, STACK, layer, pd.concat(found)
 
 
 def _layers(data: Path) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What the measured rank of a fused-MoE benchmark is handed: expected pairs, touched experts and largest loads.
+"""What the measured rank of a fused-MoE benchmark is handed: expected pairs and touched experts.
 
 The tables record how tokens were routed only by name. `balanced` strides through the experts; `power_law_A` draws a
 weight per expert from a truncated power law of exponent A, rounds the weights to counts of tokens and times the most
@@ -25,11 +25,10 @@ DRAWS = 16
 
 
 class Load(NamedTuple):
-    """Of the measured rank: (token, expert) pairs, experts with a token, tokens of the fullest expert."""
+    """Of the measured rank: (token, expert) pairs, and experts with a token."""
 
     pairs: float
     touched: float
-    largest: float
 
 
 def known(distribution: str) -> bool:
@@ -52,8 +51,7 @@ def expected_load(distribution: str, tokens: int, experts: int, topk: int, ranks
         counts = _power_law(float(distribution.removeprefix("power_law_")), tokens, experts, topk, ranks, stream)
     else:
         raise MoesimError(f"unknown routing {distribution!r}", fix="known are balanced and power_law_EXPONENT")
-    per_draw = counts.sum(axis=1), (counts > 0).sum(axis=1), counts.max(axis=1)
-    return Load(*(float(each.mean()) for each in per_draw))
+    return Load(float(counts.sum(axis=1).mean()), float((counts > 0).sum(axis=1).mean()))
 
 
 def _balanced(tokens: int, experts: int, topk: int) -> IntArray:

@@ -13,7 +13,7 @@ from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.profiles import STREAMING, streams
 from moesim.calibrate.kernels.sources import rates
-from moesim.calibrate.kernels.tables import DEVICES, read_table
+from moesim.calibrate.kernels.tables import DEVICES, known_devices, merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import RowShape
 
 if TYPE_CHECKING:
@@ -33,6 +33,17 @@ KERNELS: dict[str, tuple[str, float, float, float]] = {
     "mlp_act": ("elementwise", 2.0, 1.0, 0.0),
     "attn_rope": ("elementwise", 1.0, 1.0, 0.0),
     "emb": ("embedding", 1.0, 1.0, 0.0),
+    "layernorm": ("norm", 2.0, 2.0, 1.0),
+    "final_layernorm": ("norm", 2.0, 2.0, 1.0),
+    "qk_norm": ("norm", 1.0, 1.0, 0.0),
+    "act_fn": ("elementwise", 2.0, 1.0, 0.0),
+    "rotary_emb": ("elementwise", 1.0, 1.0, 0.0),
+    "rope": ("elementwise", 1.0, 1.0, 0.0),
+    "embedding": ("embedding", 1.0, 1.0, 0.0),
+    "add_norm": ("norm", 2.0, 2.0, 1.0),
+    "norm": ("norm", 1.0, 1.0, 1.0),
+    "activation": ("elementwise", 2.0, 1.0, 0.0),
+    "sampling": ("sampling", 1.0, 0.0, 0.0),
 }
 ELEMENT = 2.0  # bf16, fp16
 
@@ -56,33 +67,40 @@ TERMS = (
 
 
 def groups(data: Path) -> Iterator[KernelGroup]:
-    """The groups of `data`/kernels/elementwise.csv.gz and of `data`/profiles.
+    """The groups of a folder's tables and of `data`/profiles.
 
     Raises:
-        MoesimError: the table is missing or cannot be used.
+        MoesimError: a table cannot be used.
     """
-    rows = read_table([data / "kernels" / "elementwise.csv.gz"], "elementwise")
-    rows = rows[rows["kernel"].isin(KERNELS) & (rows["n"] > 0)]
-    rows = rows[rows["source"].str.startswith("vidur:") & rows["device"].isin(DEVICES)]
-    for (device, name), part in rows.groupby(["device", "kernel"]):
+    paths = table_paths(data, "elementwise")
+    for (device, stack, name), part in _usable(read_table(paths, "elementwise")) if paths else ():
         if len(part) >= FEWEST_ROWS:
             kernel, read, written, shared = KERNELS[name]
             keys = part["source"].map(SHARED_KEYS).fillna(1.0) if name == "attn_rope" else 0.0
             width = part["n"] * ELEMENT * (1.0 + keys)
             shaped = part.assign(read=width * read, written=width * written, shared=width * shared)
-            yield _group(shaped, device, "vidur", kernel, name)
+            yield _group(shaped, device, stack, kernel, name)
     for device, stack, name, part in streams(data):
-        yield _group(part, device, stack, STREAMING[name], name)
+        yield _group(part, DEVICES[device], stack, STREAMING[name], name)
+
+
+def _usable(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows of each device, stack and kernel. Vidur's tables name a model where others name a stack."""
+    rows = rows[rows["kernel"].isin(KERNELS) & (rows["n"] > 0)]
+    vidur = rows["source"].str.startswith("vidur:")
+    told = [known_devices(rows[vidur]).assign(stack="vidur"), newest(rows[~vidur])]
+    for each in told:
+        yield from parts(each, ("device", "stack", "kernel"))
 
 
 def _group(rows: pd.DataFrame, device: str, stack: str, kernel: str, name: str) -> KernelGroup:
     sizes = ["m", "read", "written", "shared"]
-    rows = rows.groupby(sizes, as_index=False)["latency_us"].median()
+    rows = merged(rows, sizes)
     tokens, read, written, shared = (rows[each].to_numpy(np.float64) for each in sizes)
     widths = [f"{name}/{width:.0f}" for width in read]
     few = len(set(widths)) < FEWEST_WIDTHS
     return KernelGroup(
-        device=DEVICES[device],
+        device=device,
         stack=stack,
         kernel=kernel,
         format="bf16",

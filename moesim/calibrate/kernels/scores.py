@@ -13,7 +13,7 @@ from moesim.calibrate.fitting import errors
 from moesim.calibrate.kernels.fits import predict, rank_correlation, regimes
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.library import all_groups
-from moesim.kernels.calibrated import relatives
+from moesim.kernels.selection import relatives
 from moesim.spec.errors import MoesimError
 from moesim.spec.kernels import KernelFit, calibrated_stacks, load_kernel_calibration
 from moesim.spec.loading import load_descriptor

@@ -1,23 +1,15 @@
-"""What a row of a measured table belongs to: the device's rates, the software stack, the number format."""
+"""What a row of a measured table belongs to: the device's rates, the number format."""
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from moesim.calibrate.kernels.tables import DEVICES
-from moesim.calibrate.measured import TARGETS
 from moesim.hardware.device import make_device
+from moesim.kernels.calibrated import device_rates
 from moesim.kernels.forms import Rates
 from moesim.spec.base import Dtype
 from moesim.spec.loading import load_descriptor
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-#: `source` of rows that name a stack and its version.
-_SOURCE = re.compile(r"aic:(?P<stack>[a-z]+)-(?P<version>.+)")
 
 
 class Format(NamedTuple):
@@ -31,7 +23,8 @@ class Format(NamedTuple):
     quantises: bool
 
 
-#: By `dtype` of the tables. Scales: fp32 per 128 x 128 weights and 1 x 128 activations; nvfp4: a byte per 16; mxfp4: per 32.
+#: By `dtype` of the tables. Scales: fp32 per 128 x 128 weights and 1 x 128 activations; a byte per 16 (nvfp4) or 32
+#: (mxfp4) elements.
 FORMATS = {
     "bfloat16": Format("bf16", "bf16", 2.0, 2.0, False),
     "float16": Format("bf16", "bf16", 2.0, 2.0, False),
@@ -48,24 +41,5 @@ FORMATS = {
 
 @lru_cache(maxsize=256)
 def rates(device: str, dtype: Dtype) -> Rates:
-    """A measured device's rates, by its name in the tables."""
-    spec = load_descriptor("devices", DEVICES[device])
-    made = make_device(spec, index=0, name=device, node=0)
-    units = spec.compute.units or TARGETS[device].units
-    return Rates(made.peak(dtype), made.memory.compute_bandwidth, float(units))
-
-
-def newest(rows: pd.DataFrame) -> pd.DataFrame:
-    """Rows of known devices by the newest version of each of their stacks; `stack` becomes a column."""
-    named = rows["source"].str.extract(_SOURCE)
-    rows = rows.assign(stack=named["stack"], version=named["version"])
-    rows = rows[rows["device"].isin(DEVICES) & rows["stack"].notna()]
-    order = rows["version"].map(_version_order)
-    last = order.groupby([rows["device"], rows["stack"]]).transform("max")
-    return rows[order == last].assign(stack=rows["stack"] + "-" + rows["version"])
-
-
-def _version_order(version: str) -> tuple[int, ...]:
-    """1.3.0rc20 after 1.3.0rc9, 0.14.0 after 0.9.0; a release after its candidates."""
-    numbers = [int(each) for each in re.findall(r"\d+", version)]
-    return (*numbers, *([] if "rc" in version else [10**6]))
+    """A measured device's rates."""
+    return device_rates(make_device(load_descriptor("devices", device), index=0, name=device, node=0), dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,10 +12,13 @@ from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.tables import columns_of, known_devices, read_table, table_paths
 from moesim.hardware.device import make_device
-from moesim.kernels.forms import Rates
+from moesim.kernels.calibrated import device_rates
 from moesim.kernels.forms import steps as steps  # registers the form
 from moesim.kernels.shapes import MatrixShape
 from moesim.spec.loading import load_descriptor
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PARAMETERS = (
     Parameter("overhead", (5e-3,), 1e-5, 0.1),
@@ -35,19 +39,31 @@ def groups(data: Path) -> Iterator[KernelGroup]:
     paths = [path for path in table_paths(data, "steps") if "parameters" in columns_of(path, "steps").columns]
     if not paths:
         return
-    for (name, source), rows in known_devices(read_table(paths, "steps")).groupby(["device", "source"]):
-        keys = ["model", "parameters", "tp", "batch", "q_len", "kv_len"]
-        rows = rows.groupby(keys, as_index=False)["latency_us"].median()
-        batch, new, tp, weights, seen = (
-            rows[each].to_numpy(np.float64) for each in ("batch", "q_len", "tp", "parameters", "kv_len")
-        )
-        tokens, shard = batch * new, weights / tp
-        calls = [f"step/{m}/{t:.0f}/{b:.0f}/{k:.0f}" for m, t, b, k in zip(rows["model"], tp, batch, seen, strict=True)]
-        made = make_device(load_descriptor("devices", name), index=0, name=name, node=0)
-        yield KernelGroup(
-            device=name, stack=source.partition(":")[2], kernel="step", format="fp16", implementation="",
-            rates=Rates(made.peak("fp16"), made.memory.compute_bandwidth, 1.0),
-            shape=MatrixShape(tokens, shard, np.ones_like(shard), 2.0, 2.0, 2.0),
-            seconds=rows["latency_us"].to_numpy(np.float64) * 1e-6, split=calls, series=calls, size=tokens,
-            sizes={"tokens": tokens, "shard": shard, "keys": seen}, parameters=PARAMETERS,
-        )  # fmt: skip
+    for (device, source), rows in known_devices(read_table(paths, "steps")).groupby(["device", "source"]):
+        yield _group(rows, str(device), str(source).partition(":")[2])
+
+
+def _group(rows: pd.DataFrame, device: str, stack: str) -> KernelGroup:
+    keys = ["model", "parameters", "tp", "batch", "q_len", "kv_len"]
+    merged = rows.groupby(keys)["latency_us"].median().reset_index()
+    batch, new, tp, weights, seen = (
+        merged[each].to_numpy(np.float64) for each in ("batch", "q_len", "tp", "parameters", "kv_len")
+    )
+    tokens, shard = batch * new, weights / tp
+    calls = [f"step/{m}/{t:.0f}/{b:.0f}/{k:.0f}" for m, t, b, k in zip(merged["model"], tp, batch, seen, strict=True)]
+    made = make_device(load_descriptor("devices", device), index=0, name=device, node=0)
+    return KernelGroup(
+        device=device,
+        stack=stack,
+        kernel="step",
+        format="fp16",
+        implementation="",
+        rates=device_rates(made, "fp16"),
+        shape=MatrixShape(tokens, shard, np.ones_like(shard), 2.0, 2.0, 2.0),
+        seconds=merged["latency_us"].to_numpy(np.float64) * 1e-6,
+        split=calls,
+        series=calls,
+        size=tokens,
+        sizes={"tokens": tokens, "shard": shard, "keys": seen},
+        parameters=PARAMETERS,
+    )

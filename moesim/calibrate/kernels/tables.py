@@ -7,7 +7,7 @@ origin with its software version. The remaining columns are the sizes (`TABLES`)
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,6 +98,17 @@ def newest(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     return rows.assign(stack=(rows["stack"] + "-" + rows["version"]).str.removesuffix("-"))
 
 
+def parts(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
+    """Rows of equal keys, in the order of these, which are text."""
+    for key, part in rows.groupby(list(keys)):
+        yield tuple(str(each) for each in key), part
+
+
+def merged(rows: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
+    """One row per size: repeats of a measurement become their median."""
+    return rows.groupby(list(sizes))["latency_us"].median().reset_index()
+
+
 def _version_order(version: str) -> tuple[int, ...]:
     """1.3.0rc20 after 1.3.0rc9, 0.14.0 after 0.9.0; a release after its candidates."""
     numbers = [int(each) for each in re.findall(r"\d+", version)]
@@ -137,7 +148,7 @@ def columns_of(path: Path, kind: str) -> pd.DataFrame:
     missing = [name for name in needed if name not in table.columns]
     if missing:
         raise MoesimError(f"the column {missing[0]!r} is missing", where=place, fix=f"it needs {', '.join(needed)}")
-    return table.assign(impl=table["impl"].fillna("") if "impl" in table.columns else "")
+    return table.assign(impl=table["impl"].astype(object).fillna("") if "impl" in table.columns else "")
 
 
 def _read(path: Path, kind: str) -> pd.DataFrame:

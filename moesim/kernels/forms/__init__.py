@@ -67,11 +67,23 @@ def register(name: str) -> Any:
     return add
 
 
-def known_forms() -> dict[str, type[Form]]:
-    """Every form by the name of its kernels; each module of this package registers some."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return FORMS
+def find_form(kernel: str) -> type[Form]:
+    """The form of the kernels of this name; each module of this package registers some.
+
+    Raises:
+        MoesimError: there is none.
+    """
+    if kernel not in FORMS:
+        for module in pkgutil.iter_modules(__path__):
+            importlib.import_module(f"{__name__}.{module.name}")
+    if kernel not in FORMS:
+        fix = did_you_mean(kernel, FORMS) or f"choose one of {', '.join(FORMS)}"
+        raise MoesimError(f"no form prices kernels called {kernel!r}", fix=fix)
+    return FORMS[kernel]
+
+
+def term_names(form: type[Form]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(form))
 
 
 def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
@@ -80,11 +92,8 @@ def make_form(kernel: str, terms: Mapping[str, float]) -> Form:
     Raises:
         MoesimError: there is no such form, or its terms are others.
     """
-    if kernel not in FORMS and kernel not in known_forms():
-        fix = did_you_mean(kernel, FORMS) or f"choose one of {', '.join(FORMS)}"
-        raise MoesimError(f"no form prices kernels called {kernel!r}", fix=fix)
-    form = FORMS[kernel]
-    names = [each.name for each in fields(form)]
+    form = find_form(kernel)
+    names = term_names(form)
     strange, missing = [each for each in terms if each not in names], [each for each in names if each not in terms]
     if strange or missing:
         what = f"has no term {strange[0]!r}" if strange else f"lacks the term {missing[0]!r}"

@@ -1,5 +1,5 @@
-"""Attention kernels: prompt chunks (causal tiles), decoding sequences (streamed KV cache), with keys and values cached or
-latents (MLA), and batches of both.
+"""Attention kernels: prompt chunks (causal tiles), decoding sequences (streamed KV cache), with keys and values cached
+or latents (MLA), and batches of both.
 
 Each form prices its own part of a shape from sums over the batch, as if its sequences were equally long; the other part
 costs it nothing. Kernels of layers with a sliding window are others than those without, with terms of their own: their
@@ -19,9 +19,9 @@ from moesim.kernels.shapes import AttentionShape
 #: Query rows of a tile (FlashAttention 2 and 3, FlashInfer, TensorRT-LLM; Dao 2023, arXiv 2307.08691).
 TILE_ROWS = 128.0
 
-#: A decoding sequence's tile among those of chunks: its keys and the tile itself take these shares of a full tile's time.
-#: Tiles per SM that run at once. Fitted to half of LLMServingSim's mixed batches on RTX PRO 6000 and RTX 4090 (vLLM 0.19,
-#: FlashAttention 2), on top of forms fitted to its pure ones: calibrate.kernels.profiles.
+#: A decoding sequence's tile among those of chunks: its keys and the tile itself take these shares of a full tile's
+#: time. Tiles per SM that run at once. From half of LLMServingSim's mixed batches on RTX PRO 6000 and RTX 4090 (vLLM
+#: 0.19, FlashAttention 2), on top of forms fitted to its pure ones; error on the other half 10 and 11 % (median).
 ONE_ROW_KEYS = 0.65
 ONE_ROW_TILE = 0.3
 RESIDENT_TILES = 4.0
@@ -34,7 +34,7 @@ class _Tiles(NamedTuple):
     """What a call is cut into: number of tiles, keys that they see (of all tiles; of the longest), bytes of keys and
     values read in the call and written to the cache before it."""
 
-    count: FloatArray
+    number: FloatArray
     keys: FloatArray
     longest: FloatArray
     read: FloatArray
@@ -42,7 +42,7 @@ class _Tiles(NamedTuple):
 
 
 @register("attention_prefill")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prefill:
     """Prompt chunks, tile by tile: launch + p-norm(arithmetic, memory) + tiles + what is appended to the cache.
 
@@ -95,16 +95,21 @@ class Prefill:
         compute = _norm(tiles.keys * per_key, tiles.longest * (self.tail * rates.units * per_key), self.even)
         moved = shape.queries * (shape.heads * width * shape.query_bytes) + tiles.read
         memory = moved / (self.memory * rates.memory)
-        seconds = self.launch + _norm(compute, memory, self.blend) + tiles.count * (self.tile / rates.units)
+        seconds = self.launch + _norm(compute, memory, self.blend) + tiles.number * (self.tile / rates.units)
         seconds += self.token * shape.queries + tiles.written / (self.append * rates.memory)
-        return _present(tiles.count, seconds, compute, memory)
+        return _present(tiles.number, seconds, compute, memory)
 
 
 @register("mla_prefill")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentPrefill(Prefill):
-    """Prompt chunks of multi-head latent attention, run as MHA on keys and values expanded from the latents (DeepSeek-V2,
-    arXiv 2405.04434, section 2.1): every head has its own. Terms as of Prefill; what is appended are latents."""
+    """Prompt chunks of multi-head latent attention, run as MHA on keys and values expanded from the latents
+    (DeepSeek-V2, arXiv 2405.04434, section 2.1): every head has its own. Terms as of Prefill; what is appended are
+    latents."""
+
+    width_power: float = 1.0
+    masked: float = 0.0
+    packed: float = 0.0
 
     def _tiles(self, shape: AttentionShape) -> _Tiles:
         per_key = shape.heads * (shape.query_width + shape.value_width) * shape.query_bytes
@@ -113,14 +118,14 @@ class LatentPrefill(Prefill):
 
 
 @register("attention_decode")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Decode:
     """Sequences that add one token: launch + p-norm(cache bytes, padded products) / utilisation + rounds over the SMs.
 
-    launch: seconds of a call. compute, memory: shares of the peaks reached. width_power: as of Prefill. rows: query rows
-    that a matrix instruction takes at least. keys: keys that a sequence is computed with at least. round: seconds that
-    the SMs take for one (sequence, KV head) each, whatever its keys. split: keys in a piece of a sequence that is worked
-    on by an SM of its own, most: number of pieces at most. occupancy, fill: of pieces per SM x the utilisation is
+    launch: seconds of a call. compute, memory: shares of the peaks reached. width_power: as of Prefill. rows: query
+    rows that a matrix instruction takes at least. keys: keys that a sequence is computed with at least. round: seconds
+    that the SMs take for one (sequence, KV head) each, whatever its keys. split: keys in a piece of a sequence that an
+    SM of its own works on; most: number of pieces at most. occupancy, fill: with x pieces per SM the utilisation is
     (1 + (occupancy x)^-fill)^(-1/fill). blend: p of arithmetic and memory.
     """
 
@@ -155,7 +160,8 @@ class Decode:
         load = sequences * (groups / rates.units)
         pieces = 1.0 + length / (self.split + length / self.most)
         fill = (1.0 + (load * pieces * self.occupancy) ** -self.fill) ** (1.0 / self.fill)
-        memory = shape.keys * (cached * shape.kv_bytes / (self.memory * rates.memory))
+        moved = shape.keys * (cached * shape.kv_bytes) + shape.decodes * (shape.heads * width * shape.query_bytes)
+        memory = moved / (self.memory * rates.memory)
         padded = sequences * np.maximum(length, self.keys)
         compute = padded * (2.0 * products * _slowness(width, self) / rates.compute)
         busy = _norm(compute, memory, self.blend) * fill
@@ -163,11 +169,13 @@ class Decode:
 
 
 @register("mla_decode")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LatentDecode(Decode):
     """Sequences that add one token to cached latents, with the expansion absorbed into queries and outputs: all heads
     multiply with the same latents (DeepSeek-V2, arXiv 2405.04434, section 2.1.2), `rows` of them per SM. Terms as of
     Decode. The value part of the latent lacks the rotary key; it is counted as wide as the whole."""
+
+    width_power: float = 1.0
 
     def times(self, shape: AttentionShape, rates: Rates) -> Times:
         width = 2.0 * shape.latent
@@ -192,7 +200,7 @@ def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates)
     per_key = shape.kv_heads * (shape.query_width + shape.value_width) * shape.kv_bytes
     longest = shape.keys / np.maximum(shape.decodes, 1.0)
     together = _Tiles(
-        count=chunks.count + ONE_ROW_TILE * sequences * rows,
+        number=chunks.number + ONE_ROW_TILE * sequences * rows,
         keys=chunks.keys + ONE_ROW_KEYS * rows * (shape.keys + shape.decodes * (TILE_ROWS / 2.0)) * shape.kv_heads,
         longest=np.maximum(chunks.longest, longest),
         read=chunks.read + shape.keys * per_key * again,

@@ -1,7 +1,8 @@
 """Matrix products: the cheapest tiling's time on the SMs, beside the bytes from memory and cache, with a launch.
 
-A tile/wave roofline: a product of [m, k] and [k, n] is cut into tiles, which the SMs work off in waves; few tiles may share
-their sum over k among several SMs. Meanwhile operands stream in from memory, or from the cache where they were left.
+A tile/wave roofline: a product of [m, k] and [k, n] is cut into tiles, which the SMs work off in waves; few tiles may
+share their sum over k among several SMs. Meanwhile operands stream in from memory, or from the cache where they were
+left.
 """
 
 from __future__ import annotations
@@ -38,15 +39,16 @@ UNQUANTISED_BYTES = 2  # activations before their quantisation
 class Gemm:
     """Terms of a stack's matrix products on a device.
 
-    launch: seconds of an empty call. compute, memory: shares of the datasheet's peaks, at most 1. cache, on_chip: bytes
-    per second of cached operands, and into all SMs, as multiples of the memory's. wave, split: seconds of a wave's start
-    and drain, and of handing over partial sums. reduce: traffic of partial sums, as a multiple of its bytes over the
-    memory's rate; store: the same of outputs, which nothing overlaps. grain, columns: rows and columns that a tile costs
-    at least (an instruction's width, or a library's fixed tile). rounding: share of tiles that wait for whole waves.
-    kept: bytes of activations and outputs found in the cache; kept_weights: the same of weights, as in a benchmark that
-    repeats a call. throttle: extra time of long calls as a share, for those that work much longer than `burst` seconds.
-    quantise: traffic of the activations' quantisation, as `reduce`; row: seconds of it per row of an SM; 0 where the
-    activations come quantised or in bf16. sharpness: exponent of the norm that joins SMs and memory.
+    launch: seconds of an empty call. compute, memory: shares of the datasheet's peaks, at most 1. cache: rate of cached
+    operands, as a multiple of the memory's, at least 1; on_chip: bytes that reach the SMs per FLOP of their peak. wave,
+    split: seconds of a wave's start and drain, and of handing over partial sums. reduce: traffic of partial sums, as a
+    multiple of their bytes at the memory's rate; store: the same of outputs, which nothing overlaps. grain, columns:
+    rows and columns that a tile costs at least (an instruction's width, or a library's fixed tile). rounding: share of
+    tiles that wait for whole waves. kept: bytes of activations and outputs found in the cache; kept_weights: the same
+    of weights, as in a benchmark that repeats a call. throttle: extra time of long calls as a share, for those that
+    work much longer than `burst` seconds. quantise: traffic of the activations' quantisation, as `reduce`; row: seconds
+    of it per row of an SM; both 0 where activations come quantised or in bf16. sharpness: exponent of the norm that
+    joins SMs and memory.
     """
 
     launch: float
@@ -76,7 +78,7 @@ class Gemm:
         flat = [each.reshape(-1) for each in (m, n, k)]
         for start in range(0, m.size, BLOCK):
             part = slice(start, start + BLOCK)
-            rows = MatrixShape(*(each[part] for each in flat), *shape[3:])
+            rows = MatrixShape(flat[0][part], flat[1][part], flat[2][part], *shape[3:])
             seconds.reshape(-1)[part], memory.reshape(-1)[part] = self._block(rows, rates)
         return Times(seconds, 2.0 * m * n * k / rates.compute, memory)
 
@@ -96,15 +98,15 @@ class Gemm:
         m, n, k, activation, weight, output = shape
         total = np.zeros_like(m)
         for size, kept in ((m * k * activation + m * n * output, self.kept), (n * k * weight, self.kept_weights)):
-            cold = size / (1.0 + (kept / size) ** EVICTION)
+            cold = size / (1.0 + (kept / np.maximum(size, 1.0)) ** EVICTION)
             total += cold / self.memory + (size - cold) / self.cache
         return total
 
     def _busiest(self, shape: MatrixShape, rates: Rates) -> FloatArray:
         """Seconds of the SMs with the best tiling."""
-        m, n, k, activation, weight, output = shape
+        m, n, k, activation, weight, _ = shape
         multiply = 2.0 * rates.units / (self.compute * rates.compute)
-        load = rates.units / (self.on_chip * rates.memory)
+        load = rates.units / (self.on_chip * rates.compute)
         partial = self.reduce * PARTIAL_BYTES * m * n / rates.memory
         grain, loaded = np.minimum(self.grain, m), np.minimum(m, 256.0)
         best = np.full_like(m, np.inf)

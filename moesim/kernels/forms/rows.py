@@ -22,11 +22,11 @@ EVICTION = 4
 class Rows:
     """Terms of a streaming kernel: after its launch, SMs work off waves of rows while memory and cache deliver them.
 
-    launch: seconds of an empty call. memory: share of the datasheet's bandwidth, at most 1. cache: rate at which rows are
-    read that the kernel before left in the cache, as a multiple of the memory's; kept: bytes that stay there. resident:
-    rows that an SM has in work at once, a whole number; wave: seconds of a wave whatever its width; flow: bytes per
-    second into all SMs, as a multiple of the memory's; rounding: share of rows that wait for whole waves. sharpness:
-    exponent of the norm that joins SMs and memory.
+    launch: seconds of an empty call. memory: share of the datasheet's bandwidth, at most 1. cache: rate of rows that
+    the kernel before left in the cache, as a multiple of the memory's, at least 1; kept: bytes that stay there.
+    resident: rows that an SM has in work at once, a whole number; wave: seconds of a wave whatever its width; flow:
+    bytes per second into all SMs, as a multiple of the memory's; rounding: share of rows that wait for whole waves.
+    sharpness: exponent of the norm that joins SMs and memory.
     """
 
     launch: float

@@ -1,0 +1,130 @@
+"""Which fit speaks for a kernel: of the device's calibrations, else of a relative's, by stack, format and variant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.kernels.base import Calls
+from moesim.kernels.shapes import AttentionShape, ExpertShape, MatrixShape
+from moesim.spec.hardware import DeviceSpec
+from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration
+from moesim.spec.loading import load_descriptor
+
+#: Words in the names of implementations that serve some calls only: sliding windows, and as many KV heads as heads.
+WINDOW, MULTI_HEAD = "window", "mha"
+
+#: Times beyond the measured range from which on a size is far outside.
+FAR = 4.0
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The fits of a class of calls, one per kernel, and whose they are."""
+
+    fits: tuple[KernelFit, ...]
+    device: str
+    stack: str
+
+
+def select(spec: DeviceSpec, stacks: Sequence[str], kernels: Sequence[str], calls: Calls) -> Selected | None:
+    """The first of the device's calibrations, then of its relatives', that has a fit for every one of `kernels` in one
+    of the calls' formats; the stacks in the order of `stacks`, of their versions the newest first."""
+    for name in (spec.name, *relatives(spec)) if kernels and stacks else ():
+        for stack, fits in _calibrations(name, stacks):
+            for form in calls.formats:
+                chosen = [_choose(fits, kernel, form, calls) for kernel in kernels]
+                found = tuple(fit for fit in chosen if fit is not None)
+                if len(found) == len(kernels):
+                    return Selected(found, name, stack)
+    return None
+
+
+def _choose(fits: Iterable[KernelFit], kernel: str, form: str, calls: Calls) -> KernelFit | None:
+    """Of several implementations one of the calls' variant, measured around their sizes, with the most measurements."""
+    able = [fit for fit in fits if fit.kernel == kernel and fit.format == form]
+    sizes = static_sizes(calls)
+    served = {WINDOW: calls.variant == WINDOW, MULTI_HEAD: sizes.get("heads") == sizes.get("kv_heads", 0.0)}
+    barred = {word for word, serves in served.items() if not serves}
+    able = [fit for fit in able if not barred & set(fit.implementation.split())]
+    if not able:
+        return None
+
+    def fitness(fit: KernelFit) -> tuple[bool, int, float, int]:
+        distance = sum(abs(np.log(outside(fit, name, size))) for name, size in sizes.items())
+        special = len(set(served) & set(fit.implementation.split()))
+        return calls.variant in fit.implementation, special, -round(distance, 6), fit.record.fitted
+
+    return max(able, key=fitness)
+
+
+def static_sizes(calls: Calls) -> dict[str, float]:
+    """The sizes of a class of calls that do not change from step to step, as the ranges of fits name them."""
+    shape = calls.shape
+    if isinstance(shape, MatrixShape):
+        return {"n": float(shape.n), "k": float(shape.k)}
+    if isinstance(shape, ExpertShape):
+        return {"hidden": float(shape.hidden), "width": float(shape.width), "held": float(shape.held)}
+    if isinstance(shape, AttentionShape):
+        return {"heads": float(shape.heads), "kv_heads": float(shape.kv_heads), "width": float(shape.query_width)}
+    return {}
+
+
+def outside(fit: KernelFit, name: str, size: float) -> float:
+    """How many times a size is above the measured range, or (below 1) under it; 1 inside, or where none is recorded."""
+    if name not in fit.range:
+        return 1.0
+    low, high = fit.range[name]
+    return size / min(max(size, low), high)
+
+
+def far_sizes(fits: Iterable[KernelFit], calls: Calls) -> list[str]:
+    """Sizes far outside what was measured, as `k 65,536 (measured up to 16,384)`."""
+    found = []
+    for fit in fits:
+        for name, size in static_sizes(calls).items():
+            times = outside(fit, name, size)
+            if not 1 / FAR <= times <= FAR:
+                limit = f"up to {fit.range[name][1]:,.0f}" if times > 1 else f"from {fit.range[name][0]:,.0f} on"
+                found.append(f"{name} {size:,.0f} (measured {limit})")
+    return list(dict.fromkeys(found))
+
+
+def _calibrations(device: str, stacks: Sequence[str]) -> Iterator[tuple[str, tuple[KernelFit, ...]]]:
+    known = calibrated_stacks(device)
+    for wanted in stacks:
+        versions = [stack for stack in known if stack == wanted or stack.startswith(f"{wanted}-")]
+        for stack in sorted(versions, key=_version, reverse=True):
+            yield stack, load_kernel_calibration(known[stack]).kernels
+
+
+def relatives(spec: DeviceSpec) -> list[str]:
+    """Calibrated devices of the same family, the nearest in FLOP per byte first."""
+    wanted = _intensity(spec)
+    near: list[tuple[float, str]] = []
+    for name in calibrated_devices():
+        if name == spec.name or not _of_family(name, spec.family):
+            continue
+        other: DeviceSpec = load_descriptor("devices", name)
+        near.append((abs(np.log(_intensity(other) / wanted)), name))
+    return [name for _, name in sorted(near)]
+
+
+def _intensity(spec: DeviceSpec) -> float:
+    """FLOP per byte at the peaks, of 16-bit arithmetic where that exists."""
+    compute, memory = spec.compute, spec.memory[0]
+    return float((compute.bf16 or compute.fp16 or compute.fp32 or 1.0) / memory.bandwidth)
+
+
+def _of_family(device: str, family: str) -> bool:
+    """Read from one line: a whole file takes a tenth of a second."""
+    path = next(iter(calibrated_stacks(device).values()))
+    said = re.search(r"^family:[ \t]*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return said is not None and said.group(1) == family
+
+
+def _version(stack: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"\d+", stack))
