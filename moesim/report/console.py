@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from moesim.report.service import class_lines, stage_lines
 from moesim.report.text import ends, memory_size, percent, short_quantity, short_time, significant
 from moesim.results.metrics import numbers
 
@@ -79,8 +80,9 @@ def _headline(results: Results) -> str:
     if requests["preemptions"]:
         parts.append(f"{requests['preemptions']:,} preemptions")
     parts.append(f"{short_time(summary['duration'])} simulated in {summary['steps']:,} steps")
-    why = "overloaded" if summary["bottleneck"]["overloaded"] else "interrupted"
-    mark = f" [bold yellow](partial: {why})[/]" if summary["partial"] else ""
+    mark = " [bold yellow](partial: interrupted)[/]" if summary["partial"] else ""
+    if requests["unfinished"] and not summary["partial"]:
+        mark = " [bold yellow](ended: overloaded)[/]"
     return f"[bold]{escape(results.name)}[/]{mark}  {' · '.join(parts)}"
 
 
@@ -124,6 +126,8 @@ def _facts(results: Results, caveat: str) -> Table:
     for label, text in (
         ("throughput", _throughput(values)),
         ("goodput", _goodput(values)),
+        ("stages", stage_lines(summary)),
+        ("classes", class_lines(summary)),
         ("utilisation", _utilisation(values)),
         ("network", _network(values)),
         ("experts", _experts(values)),

@@ -248,7 +248,7 @@ def numbers(summary: Summary, above: str = "") -> dict[str, float]:
     for key, value in summary.items():
         name = f"{above}{key}"
         if isinstance(value, dict):
-            if name not in ("goodput.slo", "bottleneck.operators", "intervals"):
+            if key != "slo" and name not in ("bottleneck.operators", "intervals"):
                 found |= numbers(value, f"{name}.")
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             found[name] = math.nan if value is None else float(value)

@@ -78,6 +78,7 @@ def test_intervals_stand_beside_what_they_are_of(trial):
     text = _text(results.with_repeats(trial, {}, found))
     assert f"{900 * tpot:.1f}–{1200 * tpot:.1f}" in text.splitlines()[6]
     assert f" requests/s [{0.5 * rate:.2f}–{2 * rate:.2f}] ·" in text
-    assert "80 % intervals of 7 repeated runs (of 32: interrupted); 1 of 2 sources of error are estimates" in text
+    words = " ".join(text.split())
+    assert "80 % intervals of 7 repeated runs (of 32: interrupted); 1 of 2 sources of error are estimates" in words
     assert "TPOT: kernels.a.gemm 75 %, engine.step_overhead 20 %, the rest 5 %" in text
     assert max(map(len, text.splitlines())) <= 100

@@ -230,8 +230,10 @@ def test_an_overloaded_run_ends_with_its_diagnosis():
     """A server that needs 3 s a request gets one a second for 40 s. Ten seconds after the last arrival, at 49 s, the
     16th has finished at 48 and the step in progress ends."""
     requests = {"mix": "m", "rate": "1/s", "count": 40, "arrival": "deterministic", "drain": "10 s"}
-    record = load(requests, engine=SINGLE)
-    assert record.partial
+    record = load(requests, engine=SINGLE, slo={"e2e": "2 s"})
+    assert record.overloaded
+    assert not record.partial
+    assert any("no request can meet slo.e2e: 2000 ms" in note for note in record.notes)
     assert record.end == 49
     assert int(np.count_nonzero(~np.isnan(record.requests["finish"]))) == 16
     summary = summarise(record)
