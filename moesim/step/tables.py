@@ -15,6 +15,7 @@ from moesim.spec.serving import EngineSpec
 from moesim.step.graph import IntArray, picoseconds
 from moesim.step.sharding import operator_calls
 
+
 @dataclass(frozen=True)
 class StepContext:
     """What every step of a run shares."""
