@@ -96,7 +96,7 @@ def far_sizes(fits: Iterable[KernelFit], calls: Calls) -> list[str]:
 def _calibrations(device: str, stacks: Sequence[str]) -> Iterator[tuple[str, tuple[KernelFit, ...]]]:
     known = calibrated_stacks(device)
     for wanted in stacks:
-        versions = [stack for stack in known if stack == wanted or stack.startswith(f"{wanted}-")]
+        versions = [stack for stack in known if stack == wanted or stack.startswith((f"{wanted}-", f"{wanted}."))]
         for stack in sorted(versions, key=_version, reverse=True):
             yield stack, load_kernel_calibration(known[stack]).kernels
 

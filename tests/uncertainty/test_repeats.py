@@ -158,7 +158,8 @@ def test_a_change_of_policy_changes_no_draw():
     assert (one.metrics["ttft.mean"] != other.metrics["ttft.mean"]).any()
 
 
-def test_bytes_depend_on_nothing_but_the_seed(tmp_path):
+def test_bytes_depend_on_nothing_but_the_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr("moesim.run.WORTH_A_PROCESS", 1e-6)
     for name, workers in (("one", 1), ("two", 2)):
         run(quickstart(), tmp_path / name, figures=False, uncertainty=Uncertainty(3, workers))
     run(quickstart(), tmp_path / "plain", figures=False)
@@ -217,7 +218,9 @@ def test_the_command_prints_intervals(command):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_the_repeats_that_finished(tmp_path, workers):
+def test_ctrl_c_keeps_the_repeats_that_finished(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("moesim.run.WORTH_A_PROCESS", 1e-6)
+
     def interrupt(finished: int, total: int) -> None:
         if finished == 3:
             os.kill(os.getpid(), signal.SIGINT)
