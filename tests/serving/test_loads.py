@@ -256,6 +256,34 @@ def test_later_stages_of_an_overloaded_run_are_not_sent():
     assert any("5 of later stages were not sent" in note for note in record.notes)
 
 
+def test_the_stage_that_is_overloaded_is_named():
+    """3 s a request: the first stage has one in 4 s, the second two a second, and drains before the third."""
+    stages = [{"rate": "0.25/s"}, {"rate": "2/s"}, {"rate": "0.25/s"}]
+    requests = {"mix": "m", "count": 40, "arrival": "deterministic", "stages": stages}
+    found = summarise(simulate(ruler.spec_of(document(requests, engine=SINGLE))))["bottleneck"]
+    assert (found["overloaded"], found["stage"]) == (True, 1)
+    assert any("the queue grows in stage 1" in line for line in found["lines"])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    drain=st.sampled_from(["0 s", "3 s", "4.5 s"]),
+    rate=st.sampled_from(["1/s", "2.3/s"]),
+    layout=st.integers(0, 4),
+    run=st.sampled_from([{"rate": "1/s"}, {"concurrency": 2}]),
+)
+def test_an_overloaded_run_ends_at_the_same_step_with_and_without_run_ahead(drain, rate, layout, run):
+    stages = [{"rate": rate, "count": 12, "drain": drain}, {**run, "count": 3}]
+    engine = {"max_sequences": 2, "sequence_overhead": "9 ms"}
+    record = ruler.run(
+        document({"mix": "long", "stages": stages}, {"long": mix(outputs=9)}, engine=engine, **LAYOUTS[layout])
+    )
+    last = record.requests["arrival"][:12].max()
+    if record.overloaded:
+        assert len(record.requests["arrival"]) == 12
+        assert record.end >= last + float(drain.removesuffix(" s"))
+
+
 # Classes
 
 
