@@ -113,7 +113,7 @@ def test_warm_up_drains_and_is_not_counted():
     assert (summary["requests"]["total"], summary["requests"]["finished"]) == (5, 5)
     assert summary["throughput"]["requests"] == 5 / 9
     assert summary["stages"][0]["begin"] == 6
-    assert any("3 warm-up requests" in note for note in summary["notes"])
+    assert any("warm-up (requests: 3)" in note for note in summary["notes"])
 
 
 # Stages
@@ -191,6 +191,17 @@ def test_concurrent_conversations():
     talk = mix(sessions=session(2))
     record = load({"mix": "talk", "concurrency": 1, "count": 3}, {"talk": talk})
     assert times(record, "arrival") == [0, 5, 8, 13, 16, 21]
+
+
+def test_interactive_response_time_law():
+    """R = N S - Z once the server of S = 1 s is busy all the time: 5 users who think for Z = 2 s wait until 3 s have
+    passed, and the server gives X = N / (R + Z) = 1 answer a second."""
+    talk = mix(1, 1, sessions=session(40))
+    engine = {**SINGLE, "token_budget": 128}  # all that was said fits one step
+    record = load({"mix": "talk", "concurrency": 5, "count": 5}, {"talk": talk}, engine=engine)
+    response = (record.requests["finish"] - record.requests["arrival"])[5:]
+    assert set(response.tolist()) == {3}
+    assert record.end == 200
 
 
 # Pools
