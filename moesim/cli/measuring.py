@@ -83,20 +83,21 @@ def parse_budget(text: str) -> float:
 
 
 @click.command("steps", short_help="Whole steps from measured kernels alone.")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder")
 @click.option("--model", "models", multiple=True, metavar="FILE", help="A measured model that is not in the library.")
-def steps_command(folder: Path, models: tuple[str, ...]) -> None:
+def steps_command(folder: str, models: tuple[str, ...]) -> None:
     """Fit the kernels in FOLDER, which `moesim calibrate run` wrote, and predict the layers and steps in it.
 
-    Steps are not fitted: their error is what a run's prices add up to.
+    The name of a device stands for its measurements that come with moesim. Steps are not fitted: their error is what a
+    run's prices add up to.
     """
     from moesim.calibrate.benchmarks.console import print_steps
-    from moesim.calibrate.whole_steps import whole_steps
+    from moesim.calibrate.whole_steps import measured_folder, whole_steps
     from moesim.report.describe import console
 
     screen = console()
     with screen.status("fitting") as status:
-        report = whole_steps(folder, models, lambda name: status.update(f"fitting {name}"))
+        report = whole_steps(measured_folder(folder), models, lambda name: status.update(f"fitting {name}"))
     print_steps(screen, report)
 
 

@@ -34,7 +34,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "FEWEST", 3)
     monkeypatch.setattr(timing, "PATIENCE", 0.0)
     monkeypatch.setattr(timing, "WARM_UP", 0.0)
-    monkeypatch.setattr(timing, "SHORTEST", 2e-5)
     monkeypatch.setattr(cases, "LONGEST", 1e-4)
     monkeypatch.setattr(pytorch, "COLD_BYTES", 2**22)
     monkeypatch.setattr(pytorch, "last_cache", lambda: 0)
@@ -119,10 +118,12 @@ def test_copies_are_as_many_as_leave_none_in_a_cache(bench: Bench) -> None:
 
 def test_a_clock_takes_turns_between_copies() -> None:
     seen: list[int] = []
-    clock = CpuClock(1)
+    clock = CpuClock(1, lambda: seen.append(-1))
     clock.seconds(Work(seen.append, 3), 0, 4)
-    clock.seconds(Work(seen.append, 3), 4, 3)
-    assert seen == [0, 1, 2, 0, 1, 2, 0]
+    clock.seconds(Work(seen.append, 3), 4, 2)
+    assert seen == [-1, 0, -1, 1, -1, 2, -1, 0, -1, 1, -1, 2]
+    clock.seconds(Work(seen.append, 3, wall=True), 0, 2)
+    assert seen[-2:] == [0, 1]
 
 
 @pytest.mark.parametrize(

@@ -51,9 +51,11 @@ def test_names_are_not_markup(record, as_results):
     assert "[red]x" in _text(as_results(record, name="[red]x"))
 
 
-def test_the_caveat_can_be_replaced(trial):
-    assert "calibrated within 5 %" in _text(trial, caveat="calibrated within 5 %")
-    assert "accuracy" not in _text(trial, caveat="")
+def test_runs_of_measured_kernels_say_so(synthetic, as_results, trial):
+    assert "datasheet rooflines" in _text(trial)
+    run = synthetic.record(3, layers=0)
+    run.kernels = {"h100-sxm": {"gemm": "h100-sxm vllm-0.24.0", "sampling": "datasheet"}}
+    assert "rest on measurements" in _text(as_results(run))
 
 
 def test_nothing_finished_is_printed_with_dashes(synthetic, as_results):

@@ -12,9 +12,6 @@ import numpy as np
 #: choice of kernels, clocks that rise under load.
 WARM_UP = 0.01
 
-#: A sample repeats its call until it lasts this long, in seconds, far above the resolution of any clock used.
-SHORTEST = 200e-6
-
 #: Samples per measurement, and the seconds after which no more than the fewest are taken.
 FEWEST, MOST, PATIENCE = 3, 25, 0.1
 
@@ -38,10 +35,12 @@ class Work:
 class Clock(Protocol):
     """Times calls number `first` to `first + calls - 1` in a row, which take turns between the copies: total seconds.
 
-    way: how they are launched, as `eager` or `graph`.
+    way: how they are launched, as `eager` or `graph`. shortest: seconds that a sample must last, for the sake of the
+    clock's resolution; its call is repeated until it does.
     """
 
     way: str
+    shortest: float
 
     def seconds(self, work: Work, first: int, calls: int) -> float: ...
 
@@ -59,11 +58,11 @@ class Measurement:
 def measure(work: Work, clock: Clock) -> Measurement:
     """The median of the samples within Tukey's fences. How often a sample repeats its call is found out on the way."""
     first, calls, warm, total = 0, 1, 0.0, 0.0
-    while warm < WARM_UP or total < SHORTEST:
+    while warm < WARM_UP or total < clock.shortest:
         total = clock.seconds(work, first, calls)
         first, warm = first + calls, warm + total
-        if total < SHORTEST:
-            calls = max(2 * calls, int(np.ceil(calls * SHORTEST / max(total, 1e-9))))
+        if total < clock.shortest:
+            calls = max(2 * calls, int(np.ceil(calls * clock.shortest / max(total, 1e-9))))
     samples: list[float] = []
     spent = 0.0
     while len(samples) < FEWEST or (len(samples) < MOST and spent < PATIENCE):
