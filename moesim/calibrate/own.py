@@ -70,8 +70,8 @@ _ROWS = {
 def own_groups(folder: Path, device: Device, way: str) -> dict[str, KernelGroup]:
     """The groups by table, and of the elementwise table by kernel. way: `eager` or `graph`.
 
-    A GPU's are those of `moesim calibrate fit`, each with the form of its class. On a CPU, where those forms' tiles, waves
-    and bounds mean nothing, every kernel has the plain form.
+    A GPU's are those of `moesim calibrate fit`, each with the form of its class. On a CPU, where those forms' tiles,
+    waves and bounds mean nothing, every kernel has the plain form.
 
     Raises:
         MoesimError: a table is missing or cannot be used, or was measured on another device.

@@ -3,8 +3,8 @@
 seconds = launch + expert · experts + ((F / (compute · P))^p + (B / (memory · W))^p)^(1/p), a smooth maximum of
 arithmetic and traffic (p -> infinity: Williams, Waterman, Patterson, CACM 52(4), 2009). F counts `fill` more rows than
 there are, per product: small products do not fill vector units and tiles. B counts `edge` more elements than there are,
-per column of weights: a core reads ahead along a column, and begins anew at the next. It speaks for machines with too few
-measurements for the forms of single classes.
+per column of weights: a core reads ahead along a column, and begins anew at the next. It speaks for CPUs, and for
+machines with too few measurements for the forms of single classes.
 """
 
 from __future__ import annotations
