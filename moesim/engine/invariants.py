@@ -43,7 +43,7 @@ def check_collective(collective: Collective) -> None:
 
 def check_schedule(graph: StepGraph, schedule: Schedule, free: IntArray | None = None) -> None:
     """Cheap checks of every executed step, a few array operations: every node ran, none for less than its duration,
-    no fifo resource for longer than there was time (`free` [resources, lanes]: when it became available)."""
+    no resource for longer than there was time (`free` [resources, lanes]: when it became available)."""
     present = graph.duration != ABSENT
     require(bool(((schedule.finish != ABSENT) == present).all()), "a node of the step did not run, or one too many did")
     lasted = schedule.finish - schedule.start
@@ -51,7 +51,7 @@ def check_schedule(graph: StepGraph, schedule: Schedule, free: IntArray | None =
     end = schedule.makespan
     for index, resource in enumerate(RESOURCES):
         rows = graph.resource == index
-        if resource.discipline == "fifo" and rows.any():
+        if rows.any():
             begin = 0 if free is None else free[index]
             excess = int(np.max(lasted[rows].sum(axis=0) - np.maximum(end - begin, 0)))
             require(excess <= 0, f"a {resource.name} resource is busy {excess} ps longer than the step lasts")

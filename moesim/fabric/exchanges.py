@@ -26,8 +26,9 @@ Exchange = Callable[[FloatArray, Group, bool], tuple[Phase, ...]]
 def direct(traffic: FloatArray, group: Group, back: bool) -> tuple[Phase, ...]:
     """All at once."""
     if isinstance(group, GroupLinks):
-        pairs = np.stack(np.divmod(np.arange(group.lanes**2), group.lanes), axis=1)
-        return flow_phases(traffic.reshape(*traffic.shape[:-2], -1), group, pairs[:, ::-1] if back else pairs)
+        # Every pair is among the flows, so that those of both directions are the same, routed once.
+        moved = np.swapaxes(traffic, -1, -2) if back else traffic
+        return flow_phases(moved.reshape(*traffic.shape[:-2], -1), group, group.every_pair)
     near = group.node[:, None] == group.node[None, :]
     inside = (near & ~np.eye(group.lanes, dtype=bool)).astype(np.float64)
     up = _sums(traffic, inside, back)

@@ -92,8 +92,7 @@ class Limit:
 
 def _farthest(group: GroupLinks) -> float:
     """Seconds of latency between the two lanes that are farthest apart."""
-    pairs = np.stack(np.divmod(np.arange(group.lanes**2), group.lanes), axis=1)
-    return float(group.flows(pairs).latency)
+    return float(group.flows(group.every_pair).latency)
 
 
 def _cuts(group: GroupLinks) -> Iterator[tuple[BoolArray, float]]:

@@ -191,6 +191,11 @@ class GroupLinks(Lanes):
         within = None if self.several_nodes else self.topology.node_overhead
         return self.topology.overhead if within is None else within
 
+    @cached_property
+    def every_pair(self) -> IntArray:
+        """[lanes x lanes, 2] all pairs of lanes, by the first."""
+        return np.stack(np.divmod(np.arange(self.lanes**2), self.lanes), axis=1)
+
     def flows(self, pairs: IntArray) -> RoutedFlows:
         """Routed flows between lanes [F, 2]; routes are found once per set of flows."""
         key = pairs.tobytes()

@@ -6,6 +6,7 @@ the GPU on the right rail, a drawn relay) divide a pair into legs; between the e
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -123,13 +124,13 @@ class LegLoads:
         return self.legs.loads(product(self._of_leg, np.asarray(traffic, dtype=np.float64)))
 
 
-class OverWayPoints:
+class OverWayPoints(ABC):
     """Base of the policies that divide pairs into legs."""
 
     base: Routing
 
-    def legs(self, topology: Topology, pairs: IntArray) -> Legs:
-        raise NotImplementedError
+    @abstractmethod
+    def legs(self, topology: Topology, pairs: IntArray) -> Legs: ...
 
     def routes(self, topology: Topology, pairs: ArrayLike) -> Routes:
         ends = as_pairs(pairs)

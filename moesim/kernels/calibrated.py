@@ -31,8 +31,9 @@ _KERNELS = {
     "latent attention": ("mla_prefill", "mla_decode"),
 }  # fmt: skip
 
-#: Stacks that run chunks and decoding sequences in one attention kernel; others launch one for each.
-_ONE_KERNEL = ("vllm",)
+#: What runs chunks and decoding sequences in one attention kernel (stack, part of its implementation's name); others
+#: launch one for each.
+_ONE_KERNEL = ("vllm", "flash_attn")
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ class CalibratedKernels:
     """Measured terms where there are any for a call, the datasheet roofline elsewhere.
 
     Args:
-        stacks: names of software stacks, the preferred first, without version (`vllm`) or with it (`vllm-0.24.0`).
+        stacks: names of software stacks, the preferred first, without version (`vllm`), with it (`vllm-0.24.0`), or
+            with the beginning of one (`vllm-0.24`).
         scales: kernels that take so many times as long as their terms say; the others take just as long.
     """
 
@@ -150,11 +152,9 @@ class _Priced:
             prefill, decode = self.forms
             if not shape.chunks.any():
                 return _scaled(decode.times(shape, self.rates), self.scales[1])
-            if (
-                self.source.stack.startswith(_ONE_KERNEL)
-                and isinstance(prefill, Prefill)
-                and isinstance(decode, Decode)
-            ):
+            stack, implementation = _ONE_KERNEL
+            joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
+            if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 return self._mixed(prefill, decode, shape)
         return together(self._apart(shape))
 

@@ -14,8 +14,8 @@ from moesim.spec.hardware import DeviceSpec
 from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration
 from moesim.spec.loading import load_descriptor
 
-#: Part of the name of implementations for sliding windows; no other calls may use them.
-WINDOW = "window"
+#: Words in the names of implementations that serve some calls only: sliding windows, and as many KV heads as heads.
+WINDOW, MULTI_HEAD = "window", "mha"
 
 #: Times beyond the measured range from which on a size is far outside.
 FAR = 4.0
@@ -46,15 +46,17 @@ def select(spec: DeviceSpec, stacks: Sequence[str], kernels: Sequence[str], call
 def _choose(fits: Iterable[KernelFit], kernel: str, form: str, calls: Calls) -> KernelFit | None:
     """Of several implementations one of the calls' variant, measured around their sizes, with the most measurements."""
     able = [fit for fit in fits if fit.kernel == kernel and fit.format == form]
-    if calls.variant != WINDOW:
-        able = [fit for fit in able if WINDOW not in fit.implementation]
+    sizes = static_sizes(calls)
+    served = {WINDOW: calls.variant == WINDOW, MULTI_HEAD: sizes.get("heads") == sizes.get("kv_heads", 0.0)}
+    barred = {word for word, serves in served.items() if not serves}
+    able = [fit for fit in able if not barred & set(fit.implementation.split())]
     if not able:
         return None
-    sizes = static_sizes(calls)
 
-    def fitness(fit: KernelFit) -> tuple[bool, float, int]:
+    def fitness(fit: KernelFit) -> tuple[bool, int, float, int]:
         distance = sum(abs(np.log(outside(fit, name, size))) for name, size in sizes.items())
-        return calls.variant in fit.implementation, -round(distance, 6), fit.record.fitted
+        special = len(set(served) & set(fit.implementation.split()))
+        return calls.variant in fit.implementation, special, -round(distance, 6), fit.record.fitted
 
     return max(able, key=fitness)
 
@@ -94,7 +96,7 @@ def far_sizes(fits: Iterable[KernelFit], calls: Calls) -> list[str]:
 def _calibrations(device: str, stacks: Sequence[str]) -> Iterator[tuple[str, tuple[KernelFit, ...]]]:
     known = calibrated_stacks(device)
     for wanted in stacks:
-        versions = [stack for stack in known if stack == wanted or stack.startswith(f"{wanted}-")]
+        versions = [stack for stack in known if stack == wanted or stack.startswith((f"{wanted}-", f"{wanted}."))]
         for stack in sorted(versions, key=_version, reverse=True):
             yield stack, load_kernel_calibration(known[stack]).kernels
 

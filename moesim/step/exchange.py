@@ -97,7 +97,8 @@ class Exchange:
 
     def expected(self, stage: int, tokens: IntArray, share: FloatArray) -> Pair:
         """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert."""
-        places, sums = self.places.part(self.slices[stage]), ()
+        places = self.places.part(self.slices[stage])
+        sums: PortSums = ()
         if self.stages:
             at = self.stages[stage]
             sums = at.expected(tokens, at.towards(places.expected(share[:, None])))

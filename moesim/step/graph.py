@@ -7,7 +7,6 @@ so a step of R rows on N lanes is an R x N matrix of durations instead of R x N 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,11 +35,9 @@ ABSENT = -1
 
 @dataclass(frozen=True)
 class Resource:
-    """Something each lane has one of. `fifo`: nodes run one after another, in row order. `shared`: nodes run side by
-    side and divide the lane's capacity max-min (see StepGraph.demand)."""
+    """Something each lane has one of, on which nodes run one after another, in row order."""
 
     name: str
-    discipline: Literal["fifo", "shared"] = "fifo"
 
 
 COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from moesim.fabric.calibrated import collective_terms, expert_terms
+from moesim.fabric.expert_protocol import Direction
 from moesim.fabric.library import CalibratedFabric
 from moesim.serving.build import Deployment
 from moesim.serving.scales import Scales
@@ -29,6 +30,8 @@ ESTIMATED = lognormal(1.6)
 COMMON = 0.85
 #: Terms that were measured on a relative: errors grow by no more than this within an architecture.
 TAKEN_OVER = 1.3
+#: Of measured kernels that send tokens to experts.
+DIRECTIONS: tuple[Direction, Direction] = ("dispatch", "combine")
 #: What the host adds to a step.
 _OVERHEADS = ("step_overhead", "sequence_overhead")
 
@@ -117,13 +120,12 @@ def _collectives(deployment: Deployment) -> Iterator[Source]:
             yield _library(operation, *origin, protocol.device)
     if deployment.dispatch is not None:
         kernels, mode = deployment.dispatch.protocol, deployment.dispatch.mode
-        for direction in ("dispatch", "combine"):
-            wanted = [each.get((mode, direction)) for each in (kernels.terms, kernels.scattered)]
-            experts = [(each, fit) for each in known for fit in each.experts]
-            of = next(
-                (each, fit) for each, fit in experts if fit.direction == direction and expert_terms(fit) in wanted
-            )
-            yield _library(direction, *of, kernels.device)
+        nodes = {deployment.machine.devices[i].node for i in deployment.replicas[0].pricer.layout.devices[0].ravel()}
+        used = kernels.terms if len(nodes) == 1 else kernels.scattered
+        for direction in DIRECTIONS:
+            experts = [(each, fit) for each in known for fit in each.experts if fit.direction == direction]
+            measured = next((each, fit) for each, fit in experts if expert_terms(fit) == used[mode, direction])
+            yield _library(direction, *measured, kernels.device)
 
 
 def _library(

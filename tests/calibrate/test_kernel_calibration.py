@@ -155,8 +155,9 @@ def test_unknown_names(tmp_path: Path) -> None:
     done = fit(tmp_path, "--device", "h200-sxm")
     assert done.exit_code == 2
     assert "there are no measurements of 'h200-sxm'" in done.stderr
-    with pytest.raises(MoesimError, match="no tables of measured kernels"):
-        library.all_groups(tmp_path)
+    for read in (library.all_groups, library.check_tables):
+        with pytest.raises(MoesimError, match="no tables of measured kernels"):
+            read(tmp_path)
     with pytest.raises(MoesimError, match="have coefficients"):
         draw_report(tmp_path / "data", tmp_path / "figures")
 

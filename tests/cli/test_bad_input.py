@@ -65,6 +65,13 @@ IN_THE_FILE = [
     ("mix: fixed-512-128", "mix: fixed", 7, "there is no request mix 'fixed'", ""),
     ("mix: fixed-512-128", "mix: uniform-8k-1k", 7, "exceed the model's context of 2048", "too_long to drop or clip"),
     ("count: 2}", "count: 2, too_long: drip}", 7, "'drip' is not one of error, drop, clip", "did you mean 'drop'?"),
+    ("count: 2", "count: 2, concurrency: 4", 7, "rate contradicts that", "remove rate or concurrency"),
+    ("rate: 10/s, count: 2", "concurrency: 4", 7, "concurrency needs a count", "10 for each"),
+    ("rate: 10/s, count: 2", "stages: []", 7, "stages is empty", "list loads like"),
+    ("rate: 10/s, count: 2", "stages: [{rate: 1/s}]", 7, "requests.stages.0: neither a count nor a", "give one"),
+    ("rate: 10/s", "stages: [{rats: 1/s}]", 7, "unknown key 'rats' in requests.stages.0", "did you mean 'rate"),
+    ("rate: 10/s", "rates: [[0 s, 2/s], [9 s, 0/s]]", 7, "no request comes any more", "a rate above zero"),
+    ("engine: vllm", "slo: {classes: {vip: {ttft: 1 s}}}\nengine: vllm", 6, "no requests of class 'vip'", "remove it"),
     # The rest
     ("engine: vllm", "placement: contigous\nengine: vllm", 6, "there is no placement 'contigous'", "'contiguous'?"),
     ("engine: vllm", "router: roundrobin\nengine: vllm", 6, "there is no router 'roundrobin'", "'round-robin'?"),

@@ -132,7 +132,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     return run(experiment, tmp_path_factory.mktemp("run") / "results", figures=False)
 
 
-@pytest.mark.parametrize("name", ["requests", "iterations", "devices", "operators", "experts", "itl"])
+@pytest.mark.parametrize("name", ["requests", "iterations", "devices", "operators", "links", "experts", "itl"])
 def test_every_column_of_the_results_is_described(name: str, results: Results) -> None:
     assert list(tables("columns")[name]) == list(results.table(name).columns)
 

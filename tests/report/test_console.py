@@ -51,9 +51,11 @@ def test_names_are_not_markup(record, as_results):
     assert "[red]x" in _text(as_results(record, name="[red]x"))
 
 
-def test_the_caveat_can_be_replaced(trial):
-    assert "calibrated within 5 %" in _text(trial, caveat="calibrated within 5 %")
-    assert "accuracy" not in _text(trial, caveat="")
+def test_runs_of_measured_kernels_say_so(synthetic, as_results, trial):
+    assert "datasheet rooflines" in _text(trial)
+    run = synthetic.record(3, layers=0)
+    run.kernels = {"h100-sxm": {"gemm": "h100-sxm vllm-0.24.0", "sampling": "datasheet"}}
+    assert "rest on measurements" in _text(as_results(run))
 
 
 def test_nothing_finished_is_printed_with_dashes(synthetic, as_results):
@@ -61,3 +63,24 @@ def test_nothing_finished_is_printed_with_dashes(synthetic, as_results):
     for name in ("first_scheduled", "first_token", "finish"):
         run.requests[name] = np.full(2, np.nan)
     assert "–" in _text(as_results(run))
+
+
+def test_intervals_stand_beside_what_they_are_of(trial):
+    tpot, rate = trial.summary["tpot"]["mean"], trial.summary["throughput"]["requests"]
+    found = {
+        "repeats": 7,
+        "asked": 32,
+        "level": 0.8,
+        "sources": {"kernels.a.gemm": {"low": 0.9, "high": 1.1, "origin": "measured: x"},
+                    "engine.step_overhead": {"low": 0.6, "high": 1.6, "origin": "estimated"}},
+        "metrics": {"tpot.mean": [0.9 * tpot, 1.2 * tpot], "throughput.requests": [0.5 * rate, 2 * rate],
+                    "utilisation.busy": [None, None]},
+        "contributions": {"tpot.mean": {"kernels.a.gemm": 0.75, "engine.step_overhead": 0.2, "the rest": 0.05}},
+    }  # fmt: skip
+    text = _text(results.with_repeats(trial, {}, found))
+    assert f"{900 * tpot:.1f}–{1200 * tpot:.1f}" in text.splitlines()[6]
+    assert f" requests/s [{0.5 * rate:.2f}–{2 * rate:.2f}] ·" in text
+    words = " ".join(text.split())
+    assert "80 % intervals of 7 repeated runs (of 32: interrupted); 1 of 2 sources of error are estimates" in words
+    assert "TPOT: kernels.a.gemm 75 %, engine.step_overhead 20 %, the rest 5 %" in text
+    assert max(map(len, text.splitlines())) <= 100

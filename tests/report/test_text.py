@@ -1,6 +1,6 @@
 import pytest
 
-from moesim.report.text import count, memory_size, percent, short_quantity, short_time, significant
+from moesim.report.text import count, ends, memory_size, percent, short_quantity, short_time, significant
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,17 @@ def test_other_numbers():
     assert percent(0.9998) == "> 99.9 %"
     assert percent(None) == "–"
     assert (count(1, "step"), count(4412, "step")) == ("1 step", "4,412 steps")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "form", "text"),
+    [
+        (0.089, 0.0591, 1.081, short_time, "59.1–1,080"), (2.0, 0.9, 3.0, short_time, "0.900–3.00"),
+        (0.9996, 0.861, 1.0, percent, "86.1–100"), (1.0, 0.5, 1.0, percent, "50.0–100"),
+        (24.9e3, 23e3, 27.04e3, lambda joules: short_quantity(joules, "J"), "23.0–27.0"),
+        (3.4, 3.4001, 3.4002, significant, ""), (1e-5, 0.0, 0.02, percent, "0 %–2 %"),
+        (1.5, 1.2, 2000.0, lambda dollars: f"${significant(dollars)}", "1.20–2,000"),
+    ],
+)  # fmt: skip
+def test_intervals_are_in_the_unit_of_their_value(value, low, high, form, text):
+    assert ends(value, low, high, form) == text

@@ -230,8 +230,10 @@ def test_an_overloaded_run_ends_with_its_diagnosis():
     """A server that needs 3 s a request gets one a second for 40 s. Ten seconds after the last arrival, at 49 s, the
     16th has finished at 48 and the step in progress ends."""
     requests = {"mix": "m", "rate": "1/s", "count": 40, "arrival": "deterministic", "drain": "10 s"}
-    record = load(requests, engine=SINGLE)
-    assert record.partial
+    record = load(requests, engine=SINGLE, slo={"e2e": "2 s"})
+    assert record.overloaded
+    assert not record.partial
+    assert any("no request can meet slo.e2e: 2000 ms" in note for note in record.notes)
     assert record.end == 49
     assert int(np.count_nonzero(~np.isnan(record.requests["finish"]))) == 16
     summary = summarise(record)
@@ -297,8 +299,26 @@ def test_an_objective_that_a_queue_misses_is_none_that_nobody_can_meet(on_ruler)
     assert not [note for note in record.notes if "slo" in note]
 
 
+@pytest.mark.parametrize("changes", [{"fabric": "flow"}, {"fidelity": "op"}])
+def test_closed_loop_of_steps_that_are_executed(changes):
+    """Every operator an event, on links that steps share: the arrivals are the same."""
+    two = replicated(2) | {"parallelism": {"dp": 2, "ep": 2}, "model": ruler.MOE}
+    requests = {"mix": "m", "concurrency": 4, "count": 10}
+    plain = simulate(ruler.spec_of(document(requests, **two)))
+    executed = simulate(ruler.spec_of(document(requests, **two, **changes)))
+    for name, column in plain.requests.items():
+        assert executed.requests[name].tolist() == column.tolist()
+
+
 # Properties
 
+LAYOUTS = (
+    replicated(1),
+    replicated(2),
+    replicated(3),
+    replicated(2) | {"parallelism": {"pp": 2}},
+    replicated(2) | {"parallelism": {"dp": 2, "ep": 2}, "model": ruler.MOE},
+)
 LOADS = st.one_of(
     st.fixed_dictionaries({"concurrency": st.integers(1, 6), "count": st.integers(1, 15), "warmup": st.integers(0, 4)}),
     st.fixed_dictionaries({"rate": st.sampled_from(["0.5/s", "5/s"]), "count": st.integers(1, 15)}),
@@ -317,14 +337,14 @@ MIXES = st.fixed_dictionaries({
 @given(
     stages=st.lists(LOADS, min_size=1, max_size=3),
     kind=MIXES,
-    layout=st.sampled_from([1, 2, 3]),
+    layout=st.sampled_from(LAYOUTS),
     budget=st.sampled_from([16, 64]),
     seed=st.integers(0, 9),
 )
 def test_whatever_is_sent_is_served_and_nothing_depends_on_run_ahead(stages, kind, layout, budget, seed):
     """`simulate` checks what a run conserves; here: all requests come, in their order, and no stage before its time."""
     engine = {"prefix_caching": True, "token_budget": budget, "sequence_overhead": "7 ms"}
-    tree = document({"mix": "any", "stages": stages}, {"any": kind}, engine=engine, **replicated(layout))
+    tree = document({"mix": "any", "stages": stages}, {"any": kind}, engine=engine, **layout)
     record = ruler.run(tree | {"seed": seed})
     requests = record.requests
     assert (np.diff(requests["arrival"]) >= 0).all()

@@ -133,6 +133,24 @@ def test_a_scaled_library_takes_so_many_times_as_long():
     np.testing.assert_array_equal(*same)
 
 
+@pytest.mark.parametrize(("machine", "ranks", "origin"), [
+    ("{devices: {h200-sxm: 8}, fabric: nvlink4-switch}", 8, "measured on h200-sxm"),
+    ("{extends: dgx-h200, nodes: 2}", 16, "taken over from h100-sxm"),
+])  # fmt: skip
+def test_kernels_that_dispatch_to_experts_scatter_too(machine, ranks, origin):
+    """DeepEP was measured on nodes of H200, and over several nodes on H100 alone."""
+    parallelism = f"parallelism={{dp: {ranks}, ep: {ranks}}}"
+    spec = quickstart(f"machine={machine}", parallelism, "engine=deepep-low-latency", "requests.count=2").spec
+    simulation = Simulation(spec)
+    nominal = simulation.run()
+    sources = [each for each in error_sources(spec, simulation.deployment) if each.name in ("dispatch", "combine")]
+    assert {each.name: each.origin.split(":")[0] for each in sources} == {"dispatch": origin, "combine": origin}
+    scaled = Simulation(*varied(spec, sources, [2.0, 2.0], spec.seed)).run()
+    for name in ("dispatch", "combine"):
+        one, two = (record.operators["seconds"][record.operators["name"] == name].sum() for record in (nominal, scaled))
+        assert two == pytest.approx(2 * one, rel=0.03)
+
+
 def test_a_change_of_policy_changes_no_draw():
     one, other = repeated(quickstart(), 3), repeated(quickstart("router=round-robin", "engine.token_budget=256"), 3)
     np.testing.assert_array_equal(one.seed, other.seed)
@@ -140,7 +158,8 @@ def test_a_change_of_policy_changes_no_draw():
     assert (one.metrics["ttft.mean"] != other.metrics["ttft.mean"]).any()
 
 
-def test_bytes_depend_on_nothing_but_the_seed(tmp_path):
+def test_bytes_depend_on_nothing_but_the_seed(tmp_path, monkeypatch):
+    monkeypatch.setattr("moesim.run.WORTH_A_PROCESS", 1e-6)
     for name, workers in (("one", 1), ("two", 2)):
         run(quickstart(), tmp_path / name, figures=False, uncertainty=Uncertainty(3, workers))
     run(quickstart(), tmp_path / "plain", figures=False)
@@ -199,7 +218,9 @@ def test_the_command_prints_intervals(command):
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_the_repeats_that_finished(tmp_path, workers):
+def test_ctrl_c_keeps_the_repeats_that_finished(tmp_path, monkeypatch, workers):
+    monkeypatch.setattr("moesim.run.WORTH_A_PROCESS", 1e-6)
+
     def interrupt(finished: int, total: int) -> None:
         if finished == 3:
             os.kill(os.getpid(), signal.SIGINT)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
-from moesim.calibrate.fitting import FOLDS, Parameter
+from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
 from moesim.calibrate.kernels.tables import TABLES, merged, newest, parts, read_table, table_paths
 from moesim.hardware.device import make_device
@@ -94,9 +94,9 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 
 def enough(group: KernelGroup) -> bool:
-    """Whether a group's fitted half can be fitted and cross-validated: two points a term, four shapes."""
+    """Whether a group's fitted half can be fitted and cross-validated: two points a term, two head configurations."""
     points = np.flatnonzero(group.fitted & ~group.rejected)
-    return len(points) >= 2 * len(group.parameters) and len({group.split[int(point)] for point in points}) >= FOLDS
+    return len(points) >= 2 * len(group.parameters) and len(set(np.asarray(group.split)[points])) >= 2
 
 
 def _usable(rows: pd.DataFrame) -> pd.DataFrame:

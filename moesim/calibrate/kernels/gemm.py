@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Fewer rows say too little to fit and score.
 FEWEST_ROWS = 100
 
-#: Slices of the public tables that say nothing of a stack's kernels: (stack's name, dtype) -> why.
-EXCLUDED = {("vllm", "fp8_block"): "timed without a graph: 60 us of launches hide the kernel"}
+#: Slices of the public tables, by stack's name and dtype, that were timed without a graph: launches hide the kernels.
+EAGER = (("vllm", "fp8_block"),)
 
 #: Tables of kernels that a search has chosen per shape: the fastest counts, and activations come quantised.
 TUNED = "gemm_amd_aiter"
@@ -70,9 +70,9 @@ def groups(data: Path) -> Iterator[KernelGroup]:
 
 
 def _large(rows: pd.DataFrame) -> Iterator[tuple[tuple[str, ...], pd.DataFrame]]:
-    """Rows of each device, stack and known dtype that has enough."""
+    """Rows of each device, stack and known dtype that has enough, timed as a graph."""
     for key, part in parts(rows[rows["dtype"].isin(FORMATS)], ("device", "stack", "dtype")):
-        if len(part) >= FEWEST_ROWS:
+        if len(part) >= FEWEST_ROWS and (key[1].split("-")[0], key[2]) not in EAGER:
             yield key, part
 
 
@@ -108,5 +108,4 @@ def _group(rows: pd.DataFrame, key: tuple[str, ...], quantised: bool) -> KernelG
         size=m,
         sizes={"m": m, "n": n, "k": k},
         parameters=TERMS + (QUANTISATION if number.quantises and not quantised else ()),
-        excluded=EXCLUDED.get((stack.split("-")[0], dtype), ""),
     )

@@ -53,11 +53,15 @@ def all_groups(data: Path) -> tuple[KernelGroup, ...]:
     Raises:
         MoesimError: there are no tables, or one of them cannot be used.
     """
+    _require_tables(data)
+    found = [group for read in readers().values() for group in read(data)]
+    return tuple(sorted(found, key=lambda group: (group.device, group.stack)))
+
+
+def _require_tables(data: Path) -> None:
     if not any(table_paths(data, kind) for kind in TABLES):
         fix = "tables are called gemm.csv, moe_NAME.csv, attention_decode_NAME.csv.gz, ..."
         raise MoesimError(f"there are no tables of measured kernels in {data}", fix=fix)
-    found = [group for read in readers().values() for group in read(data)]
-    return tuple(sorted(found, key=lambda group: (group.device, group.stack)))
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,7 @@ def check_tables(data: Path) -> Contents:
     Raises:
         MoesimError: a table lacks a column, its times cannot be right, or none of its devices is known.
     """
+    _require_tables(data)
     origins: dict[tuple[str, str], set[str]] = {}
     unknown: set[str] = set()
     for kind in TABLES:

@@ -73,8 +73,9 @@ def test_stages_of_one_mix_share_and_others_do_not(tmp_path: Path) -> None:
     trace = tmp_path / "trace.jsonl"
     row = '{"timestamp": 0, "input_length": 1025, "output_length": 5, "hash_ids": [0, 1, 2]}\n'
     trace.write_text(row * 2)
-    stages = [{"mix": "a", "concurrency": 1, "count": 6}, {"trace": str(trace)}, {"mix": "a", "rate": "1/s", "count": 6},
-              {"mix": "b", "concurrency": 1, "count": 6}]  # fmt: skip
+    closed = {"concurrency": 1, "count": 6}
+    stages = [{"mix": "a", **closed}, {"trace": str(trace)}, {"mix": "a", "rate": "1/s", "count": 6}]
+    stages.append({"mix": "b", **closed})
     mix = {"name": "x", "input": UNIFORM, "output": UNIFORM, "prefix": {"groups": 1, "tokens": 64}}
     mixes = {name: MixSpec.model_validate(mix | {"name": name}) for name in "ab"}
     spec = RequestsSpec.model_validate({"stages": stages})
