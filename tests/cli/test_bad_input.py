@@ -159,6 +159,10 @@ def test_the_command_line_itself(arguments: list[str], what: str) -> None:
 NOTES = [
     (("model=qwen2.5-7b", "parallelism={}", "routing={zipf: 1}"), "no effect of routing: qwen2.5-7b is dense"),
     (("parallelism={dp: 2}", "placement=round-robin"), "no effect of placement: with ep 1 every DP rank holds all"),
+    (("engine.dispatch={form: per-node}",), "no effect of engine.dispatch: the engine's transport is no all-to-all"),
+    (("chunk=1 MB",), "no effect of chunk: fabric is bound"),
+    (("parallelism={}", "fabric=flow"), "no effect of fabric: each replica is one device"),
+    (("parallelism={}", "fabric=flow", "fidelity=op"), "no effect of fidelity: with fabric flow every operation is an"),
     (("parallelism={}", "router=round-robin"), "no effect of router: there is one rank to send requests to"),
     (("routing={profile: qwen3-30b-a3b}",), "routing profile qwen3-30b-a3b was measured on another model (tiny"),
     (("engine.token_budget=16",), "the engine's token_budget 16 bounds its sequences, max_sequences has no effect"),
