@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.serving import EngineSpec
 from moesim.step.graph import IntArray, picoseconds
+from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
 
 #: Sizes up to here are priced one by one.
@@ -35,6 +37,10 @@ class StepContext:
         decodes = self.engine.max_sequences
         budget = max(self.engine.token_budget, decodes)
         return budget if self.engine.chunked_prefill else max(budget, decodes + self.model.context)
+
+    @cached_property
+    def graphs(self) -> CapturedGraphs:
+        return CapturedGraphs(self.engine, self.token_limit)
 
 
 @dataclass(frozen=True)
