@@ -122,10 +122,12 @@ def deploy(
 
 
 def _within_a_node(machine: Machine, layouts: list[ReplicaLayout]) -> bool:
-    """Whether any tensor-parallel group, or group of DP ranks, lies within one node."""
+    """Whether any tensor-parallel group, group of DP ranks, or pair of stages lies within one node."""
     node = np.array([device.node for device in machine.devices])
     for layout in layouts:
         of_lane = node[layout.devices]  # [stages, dp, tp]
+        if (of_lane[1:] == of_lane[:-1]).any():
+            return True
         for axis in (1, 2):
             if of_lane.shape[axis] > 1 and (of_lane == of_lane.take([0], axis=axis)).all(axis=axis).any():
                 return True
