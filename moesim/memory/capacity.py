@@ -71,44 +71,60 @@ def footprint(
     activations = activation_bytes(model, engine, dtype, tp, dp=dp, expert_ranks=expert_ranks)
     workspace = workspace_bytes(device, tp * dp)
     blocks = kv_blocks(
-        capacity, engine.memory_utilization, weights, activations, workspace, kv_bytes_per_token, engine.block_size,
-        f"{model.name} on {device.spec.name}",
-    )  # fmt: skip
+        capacity, engine, weights, activations, workspace, kv_bytes_per_token, f"{model.name} on {device.spec.name}"
+    )
     kv = blocks * engine.block_size * kv_bytes_per_token
     return Footprint(weights, workspace, activations, kv, capacity, blocks)
 
 
 def kv_blocks(
     capacity: float,
-    utilisation: float,
+    engine: EngineSpec,
     weights: float,
     activations: float,
     workspace: float,
     kv_bytes_per_token: float,
-    block_size: int,
     what: str = "the model",
 ) -> int:
-    """KV blocks of `block_size` tokens in what weights, activations and workspace leave of `utilisation` x `capacity`.
+    """KV blocks in what the engine leaves for them, or those that it is told to have.
 
-    Args are bytes on one device, but for the last three; `what` opens the message.
+    By `memory_share`, "total": `memory_utilization` of the capacity, less weights, activations and workspace (vLLM);
+    "static": the same less the weights, the others have the rest of the memory (SGLang's mem_fraction_static); "free":
+    of what all of them leave (TensorRT-LLM's free_gpu_memory_fraction).
+
+    Args are bytes on one device, but for the engine and `what`, which opens the message.
 
     Raises:
-        MoesimError: there is no room for one block; says what is needed, what there is, and what would help.
+        MoesimError: there is no room for one block, or for as many as told; says what is needed, what there is, and what
+            would help.
     """
-    usable = capacity * utilisation
-    block = kv_bytes_per_token * block_size
-    left = usable - weights - activations - workspace
-    if left >= block:
+    left = _left(capacity, engine, weights, activations + workspace)
+    block = kv_bytes_per_token * engine.block_size
+    needed = block * (engine.kv_blocks or 1)
+    if left >= needed:
         # A stage without attention keeps nothing per token: any number of blocks will do.
-        return int(left // block) if block else 2**40
-    sizes = {"weights": weights, "activations": activations, "workspace": workspace, "a KV block": block}
+        return engine.kv_blocks or (int(left // block) if block else 2**40)
+    share, cache = engine.memory_utilization, "a KV block"
+    limit = f"memory_utilization {share:g} of {_gib(capacity)} is {_gib(capacity * share)}"
+    if engine.kv_blocks is not None:
+        limit, cache = f"there are {_gib(capacity)}", f"{engine.kv_blocks} KV blocks"
+    sizes = {"weights": weights, "activations": activations, "workspace": workspace, cache: needed}
     parts = ", ".join(f"{name} {_gib(size)}" for name, size in sizes.items())
     raise MoesimError(
-        f"{what} does not fit: {parts} need {_gib(usable - left + block)} per device, and memory_utilization "
-        f"{utilisation:g} of {_gib(capacity)} is {_gib(usable)}",
+        f"{what} does not fit: {parts} need {_gib(sum(sizes.values()))} per device, and {limit}",
         key="model",
         fix="use more devices (tp, ep or pp), narrower weights (fp8, int4), or devices with more memory",
     )
+
+
+def _left(capacity: float, engine: EngineSpec, weights: float, others: float) -> float:
+    """Bytes that the cache may have beside weights and all others."""
+    share, free = engine.memory_utilization, capacity - weights - others
+    if engine.kv_blocks is not None:
+        return free
+    if engine.memory_share == "static":
+        return min(capacity * share - weights, free)
+    return free * share if engine.memory_share == "free" else capacity * share - weights - others
 
 
 def _gib(size: float) -> str:

@@ -28,7 +28,7 @@ from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales
+from moesim.serving.scales import NOMINAL, Scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -75,7 +75,8 @@ def deploy(
         MoesimError: the parallelism, the model or a request does not fit.
     """
     machine = assemble(spec.machine, spec.library)
-    priced = CalibratedKernels(spec.engine.kernels, scales.kernels)
+    kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
+    priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     links = None if spec.fabric == "bound" else link_fabric(machine)

@@ -21,15 +21,17 @@ class ExecutedPricer(StepPricer):
     fidelity: Fidelity = "plan"
     single_steps = True
 
-    def price(self, batch: Batch) -> Block:
-        block = super().price(batch)
+    def price(self, batch: Batch, rested: bool = False) -> Block:
+        block = super().price(batch, rested)
         graph, executed = execute_step(self, block, self.fidelity)
         lanes = self.layout.stage_lanes
         ends = [int(executed.finish[:, p * lanes : (p + 1) * lanes].max()) for p in range(self.layout.pp)]
         stages = np.diff(ends, prepend=0)[:, None]
+        host = self.host.beyond(stages.sum(axis=0), block.sizes, rested)
         return block._replace(
             stages=stages,
-            durations=stages.sum(axis=0) + block.host,
+            host=host,
+            durations=stages.sum(axis=0) + host,
             hidden=hidden_communication(graph, executed),
         )
 

@@ -64,9 +64,10 @@ class LiveReplica(Replica):
             if stage == 0:
                 self._entering -= 1
                 super()._wake(int(self.clock.now))
-        yield self.clock.timeout(int(block.host[0]))
+        host = pricer.host.beyond(stages.sum(axis=0), block.sizes, flight.rested)
+        yield self.clock.timeout(int(host[0]))
         flight.block = block._replace(
-            stages=stages, durations=stages.sum(axis=0) + block.host, hidden=hidden, sharing=sharing
+            stages=stages, host=host, durations=stages.sum(axis=0) + host, hidden=hidden, sharing=sharing
         )
         flight.ends = np.array([self.clock.now])
         self.clock.call_at(self.clock.now, lambda: self._end(flight), last=True)

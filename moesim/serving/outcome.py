@@ -207,7 +207,7 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
     """MoE-CAP's work of a replica: FLOPs of real tokens, bytes of weights and KV cache, each weight once a step."""
     accounts = replica.pricer.accounts
     sizes = np.arange(accounts.context.token_limit + 1)
-    tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies
+    tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies - accounts.padding
     sequences = float((accounts.stages[-1].sequences @ sizes).sum()) - accounts.dummies
     flops = kv = 0.0
     for account in accounts.stages:

@@ -36,6 +36,7 @@ class Flight:
     ends: IntArray
     steps: int  # of the block that will be executed, lowered when it is cut
     waiting: int  # requests still queued when it began
+    rested: bool = False  # the devices were idle before it
     timer: Timer | None = None
     arrivals: list[int] = field(default_factory=list)
 
@@ -72,13 +73,21 @@ class Replica:
         self._starting: Timer | None = None
         self._stopped = False
         self._steps = self._worked_until = 0
+        # The engine decides on a step when the one before begins; in a pipeline several steps are ahead in any case.
+        self._decides_ahead = scheduler.engine.asynchronous_scheduling and pricer.layout.pp == 1
+        self._late: list[RequestState] = []  # arrived since then
+        self._leaving: list[RequestState] = []  # ended since then
 
     def accept(self, state: RequestState) -> None:
         """A request arrives now."""
         now = int(self.clock.now)
-        changes_next = self.scheduler.enqueue(state)
         for flight in self._flights:
             flight.arrivals.append(now)
+        if self._decides_ahead and self._flights and self._step_began(now) < now:
+            self._late.append(state)
+            self._cut(self._flights[0], now)
+            return
+        changes_next = self.scheduler.enqueue(state)
         if changes_next:
             for flight in self._flights:
                 self._cut(flight, now)
@@ -88,6 +97,8 @@ class Replica:
         """Unfinished requests per DP rank, as of now."""
         running = self.scheduler.running
         load = self.scheduler.load(self.scheduler.ranks)
+        for state in self._late:
+            load[state.rank] += 1
         for flight in self._flights:
             done = int(np.searchsorted(flight.ends[: flight.steps], self.clock.now, side="left"))
             if done:
@@ -114,6 +125,12 @@ class Replica:
                 flight.timer.cancel()
             flight.timer = self.clock.call_at(int(flight.ends[steps - 1]), lambda: self._end(flight), last=True)
 
+    def _step_began(self, now: int) -> int:
+        """When the step in progress did."""
+        flight = self._flights[0]
+        step = int(np.searchsorted(flight.ends[: flight.steps], now, side="left"))
+        return int(flight.ends[step - 1]) if step else flight.start
+
     def _wake(self, time: int) -> None:
         """Look for work at `time`, after everything else of that instant."""
         if len(self._flights) < len(self._stage_free) and (self._starting is None or not self._starting.pending):
@@ -126,16 +143,30 @@ class Replica:
         if len(self._flights) == len(self._stage_free) or self._stopped:
             return
         now = int(self.clock.now)
-        batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead else 1, self._steps)
+        changes = self._late or (self._leaving and self.scheduler.waiting_count)
+        batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead and not changes else 1, self._steps)
         if batch is None:
+            if self._late or self._leaving:
+                self._catch_up()
+                self._launch()
             return
-        block = self.pricer.price(batch)
+        rested = not self._flights and (now > self._worked_until or not self._steps)
+        block = self.pricer.price(batch, rested)
         self._steps += batch.steps
-        flight = Flight(block, now, _NEVER, batch.steps, self.scheduler.waiting_count)
+        self._catch_up()
+        flight = Flight(block, now, _NEVER, batch.steps, self.scheduler.waiting_count, rested)
         self._flights.append(flight)
         if len(self._stage_free) > 1:
             self._mark(batch, 1)
         self._execute(flight)
+
+    def _catch_up(self) -> None:
+        """Tell the scheduler of what came and went during the last step, now that it has decided on this one."""
+        for state in self._leaving:
+            self._release(state)
+        for state in self._late:
+            self.scheduler.enqueue(state)
+        self._leaving, self._late = [], []
 
     def _execute(self, flight: Flight) -> None:
         """See to it that the block ends when it should, and that the next one is looked for."""
@@ -170,7 +201,7 @@ class Replica:
         self.pricer.accounts.record(flight.block, executed, self._busy(flight))
         self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
-        if self.scheduler.reacts:  # who comes in answer to what has ended takes part in the step that begins now
+        if self.scheduler.reacts and not self._decides_ahead:  # who comes in answer to what has ended takes part in the step that begins now
             Timer(self.clock, int(self.clock.now), self._launch, STARTING)
         else:
             self._launch()
@@ -289,10 +320,17 @@ class Replica:
             state = running.states[row]
             state.finish = int(flight.ends[at - 1])
             state.generated = state.output_tokens
-            cache = self.scheduler.caches[state.rank]
-            if state.left:
-                cache.name(state.request, state.left, self.scheduler.block_tokens, state.known - 1)
-            cache.release(state.request)
-            self.scheduler.blocked[state.rank] = False
+            if self._decides_ahead:
+                self._leaving.append(state)
+            else:
+                self._release(state)
             self._on_finish(state)
         running.remove([row for _, row in ended])
+
+    def _release(self, state: RequestState) -> None:
+        """A request that has ended gives its blocks back."""
+        cache = self.scheduler.caches[state.rank]
+        if state.left:
+            cache.name(state.request, state.left, self.scheduler.block_tokens, state.known - 1)
+        cache.release(state.request)
+        self.scheduler.blocked[state.rank] = False

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from moesim.hardware.machine import Machine
+from moesim.kernels.calibrated import KernelScales
+from moesim.spec.serving import EngineSpec
 
 
 @dataclass(frozen=True)
@@ -12,8 +17,24 @@ class Scales:
     and `dispatch` and `combine` of measured kernels that send tokens to experts. What is not named takes just as long.
     """
 
-    kernels: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    kernels: KernelScales = field(default_factory=dict)
     collectives: Mapping[str, float] = field(default_factory=dict)
 
 
 NOMINAL = Scales()
+
+
+def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
+    """Factors of the kernels that an engine scales, by device and kernel."""
+    families = {device.spec.name: device.spec.family for device in machine.devices}
+    return {
+        (name, kernel): factor
+        for name, family in families.items()
+        for kernel, factor in engine.scales.get(family, {}).items()
+    }
+
+
+def joint(*scales: KernelScales) -> KernelScales:
+    """Products of factors."""
+    keys = dict.fromkeys(key for each in scales for key in each)
+    return {key: math.prod(each.get(key, 1.0) for each in scales) for key in keys}

@@ -2,8 +2,9 @@
 
 Orca (Yu et al., OSDI 2022) with chunked prefill (Sarathi-Serve, OSDI 2024), in the order of vLLM's V1 engine:
 decoding sequences first, then prompts that have begun, then waiting requests first come first served, until the token
-budget, the number of sequences or the KV blocks are used up. A sequence that cannot grow preempts the one admitted
-last, which loses its cache and is computed again from the head of the queue.
+budget, the number of sequences or the KV blocks are used up; or, with `prefill: first`, in the order of SGLang: the
+prompts of a rank alone, and its decoding sequences when there are none. A sequence that cannot grow preempts the one
+admitted last, which loses its cache and is computed again from the head of the queue.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ class ContinuousBatching:
         self.blocked = [False for _ in caches]
         self.running = Running()
         self.preemptions = 0
+        self._prompts_alone = engine.prefill == "first"
 
     @property
     def waiting_count(self) -> int:
@@ -125,7 +127,8 @@ class ContinuousBatching:
         running = self.running
         budget = np.full(self.ranks, self.engine.token_budget)
         decodes = (running.decoding > running.busy).nonzero()[0]
-        budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
+        if not self._prompts_alone:
+            budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
         chunks: list[Chunk] = []
         for index in _where((running.decoding | running.busy) == 0):
             self._continue(index, budget, chunks)
@@ -134,7 +137,9 @@ class ContinuousBatching:
                 self._admit(rank, budget, chunks, now)
         if not len(decodes) and not chunks:
             return None
-        joining = self._joining(chunks) if horizon > 1 else None
+        if self._prompts_alone:
+            decodes = decodes[~np.isin(running.rank[decodes], [chunk.rank for chunk in chunks])]
+        joining = self._joining(chunks) if horizon > 1 and not self._prompts_alone else None
         if joining is not None:
             held = running.computed.copy()
             held[joining] = [running.states[row].known - 1 for row in joining]

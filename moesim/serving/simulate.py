@@ -23,6 +23,7 @@ from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
 from moesim.serving.slo import check_classes, unreachable
 from moesim.spec.experiment import ExperimentSpec
+from moesim.step.graph import PICOSECONDS
 
 #: Components with random streams of their own, in the order in which they are spawned; append only.
 _STREAMS = ("requests", "routing", "draws")
@@ -140,15 +141,12 @@ class _Run:
         self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)
+        self._latency = round(spec.engine.frontend_latency * PICOSECONDS)
         self.sender = Sender(requests, self.clock, self._send, self._stop)
         self.sender.begin()
 
     def _send(self, row: int) -> None:
-        """A request arrives now."""
-        loads = self._no_loads
-        if self._router.needs_load and len(self._targets) > 1:
-            loads = np.concatenate([replica.load() for replica in self.deployment.replicas])
-        replica, rank = self._targets[self._router.choose(loads)]
+        """A request is sent now, and reaches a replica when the front end has passed it on."""
         requests = self._requests
         state = RequestState(
             len(self.states),
@@ -157,11 +155,20 @@ class _Run:
             int(requests.output_tokens[row]),
             requests.blocks[row] if requests.blocks is not None else (),
             requests.sessions.left[row] if requests.sessions is not None else (),
-            replica.index,
-            rank,
         )
         self.states.append(state)
         self.rows.append(row)
+        if self._latency:
+            self.clock.call_in(self._latency, lambda: self._route(state))
+        else:
+            self._route(state)
+
+    def _route(self, state: RequestState) -> None:
+        loads = self._no_loads
+        if self._router.needs_load and len(self._targets) > 1:
+            loads = np.concatenate([replica.load() for replica in self.deployment.replicas])
+        replica, rank = self._targets[self._router.choose(loads)]
+        state.replica, state.rank = replica.index, rank
         replica.accept(state)
 
     def _stop(self) -> None:

@@ -32,8 +32,48 @@ class DispatchSpec(Schema):
     library: str | None = None
 
 
+def _ranges(value: object) -> object:
+    """Sizes one by one, or [first, last, step] for many: [1, 2, 4, [8, 256, 8]]."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    sizes: list[object] = []
+    for each in value:
+        whole = isinstance(each, (list, tuple)) and len(each) == 3 and all(type(n) is int and n > 0 for n in each)
+        sizes += range(each[0], each[1] + 1, each[2]) if whole else [each]
+    return sizes
+
+
+#: Kernels that an engine's scales name: those with measured terms, and classes of calls where there are none.
+ScaledKernel = Literal[
+    "gemm", "router", "experts", "attention", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "norm",
+    "elementwise", "embedding", "sampling",
+]  # fmt: skip
+Scale = Annotated[float, Field(ge=0.01, le=100)]
+GraphSize = Annotated[int, Field(gt=0, le=2**17)]
+
+
 class EngineSpec(Descriptor):
     """A serving engine's scheduler and its costs on the host.
+
+    `prefill`: "mixed" puts prompts beside decoding sequences, "first" computes the prompts of a DP rank alone, before its
+    sequences go on to decode.
+
+    `graph_sizes`: numbers of tokens for which CUDA graphs were captured, single ones or [first, last, step]. A step runs
+    the smallest that holds its fullest rank, and every rank is padded to it; beyond the largest, and with prompts where
+    `piecewise_graphs` is false, its kernels are launched one by one, each in `launch_overhead`. Piecewise graphs leave
+    out attention, so that two launches per layer remain.
+
+    A step takes host time: `step_overhead`, `sequence_overhead` for each scheduled sequence of the fullest rank, and
+    `request_overhead` for each of its prompts. The devices wait meanwhile; with `asynchronous_scheduling` they compute
+    the step before, which hides it but for `exposed_overhead`, and the step is then decided one step ahead: requests
+    that arrive during a step take part in the step after the next. `frontend_latency` passes before the engine sees a
+    request (tokenisation, and streaming back).
+
+    `memory_share`: what `memory_utilization` is a share of. "total": of the memory, for weights, activations, workspace
+    and KV cache (vLLM); "static": of the memory, for weights and KV cache (SGLang); "free": of what weights, activations
+    and workspace leave (TensorRT-LLM). `kv_blocks` says how many blocks a rank has instead.
+
+    `scales`: by family of the devices and kernel, the factor of its times.
 
     `transport` is how tokens travel between expert-parallel ranks: "allgather" gathers hidden states on every rank and
     reduce-scatters the outputs, "alltoall" dispatches each token to its experts and combines the outputs, as `dispatch`
@@ -45,6 +85,9 @@ class EngineSpec(Descriptor):
     max_sequences: int = Field(default=256, gt=0, le=2**17, description="running sequences per DP rank")
     block_size: int = Field(default=16, gt=0, le=2**16, description="tokens per KV block")
     memory_utilization: float = Field(default=0.9, gt=0, le=1)
+    memory_share: Literal["total", "static", "free"] = "total"
+    kv_blocks: int | None = Field(default=None, gt=0, le=2**40)
+    prefill: Literal["mixed", "first"] = "mixed"
     chunked_prefill: bool = True
     prefix_caching: bool = True
     transport: Literal["allgather", "alltoall"] = "allgather"
@@ -54,9 +97,24 @@ class EngineSpec(Descriptor):
     overlap_shared_experts: bool = False
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
     kernels: tuple[str, ...] = ()
-    #: Time between two steps in which the devices wait for the host, and its growth with each scheduled sequence.
+    scales: dict[str, dict[ScaledKernel, Scale]] = {}
+    graph_sizes: Annotated[tuple[GraphSize, ...], BeforeValidator(_ranges)] = ()
+    piecewise_graphs: bool = True
+    asynchronous_scheduling: bool = False
     step_overhead: Seconds = 0.0
     sequence_overhead: Seconds = 0.0
+    request_overhead: Seconds = 0.0
+    exposed_overhead: Seconds = 0.0
+    launch_overhead: Seconds = 0.0
+    frontend_latency: Seconds = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if list(self.graph_sizes) != sorted(set(self.graph_sizes)):
+            raise ValueError("graph_sizes do not ascend; write them like [1, 2, 4, [8, 256, 8]]")
+        if self.exposed_overhead and not self.asynchronous_scheduling:
+            raise ValueError("without asynchronous_scheduling all host time is exposed; add exposed_overhead to step_overhead")
+        return self
 
 
 Arrival = Literal["poisson", "conditioned", "gamma", "deterministic", "burst"]

@@ -94,7 +94,7 @@ class Accounts:
         self.stages = [StageAccount(stage, context, layout) for stage in stages]
         self.largest_tokens = np.zeros(context.token_limit + 1)  # steps by the largest rank's tokens
         self.gathered_tokens = np.zeros(context.token_limit + 1)  # steps by Sizes.gathered
-        self.host = self.busy = self.steps = self.dummies = 0
+        self.host = self.busy = self.steps = self.dummies = self.padding = 0
         self.hidden = self.sharing = 0  # picoseconds, see Block
         self._waiting: Executed = []
 
@@ -117,6 +117,7 @@ class Accounts:
         sequences = _joined(block.sizes.sequences[:steps] for block, steps in blocks)
         self.host += int(_joined(block.host[:steps] for block, steps in blocks).sum())
         self.dummies += int(_joined(block.sizes.idle[:steps] for block, steps in blocks).sum())
+        self.padding += int(_joined(block.sizes.padding[:steps] for block, steps in blocks).sum())
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
         np.add.at(self.gathered_tokens, _joined(block.sizes.gathered[:steps] for block, steps in blocks), 1)
         for stage, account in enumerate(self.stages):

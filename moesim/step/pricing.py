@@ -18,7 +18,8 @@ from moesim.step.accounting import Accounts
 from moesim.step.attention import AttentionSums, FullAttention, chunk_work
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
-from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
+from moesim.step.graph import FloatArray, IntArray
+from moesim.step.host import HostCosts
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedPricer
@@ -89,13 +90,12 @@ class StepPricer:
             {row.attention for program in programs for row in program.rows if row.attention is not None}
         )
         self.stages = [StageCosts(context, layout, program, communication) for program in programs]
-        self._step_overhead = round(context.engine.step_overhead * PICOSECONDS)
-        self._sequence_overhead = round(context.engine.sequence_overhead * PICOSECONDS)
+        self.host = HostCosts(context, programs)
         self.accounts = Accounts(self.stages, context, layout, routed)
 
-    def price(self, batch: Batch) -> Block:
-        """Durations of all steps of the batch; nothing is recorded yet."""
-        sizes = block_sizes(batch)
+    def price(self, batch: Batch, rested: bool = False) -> Block:
+        """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""
+        sizes = block_sizes(batch, self.context.graphs)
         sums = {kind: self._attention(batch, sizes, kind) for kind in self._kinds}
         routed = self.routed.price(sizes, batch) if self.routed is not None else None
         stages = np.zeros((len(self.stages), batch.steps), dtype=np.int64)
@@ -113,8 +113,9 @@ class StepPricer:
         if len(stages) > 1:
             sends = self.communication.send(sizes.tokens.max(axis=1))
             stages += sends
-        host = self._step_overhead + self._sequence_overhead * sizes.sequences.max(axis=1)
-        durations = np.add.reduce(stages, axis=0) + host
+        device = np.add.reduce(stages, axis=0)
+        host = self.host.beyond(device, sizes, rested)
+        durations = device + host
         _check_length(durations, sizes)
         return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends, durations)
 

@@ -12,6 +12,7 @@ from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
+from moesim.step.graphs import CapturedGraphs
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedTotals
 from moesim.step.sizes import Sizes
 
@@ -36,7 +37,7 @@ class Sampled:
         return self._totals
 
     def drawn(self, batch: Batch, step: int) -> Drawn:
-        return draw(self._routing, self._key, batch, step)
+        return draw(self._routing, self._key, batch, step, self._costs.context.graphs)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         draws = [self.drawn(batch, step) for step in range(batch.steps)]
@@ -56,16 +57,17 @@ def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, 0, batch.first_step + step]))
 
 
-def draw(routing: RoutingSource, key: int, batch: Batch, step: int) -> Drawn:
+def draw(routing: RoutingSource, key: int, batch: Batch, step: int, graphs: CapturedGraphs) -> Drawn:
     """The choices of a step's tokens."""
-    given = token_spans(batch, step), batch.ranks, step_stream(key, batch, step)
+    given = token_spans(batch, step, graphs), batch.ranks, step_stream(key, batch, step)
     if isinstance(routing, CountRouting | TraceRouting):
         return routing.drawn(*given)
     return Drawn.of_counts(routing.counts(*given))
 
 
-def token_spans(batch: Batch, step: int) -> TokenSpans:
-    """The batch's `step`-th step as the routers see it; ranks without work carry one dummy token."""
+def token_spans(batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
+    """The batch's `step`-th step as the routers see it; ranks without work carry one dummy token, and all of them the
+    padding of the step's graph."""
     active, chunks = batch.left > step, batch.chunks
     if step == 0:
         active[len(active) - batch.joining :] = False
@@ -80,4 +82,22 @@ def token_spans(batch: Batch, step: int) -> TokenSpans:
     request.append(np.full(len(idle), -1))
     position.append(np.zeros(len(idle), dtype=np.int64))
     tokens.append(np.ones(len(idle), dtype=np.int64))
-    return TokenSpans(*(np.concatenate(column) for column in (source, request, position, tokens)))
+    spans = TokenSpans(*(np.concatenate(column) for column in (source, request, position, tokens)))
+    return _padded(spans, batch, step, graphs) if graphs.largest else spans
+
+
+def _padded(spans: TokenSpans, batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
+    """The spans, and each rank's padding as single tokens of no request."""
+    per_rank, chunked = np.zeros((2, 1, batch.ranks), dtype=np.int64)
+    np.add.at(per_rank[0], spans.source, spans.tokens)
+    for chunk in batch.chunks if step == 0 else ():
+        chunked[0, chunk.rank] += chunk.tokens
+    padding = graphs.padding(per_rank, chunked)[0]
+    rank = np.repeat(np.arange(batch.ranks), padding)
+    place = np.arange(len(rank)) - np.repeat(np.cumsum(padding) - padding, padding)
+    return TokenSpans(
+        np.concatenate([spans.source, rank]),
+        np.concatenate([spans.request, np.full(len(rank), -1)]),
+        np.concatenate([spans.position, place]),
+        np.concatenate([spans.tokens, np.ones(len(rank), dtype=np.int64)]),
+    )

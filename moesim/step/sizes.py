@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from moesim.step.batch import Batch
 from moesim.step.graph import FloatArray, IntArray
+from moesim.step.graphs import CapturedGraphs
 
 
 class Sizes(NamedTuple):
@@ -17,9 +18,10 @@ class Sizes(NamedTuple):
     decodes: IntArray  # decoding sequences
     idle: IntArray  # 1 where the rank has no work
     chunked: IntArray  # prompt tokens; a single row where there are none
-    tokens: IntArray
+    tokens: IntArray  # with dummies and padding
     sequences: IntArray
     keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
+    padding: IntArray  # tokens up to the graph that the step runs; a single row where there are no graphs
 
     @property
     def gathered(self) -> IntArray:
@@ -32,7 +34,7 @@ class Sizes(NamedTuple):
         return gathered
 
 
-def block_sizes(batch: Batch) -> Sizes:
+def block_sizes(batch: Batch, graphs: CapturedGraphs) -> Sizes:
     """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
     steps, ranks, new = batch.steps, batch.ranks, len(batch.rank) - batch.joining
     if steps == 1:
@@ -52,14 +54,18 @@ def block_sizes(batch: Batch) -> Sizes:
     if not batch.chunks:
         dummies = idle.astype(np.int64)
         singles = decodes + dummies
-        return Sizes(decodes, dummies, np.zeros((1, ranks), dtype=np.int64), singles, singles, keys + dummies)
+        none = np.zeros((1, ranks), dtype=np.int64)
+        padding = graphs.padding(singles, none)
+        return Sizes(decodes, dummies, none, singles + padding, singles, keys + dummies, padding)
     chunked, chunk_count = np.zeros((2, steps, ranks), dtype=np.int64)
     for chunk in batch.chunks:
         chunked[0, chunk.rank] += chunk.tokens
         chunk_count[0, chunk.rank] += 1
     dummies = (idle & (chunked == 0)).astype(np.int64)
     singles = decodes + dummies
-    return Sizes(decodes, dummies, chunked, singles + chunked, singles + chunk_count, keys + dummies)
+    tokens = singles + chunked
+    padding = graphs.padding(tokens, chunked)
+    return Sizes(decodes, dummies, chunked, tokens + padding, singles + chunk_count, keys + dummies, padding)
 
 
 def _backwards(values: NDArray[Any]) -> NDArray[Any]:

@@ -76,7 +76,7 @@ class Tabulated:
         self._totals: RoutedTotals | None = None
 
     def drawn(self, batch: Batch, step: int) -> Drawn:
-        return draw(self.routing, self.key, batch, step)
+        return draw(self.routing, self.key, batch, step, self.costs.context.graphs)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         tokens = sizes.tokens.sum(axis=1)
@@ -171,7 +171,7 @@ class Tabulated:
         """[P, steps] each. In runs of steps in which every rank has the same tokens, each draw is priced once."""
         if self._scattered is None:
             return self.exchange.of_gathered(sizes.gathered)
-        changes = (sizes.decodes[1:] != sizes.decodes[:-1]).any(axis=1)
+        changes = (sizes.tokens[1:] != sizes.tokens[:-1]).any(axis=1)
         if batch.chunks:
             changes[:1] = True
         # The steps of a run take the draws in turns: those after the first round repeat its times.
@@ -179,7 +179,7 @@ class Tabulated:
         begin = np.maximum.accumulate(np.where(np.concatenate([[True], changes]), steps, 0))
         priced, repeats = np.unique(begin + (steps - begin) % SCATTER_TURNS, return_inverse=True)
         chunked = sizes.chunked[priced] if batch.chunks else np.zeros_like(sizes.decodes[priced])
-        times = self._scattered.price((sizes.decodes + sizes.idle)[priced], chunked, batch.first_step + priced)
+        times = self._scattered.price(sizes.tokens[priced] - chunked, chunked, batch.first_step + priced)
         dispatch, combine = (found[:, repeats] for found in times)
         return dispatch, combine
 

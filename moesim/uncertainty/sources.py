@@ -32,8 +32,10 @@ COMMON = 0.85
 TAKEN_OVER = 1.3
 #: Of measured kernels that send tokens to experts.
 DIRECTIONS: tuple[Direction, Direction] = ("dispatch", "combine")
-#: What the host adds to a step.
-_OVERHEADS = ("step_overhead", "sequence_overhead")
+#: What the host adds to a step, and to a request.
+_OVERHEADS = (
+    "step_overhead", "sequence_overhead", "request_overhead", "exposed_overhead", "launch_overhead", "frontend_latency",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

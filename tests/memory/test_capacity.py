@@ -100,8 +100,22 @@ def test_communication_and_size_cost_workspace() -> None:
 
 def test_exact_count_of_blocks() -> None:
     # 1,000 bytes at 0.9, less 300, 100 and 50: 450 left for blocks of 16 tokens of 2 bytes.
-    assert kv_blocks(1000, 0.9, 300, 100, 50, 2, 16) == 14
-    assert kv_blocks(1000, 0.9, 300, 100, 50, 450 / 16, 16) == 1
+    assert kv_blocks(1000, ENGINE, 300, 100, 50, 2) == 14
+    assert kv_blocks(1000, ENGINE, 300, 100, 50, 450 / 16) == 1
+
+
+@pytest.mark.parametrize(("share", "blocks"), [("total", 14), ("static", 17), ("free", 15)])
+def test_what_the_share_is_one_of(share: str, blocks: int) -> None:
+    """Blocks of 32 bytes. total: 0.9 x 1,000 - 450. static: 0.9 x 1,000 - 300 = 600, but 100 and 50 need more than the
+    100 outside the share, and 550 are free. free: 0.9 x (1,000 - 450) = 495."""
+    engine = EngineSpec(name="test", memory_share=share)
+    assert kv_blocks(1000, engine, 300, 100, 50, 2) == blocks
+
+
+def test_as_many_blocks_as_told() -> None:
+    assert kv_blocks(1000, EngineSpec(name="test", kv_blocks=17), 300, 100, 50, 2) == 17
+    with pytest.raises(MoesimError, match="18 KV blocks .* there are"):
+        kv_blocks(1000, EngineSpec(name="test", kv_blocks=18), 300, 100, 50, 2)
 
 
 def test_what_does_not_fit_says_what_is_needed() -> None:
@@ -125,7 +139,8 @@ def test_blocks_fill_the_share_and_never_exceed_it(
 ) -> None:  # fmt: skip
     rest = weights + activations + workspace
     try:
-        blocks = kv_blocks(capacity, utilisation, weights, activations, workspace, per_token, block_size)
+        engine = EngineSpec(name="test", memory_utilization=utilisation, block_size=block_size)
+        blocks = kv_blocks(capacity, engine, weights, activations, workspace, per_token)
     except MoesimError:
         assert rest + per_token * block_size > capacity * utilisation * (1 - 1e-9)
         return

@@ -28,7 +28,14 @@ ENGINE = st.fixed_dictionaries({
     "max_sequences": st.sampled_from([1, 3, 8]),
     "chunked_prefill": st.booleans(),
     "prefix_caching": st.booleans(),
+    "prefill": st.sampled_from(["mixed", "first"]),
+    "asynchronous_scheduling": st.booleans(),
+    "graph_sizes": st.sampled_from([[], [1, 2, 4, 8], [[5, 200, 5]]]),
+    "piecewise_graphs": st.booleans(),
     "sequence_overhead": st.sampled_from(["0 s", "125 ms"]),
+    "request_overhead": st.sampled_from(["0 s", "250 ms"]),
+    "launch_overhead": st.sampled_from(["0 s", "50 ms"]),
+    "frontend_latency": st.sampled_from(["0 s", "300 ms"]),
 })  # fmt: skip
 
 
