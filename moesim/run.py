@@ -15,10 +15,14 @@ from moesim.spec.marked import display
 if TYPE_CHECKING:
     from moesim.uncertainty import Repeats
 
+#: Seconds of work for which another process is worth its start, which takes one.
+WORTH_A_PROCESS = 10.0
+
 
 @dataclass(frozen=True)
 class Uncertainty:
-    """How often to repeat a run, for intervals of its metrics; by how many processes; whom to tell of the progress."""
+    """How often to repeat a run, for intervals of its metrics; by how many processes at most; whom to tell of the
+    progress."""
 
     repeats: int = 32
     workers: int = 1
@@ -92,9 +96,11 @@ def _repeat(
     from moesim.uncertainty import repeat
 
     begin = time.perf_counter()
+    worth = int(timing["simulation"] * wanted.repeats / WORTH_A_PROCESS)
+    workers = max(1, min(wanted.workers, worth))
     with experiment.placing():
         repeats = repeat(
-            experiment.spec, simulation.deployment, wanted.repeats, workers=wanted.workers, progress=wanted.progress
+            experiment.spec, simulation.deployment, wanted.repeats, workers=workers, progress=wanted.progress
         )
     timing["repeats"] = time.perf_counter() - begin
     return repeats

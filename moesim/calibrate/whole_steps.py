@@ -19,7 +19,7 @@ from moesim.calibrate.own import DTYPES, own_groups
 from moesim.hardware.device import Device, make_device
 from moesim.kernels.base import Calls
 from moesim.kernels.calibrated import device_rates
-from moesim.kernels.forms import FORMS, Rates
+from moesim.kernels.forms import Form, Rates, make_form
 from moesim.model.operators import (
     Operator,
     attention_operators,
@@ -102,10 +102,12 @@ def whole_steps(
     """
     device, dtype, way = _machine(folder)
     fits: dict[str, FittedKernel] = {}
+    forms: dict[str, Form] = {}
     for name, group in own_groups(folder, device, way).items():
         progress(name)
         fits[name] = fit_kernel(group)
-    price = _Price(fits, device_rates(device, dtype))
+        forms[name] = make_form(group.kernel, fits[name].values)
+    price = _Price(forms, device_rates(device, dtype))
     own = {model.name: model for model in (load_descriptor("models", name) for name in models)}
     steps = []
     for step, seconds in _measured(folder / "steps.csv", way):
@@ -186,11 +188,10 @@ def _kernel(operator: Operator) -> str:
 
 
 class _Price:
-    """Seconds of one call by the fit of its kernel."""
+    """Seconds of one call by the fitted form of its kernel."""
 
-    def __init__(self, fits: Mapping[str, FittedKernel], rates: Rates) -> None:
-        self._forms = {name: FORMS["plain"](**fit.values) for name, fit in fits.items()}
-        self._rates = rates
+    def __init__(self, forms: Mapping[str, Form], rates: Rates) -> None:
+        self._forms, self._rates = forms, rates
 
     def __call__(self, kernel: str, calls: Calls) -> float:
         """Raises MoesimError: the kernel was not measured."""

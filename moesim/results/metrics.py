@@ -234,6 +234,7 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
         "cost": _cost(record),
         "bottleneck": bottleneck(record),
         "notes": list(record.notes),
+        "kernels": {device: dict(kinds) for device, kinds in record.kernels.items()},
     }
     if record.stages:
         summary["stages"] = _stages(requests, record, slo)
@@ -248,7 +249,7 @@ def numbers(summary: Summary, above: str = "") -> dict[str, float]:
     for key, value in summary.items():
         name = f"{above}{key}"
         if isinstance(value, dict):
-            if name not in ("goodput.slo", "bottleneck.operators", "intervals"):
+            if key != "slo" and name not in ("bottleneck.operators", "intervals"):
                 found |= numbers(value, f"{name}.")
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             found[name] = math.nan if value is None else float(value)

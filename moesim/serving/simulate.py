@@ -78,7 +78,7 @@ class Simulation:
             partial = run.finished < len(requests)
         # Cancelled timers may lie behind the last event that happened.
         end = int(run.clock.now) if partial else max((r.worked_until for r in run.deployment.replicas), default=0)
-        record = run_record(spec, requests, run.states, run.deployment, end, partial or run.finished < len(requests))
+        record = run_record(spec, requests, run.states, run.deployment, end, partial)
         record.requests.update(requests.labels(run.rows))
         record.stages = stages(requests, run.sender.begins) if requests.staged else []
         record.overloaded = run.sender.overdue is not None

@@ -54,7 +54,8 @@ def _unreachable(
     tpot = (e2e - ttft)[more > 0] / more[more > 0]
     for metric, values in (("ttft", ttft), ("tpot", tpot), ("e2e", e2e)):
         # A limit that somebody met can be met; only else is it worth the price of a step.
-        if metric not in limits or not len(values) or not np.nanmin(values) > limits[metric]:
+        known = values[~np.isnan(values)]
+        if metric not in limits or (known <= limits[metric]).any():
             continue
         alone = min(_alone(replica, requests, among)[metric] for replica in deployment.replicas)
         if alone > limits[metric]:

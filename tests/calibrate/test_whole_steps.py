@@ -11,7 +11,7 @@ import pytest
 
 from moesim.calibrate.benchmarks.cases import COLUMNS, Case, plan
 from moesim.calibrate.benchmarks.store import Store
-from moesim.calibrate.own import shape_of
+from moesim.calibrate.own import own_groups, shape_of
 from moesim.calibrate.whole_steps import Step, error_percentiles, step_calls, whole_steps
 from moesim.hardware.device import Device, make_device
 from moesim.kernels.calibrated import device_rates
@@ -135,3 +135,23 @@ def test_the_plain_form_counts_what_shapes_compute_and_move() -> None:
 
 def _columns(**sizes: float) -> dict[str, np.ndarray]:
     return {name: np.array([float(size)]) for name, size in sizes.items()}
+
+
+def test_a_gpus_kernels_have_the_forms_of_their_classes(tmp_path: Path) -> None:
+    """Calls launched one by one are another stack, and stay out of it."""
+    gpu = make_device(load_descriptor("devices", "h100-sxm"), index=0, name="h100", node=0)
+    store, count = Store(tmp_path / "tables"), 150
+    store.open({"device": "h100-sxm", "dtype": "bfloat16"})
+    beside = {"moe": {"distribution": "balanced"}, "attention_decode": {"kv_dtype": "bfloat16", "window": 0}}
+    models = [load_descriptor("models", name) for name in ("olmoe-1b-7b", "qwen3-8b")]
+    for table, cases in plan(models, gpu, "bf16", ["gemm", "moe", "attention_decode"]).items():
+        for case in cases[:count]:
+            for way in ("eager", "graph"):
+                row = {"impl": way, "source": f"moesim:torch-{way}-2.13.0", "latency_us": 1e6, **beside.get(table, {})}
+                store.append(case, {**COMMON, **row, "device": "h100-sxm"})
+    groups = own_groups(store.folder, gpu, "graph")
+    assert {name: group.kernel for name, group in groups.items()} == {
+        "gemm": "gemm", "moe": "experts", "attention_decode": "attention_decode",
+    }  # fmt: skip
+    assert {group.stack for group in groups.values()} == {"torch-graph-2.13.0"}
+    assert all(len(group.seconds) == count for group in groups.values())

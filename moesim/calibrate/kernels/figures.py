@@ -172,7 +172,7 @@ def roofline(device: str, title: str, scored: Sequence[Scored]) -> Figure:
     ends = np.geomspace(place.min() / 1.5, place.max() * 1.5, 200)
     axes.plot(ends, np.ones_like(ends) if streams else np.minimum(ends, 1.0), color=INK, linewidth=1.2)
     axes.set(xscale="log", yscale="log", xlim=(ends[0], ends[-1]))
-    axes.set_ylim(max(float(np.percentile(share, 0.2)) / 1.5, 1e-6), 2.0)
+    axes.set_ylim(max(float(np.percentile(share, 2)) / 2, 1e-6), 2.0)
     if streams:
         axes.set(xlabel="predicted time", ylabel="achieved / peak bandwidth")
         _time_axis(axes.xaxis)

@@ -1,0 +1,118 @@
+"""The few parameters of an engine version, fitted to the TPOT and TTFT of measured runs.
+
+A stage's TPOT is a sum of kernel classes; their shares of the simulated step say how it answers to each of them. The
+factors of kernels and the time between steps are the maximum a posteriori estimate: calibrated kernels are trusted as
+far as their own errors go, and a few steps of Gauss-Newton suffice. What TTFT lacks then is the front end's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from moesim.calibrate.serving.measured import Run, Stage
+from moesim.calibrate.serving.replay import ENGINE, Latencies, replay_all, steady
+
+#: Kernels of an engine's `scales` that share a factor.
+CLASSES: Mapping[str, tuple[str, ...]] = {
+    "gemm": ("gemm",),
+    "attention": ("attention_prefill", "attention_decode"),
+    "experts": ("experts",),
+    "small": ("norm", "elementwise", "embedding"),
+    "collective": ("collective",),
+}
+
+#: Prior standard deviation of the logarithm of each factor: kernels measured with another version of the engine;
+#: operators that were measured unfused while the engine compiles them; collectives that it fuses with their neighbours.
+_SPREAD = {"gemm": 0.05, "attention": 0.1, "experts": 0.1, "small": 0.3, "collective": 0.3}
+#: Of what is between the steps, in seconds; and of what remains unexplained of a stage's TPOT.
+_GAP, _NOISE = 1e-3, 0.02
+
+#: Simulated seconds of each stage, and the share of its requests at the begin that do not count.
+_SECONDS, _COLD, _ITERATIONS = 60.0, 0.3, 3
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Of an engine version. scales: by class of kernels. gap: seconds between two steps that nothing hides. frontend:
+    seconds from the client to the engine and back."""
+
+    scales: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(CLASSES, 1.0))
+    gap: float = 0.0
+    frontend: float = 0.0
+
+    def overrides(self, families: Sequence[str]) -> list[str]:
+        """As `--set` texts."""
+        factors = {kernel: self.scales[name] for name, kernels in CLASSES.items() for kernel in kernels}
+        text = ", ".join(f"{kernel}: {factor:.4f}" for kernel, factor in factors.items())
+        return [
+            f"engine.exposed_overhead={self.gap * 1e3:.4f} ms",
+            f"engine.frontend_latency={self.frontend * 1e3:.4f} ms",
+            *(f"engine.scales.{family}={{{text}}}" for family in families),
+        ]
+
+
+@dataclass(frozen=True)
+class _Observation:
+    model: str
+    stage: Stage
+    simulated: Latencies
+
+
+def fit(
+    runs: Sequence[Run],
+    families: Sequence[str],
+    engine: str = ENGINE,
+    workers: int = 1,
+    progress: Callable[[Parameters], None] = lambda _: None,
+) -> Parameters:
+    """The parameters for which the runs' simulated TPOT and TTFT are those measured; every model weighs the same.
+
+    Raises:
+        MoesimError: a run cannot be simulated.
+    """
+    alone = [part for run in runs for part in steady(run, _SECONDS)]
+    parameters = Parameters()
+    for _ in range(_ITERATIONS):
+        seen = list(replay_all(alone, parameters.overrides(families), engine, _COLD, workers))
+        observations = [
+            _Observation(run.model, run.stages[0], found[0]) for run, found in zip(alone, seen, strict=True)
+        ]
+        parameters = _step(parameters, observations)
+        progress(parameters)
+    return parameters
+
+
+def _step(now: Parameters, observations: Sequence[_Observation]) -> Parameters:
+    """One step of Gauss-Newton on the logarithm of TPOT."""
+    names = list(CLASSES)
+    counts = Counter(each.model for each in observations)
+    weight = np.array([1 / math.sqrt(counts[each.model]) / _NOISE for each in observations])
+    share = np.array([[_share(each.simulated, name) for name in names] for each in observations])
+    gap = np.array([[1.0 / each.simulated.tpot] for each in observations])
+    miss = np.array([math.log(each.stage.tpot / each.simulated.tpot) for each in observations])
+    prior = np.array([*(_SPREAD[name] for name in names), _GAP])
+    past = np.array([*(math.log(now.scales[name]) for name in names), now.gap])
+    rows = np.vstack([np.hstack([share, gap]) * weight[:, None], np.diag(1 / prior)])
+    change: NDArray[np.float64] = np.linalg.lstsq(rows, np.concatenate([miss * weight, -past / prior]), rcond=None)[0]
+    values = past + change
+    late = [
+        each.stage.ttft["mean"] - each.simulated.ttft * each.stage.tpot / each.simulated.tpot for each in observations
+    ]
+    return replace(
+        now,
+        scales={name: math.exp(value) for name, value in zip(names, values[:-1], strict=True)},
+        gap=max(float(values[-1]), 0.0),
+        frontend=max(now.frontend + float(np.median(late)), 0.0),
+    )
+
+
+def _share(simulated: Latencies, name: str) -> float:
+    """Of a class in the step. Operators are called by the kind of their kernels, attention without its phase."""
+    kinds = {kernel.partition("_")[0] for kernel in CLASSES[name]}
+    return sum(simulated.shares.get(kind, 0.0) for kind in kinds)
