@@ -20,7 +20,7 @@ from moesim.kernels.forms.attention import Decode, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.selection import far_sizes, select, static_sizes
-from moesim.kernels.shapes import AttentionShape
+from moesim.kernels.shapes import AttentionShape, rows_of
 from moesim.spec.base import Dtype
 from moesim.spec.kernels import KernelFit
 
@@ -72,17 +72,9 @@ class CalibratedKernels:
         self._known: dict[_Key, _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
-        if calls.shape is None:
-            return self._plain(calls, device)
-        latent = isinstance(calls.shape, AttentionShape) and calls.shape.latent > 0
-        kind = "latent attention" if latent else calls.kind
-        key = device, kind, calls.formats, calls.dtype, calls.variant, *static_sizes(calls).values()
-        if key not in self._known:
-            self._known[key] = self._find(device, kind, calls)
-        priced = self._known[key]
+        plain, priced = self._plain(calls, device), self._priced(calls, device)
         if priced is None:
-            return self._plain(calls, device)
-        plain = self._datasheet.cost(calls, device)
+            return plain
         times = priced.times(calls)
         works = plain.seconds > 0
         return plain._replace(
@@ -91,6 +83,21 @@ class CalibratedKernels:
             memory=times.memory,
             overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
         )
+
+    def seconds(self, calls: Calls, device: Device) -> FloatArray:
+        """Those of `cost` alone; of calls without work, what a launch takes, unless they are attention's."""
+        priced = self._priced(calls, device)
+        return self._plain(calls, device).seconds if priced is None else priced.times(calls).seconds
+
+    def _priced(self, calls: Calls, device: Device) -> _Priced | None:
+        if calls.shape is None:
+            return None
+        latent = isinstance(calls.shape, AttentionShape) and calls.shape.latent > 0
+        kind = "latent attention" if latent else calls.kind
+        key = device, kind, calls.formats, calls.dtype, calls.variant, *static_sizes(calls).values()
+        if key not in self._known:
+            self._known[key] = self._find(device, kind, calls)
+        return self._known[key]
 
     def _plain(self, calls: Calls, device: Device) -> Cost:
         """What the datasheet says. A factor changes times, not joules."""
@@ -152,6 +159,9 @@ class _Priced:
             prefill, decode = self.forms
             if not shape.chunks.any():
                 return _scaled(decode.times(shape, self.rates), self.scales[1])
+            if len(np.atleast_1d(shape.chunks)) > 1 and not shape.chunks[1:].any():  # prompts in a block's first step
+                parts = [self.times(calls._replace(shape=rows_of(shape, at))) for at in (slice(1), slice(1, None))]
+                return Times(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
             stack, implementation = _ONE_KERNEL
             joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
             if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):

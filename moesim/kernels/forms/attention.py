@@ -206,8 +206,10 @@ def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates)
         read=chunks.read + shape.keys * per_key * again,
         written=chunks.written + shape.decodes * per_key,
     )
-    one, alone = prefill._price(together, shape, rates), decode.times(shape, rates)
-    some = shape.chunks > 0
+    one, some = prefill._price(together, shape, rates), shape.chunks > 0
+    if some.all():
+        return one
+    alone = decode.times(shape, rates)
     return Times(*(np.where(some, both, without) for both, without in zip(one, alone, strict=True)))
 
 
