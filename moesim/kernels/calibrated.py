@@ -35,6 +35,9 @@ _KERNELS = {
 #: launch one for each.
 _ONE_KERNEL = ("vllm", "flash_attn")
 
+#: Up to so many calls are priced faster one by one, as numbers, than as arrays.
+_FEW = 4
+
 
 @dataclass(frozen=True)
 class Source:
@@ -165,7 +168,10 @@ class _Priced:
             stack, implementation = _ONE_KERNEL
             joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
             if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
-                return self._mixed(prefill, decode, shape)
+                if shape.pairs.size > _FEW:
+                    return self._mixed(prefill, decode, shape)
+                alone = [self._mixed(prefill, decode, each) for each in _one_by_one(shape)]
+                return Times(*(np.array(column).reshape(shape.pairs.shape) for column in zip(*alone, strict=True)))
         return together(self._apart(shape))
 
     def _apart(self, shape: Any) -> list[Times]:
@@ -182,6 +188,15 @@ class _Priced:
         nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
         scaled = sum(part.seconds for part in self._apart(shape))
         return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))
+
+
+def _one_by_one(shape: AttentionShape) -> list[AttentionShape]:
+    """The calls of a shape as numbers each."""
+    count = shape.pairs.size
+    columns: list[Any] = [
+        each.ravel() if isinstance(each, np.ndarray) and each.ndim else (np.float64(each),) * count for each in shape
+    ]
+    return [AttentionShape(*call) for call in zip(*columns, strict=True)]
 
 
 def _scaled(times: Times, factor: float | FloatArray) -> Times:

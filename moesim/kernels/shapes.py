@@ -79,10 +79,10 @@ class RowShape(NamedTuple):
 
 
 Shape = MatrixShape | ExpertShape | AttentionShape | RowShape
-S = TypeVar("S", MatrixShape, ExpertShape, AttentionShape, RowShape)
+S = TypeVar("S", bound=Shape)
 
 
 def rows_of(shape: S, rows: slice | NDArray[np.int64]) -> S:
     """Some rows of a shape's columns; single numbers stay."""
-    columns: list[Any] = [each[rows] if isinstance(each, np.ndarray) and each.ndim else each for each in shape]
-    return type(shape)(*columns)
+    chosen: list[Any] = [each[rows] if isinstance(each, np.ndarray) and each.ndim else each for each in shape]
+    return type(shape)(*chosen)
