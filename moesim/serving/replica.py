@@ -201,7 +201,8 @@ class Replica:
         self.pricer.accounts.record(flight.block, executed, self._busy(flight))
         self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
-        if self.scheduler.reacts and not self._decides_ahead:  # who comes in answer to what has ended takes part in the step that begins now
+        if self.scheduler.reacts and not self._decides_ahead:
+            # Who comes in answer to what has ended takes part in the step that begins now.
             Timer(self.clock, int(self.clock.now), self._launch, STARTING)
         else:
             self._launch()
