@@ -112,6 +112,8 @@ def test_prompts_first(on_ruler):
     ]  # fmt: skip
     assert times(record, "first_token") == [1, 3, 3]
     assert times(record, "finish") == [6, 4, 3]
+    # A waits 3 s for its second token; its others, and B's second, come after a step.
+    assert dict(zip(record.itl["duration"].tolist(), record.itl["count"].tolist(), strict=True)) == {1: 3, 3: 1}
 
 
 def test_whole_prompts_first(on_ruler):
