@@ -95,8 +95,7 @@ def kv_blocks(
     Args are bytes on one device, but for the engine and `what`, which opens the message.
 
     Raises:
-        MoesimError: there is no room for one block, or for as many as told; says what is needed, what there is, and what
-            would help.
+        MoesimError: there is no room for one block, or for as many as told; says what is needed and what would help.
     """
     left = _left(capacity, engine, weights, activations + workspace)
     block = kv_bytes_per_token * engine.block_size

@@ -60,7 +60,8 @@ def test_no_graph_is_larger_than_a_step():
 
 @pytest.mark.parametrize(("engine", "tokens"), [
     ({}, 12 + 3 + 3 + 2), ({"graph_sizes": [1, 2, 4, 8, 16]}, 16 + 4 + 4 + 2),
-    ({"graph_sizes": [1, 2, 4, 8, 16], "piecewise_graphs": False}, 12 + 4 + 4 + 2), ({"graph_sizes": [1, 2]}, 12 + 3 + 3 + 2),
+    ({"graph_sizes": [1, 2, 4, 8, 16], "piecewise_graphs": False}, 12 + 4 + 4 + 2),
+    ({"graph_sizes": [1, 2]}, 12 + 3 + 3 + 2),
 ])  # fmt: skip
 @pytest.mark.parametrize("reuse", [True, False])
 def test_padding_is_computed(on_ruler, engine, tokens, reuse):
@@ -75,8 +76,8 @@ def test_padding_is_computed(on_ruler, engine, tokens, reuse):
 @pytest.mark.parametrize("transport", ["allgather", "alltoall"])
 @pytest.mark.parametrize("reuse", [True, False])
 def test_ranks_and_dummies_are_padded_to_the_largest(on_ruler, transport, reuse):
-    """Three requests on two ranks: prompts of 8 and 4 tokens, then 2 and 1 decodes, then 2 and a dummy. The largest graph
-    is 4: the prompts' step runs none, the others 2 tokens on each rank."""
+    """Three requests on two ranks: prompts of 8 and 4 tokens, then 2 and 1 decodes, then 2 and a dummy. The largest
+    graph is 4: the prompts' step runs none, the others 2 tokens on each rank."""
     record = on_ruler(
         [(0, 4, 3), (0, 4, 2), (0, 4, 3)], model=MOE, parallelism={"dp": 2, "ep": 2}, plan_reuse=reuse,
         engine={"graph_sizes": [1, 2, 4], "transport": transport}, **TWO,
@@ -86,8 +87,8 @@ def test_ranks_and_dummies_are_padded_to_the_largest(on_ruler, transport, reuse)
 
 
 def test_launches_keep_fast_devices_waiting(on_ruler):
-    """A dense step has 1 + 3 x 9 + 3 kernels, each launched in 0.1 s. The prompt's 4 tokens are beyond the largest graph,
-    so that its step waits 3.1 s for them; the decode runs a graph."""
+    """A dense step has 1 + 3 x 9 + 3 kernels, each launched in 0.1 s. The prompt's 4 tokens are beyond the largest
+    graph, so that its step waits 3.1 s for them; the decode runs a graph."""
     engine = {**NO_HOST, "launch_overhead": "100 ms", "graph_sizes": [1, 2]}
     assert steps(on_ruler([(0, 4, 2)], engine={**engine, "step_overhead": "1 s"})) == [(0, 4.1), (4.1, 5.1)]
 
