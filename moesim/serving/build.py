@@ -28,7 +28,7 @@ from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, engine_scales, joint
+from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -87,7 +87,8 @@ def deploy(
     stages = [stage.ravel() for layout in layouts for stage in layout.devices]
     several_nodes = any(len({machine.devices[i].node for i in stage}) > 1 for stage in stages)
     kernels, dispatch = expert_kernels(machine, spec.engine.dispatch, several_nodes)
-    fabric, kernels = scaled_fabric(fabric, scales.collectives), scaled_experts(kernels, scales.collectives)
+    paces = collective_scales(spec.engine, machine, scales.collectives)
+    fabric, kernels = scaled_fabric(fabric, paces), scaled_experts(kernels, paces)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
