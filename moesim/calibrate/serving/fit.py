@@ -58,7 +58,9 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class _Observation:
+class Observation:
+    """A measured stage beside what it was simulated to be."""
+
     model: str
     stage: Stage
     simulated: Latencies
@@ -76,20 +78,30 @@ def fit(
     Raises:
         MoesimError: a run cannot be simulated.
     """
-    alone = [part for run in runs for part in steady(run, _SECONDS)]
     parameters = Parameters()
     for _ in range(_ITERATIONS):
-        seen = list(replay_all(alone, parameters.overrides(families), engine, _COLD, workers))
-        observations = [
-            _Observation(run.model, run.stages[0], found[0]) for run, found in zip(alone, seen, strict=True)
-        ]
-        parameters = _step(parameters, observations)
+        parameters = improved(parameters, observe(runs, parameters, families, engine, workers))
         progress(parameters)
     return parameters
 
 
-def _step(now: Parameters, observations: Sequence[_Observation]) -> Parameters:
-    """One step of Gauss-Newton on the logarithm of TPOT."""
+def leave_one_out(now: Parameters, observations: Sequence[Observation]) -> dict[str, Parameters]:
+    """By model: what is fitted to the others alone, from their observations at parameters near by."""
+    models = dict.fromkeys(each.model for each in observations)
+    return {model: improved(now, [each for each in observations if each.model != model]) for model in models}
+
+
+def observe(
+    runs: Sequence[Run], parameters: Parameters, families: Sequence[str], engine: str = ENGINE, workers: int = 1
+) -> list[Observation]:
+    """Every scored stage by itself, in its steady state."""
+    alone = [part for run in runs for part in steady(run, _SECONDS)]
+    seen = replay_all(alone, parameters.overrides(families), engine, _COLD, workers)
+    return [Observation(run.model, run.stages[0], found[0]) for run, found in zip(alone, seen, strict=True)]
+
+
+def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters:
+    """One step of Gauss-Newton on the logarithm of TPOT; every model weighs the same."""
     names = list(CLASSES)
     counts = Counter(each.model for each in observations)
     weight = np.array([1 / math.sqrt(counts[each.model]) / _NOISE for each in observations])
