@@ -35,6 +35,9 @@ _KERNELS = {
 #: launch one for each.
 _ONE_KERNEL = ("vllm", "flash_attn")
 
+#: Whose kernel for sequences of any length gives the query heads of a group one tile; FlashAttention 2 does not.
+_PACKS = ("fa3", "fa4")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -166,7 +169,8 @@ class _Priced:
 
     def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
         """Of one kernel, scaled like both of its parts by themselves."""
-        times = mixed(prefill, decode, shape, self.rates)
+        packs = any(each in self.fits[0].implementation for each in _PACKS)
+        times = mixed(prefill, decode, shape, self.rates, None if packs else 0.0)
         if self.scales == (1.0, 1.0):
             return times
         nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
