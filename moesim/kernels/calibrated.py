@@ -38,6 +38,9 @@ _ONE_KERNEL = ("vllm", "flash_attn")
 #: Up to so many calls are priced faster one by one, as numbers, than as arrays.
 _FEW = 4
 
+#: Whose kernel for sequences of any length gives the query heads of a group one tile; FlashAttention 2 does not.
+_PACKS = ("fa3", "fa4")
+
 
 @dataclass(frozen=True)
 class Source:
@@ -182,7 +185,8 @@ class _Priced:
 
     def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
         """Of one kernel, scaled like both of its parts by themselves."""
-        times = mixed(prefill, decode, shape, self.rates)
+        packs = any(each in self.fits[0].implementation for each in _PACKS)
+        times = mixed(prefill, decode, shape, self.rates, None if packs else 0.0)
         if self.scales == (1.0, 1.0):
             return times
         nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)

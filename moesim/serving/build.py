@@ -29,7 +29,7 @@ from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, engine_scales, joint
+from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -82,8 +82,8 @@ def deploy(
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
-    fabric = scaled_fabric(joined.fabric, scales.collectives)
-    kernels = scaled_experts(joined.kernels, scales.collectives)
+    paces = collective_scales(spec.engine, machine, scales.collectives)
+    fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
