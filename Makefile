@@ -31,6 +31,7 @@ test-extras: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/uncertainty.py
 
 # The stamps make a reinstall happen only when pyproject.toml changes.
 $(VENV)/.created:

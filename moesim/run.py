@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from moesim.uncertainty import Repeats
 
 #: Seconds of work for which another process is worth its start, which takes one.
-WORTH_A_PROCESS = 4.0
+WORTH_A_PROCESS = 10.0
 
 
 @dataclass(frozen=True)

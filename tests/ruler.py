@@ -126,7 +126,7 @@ def run(tree: Mapping[str, Any]) -> RunRecord:
 
 def assert_same(a: RunRecord, b: RunRecord, relative: float = 0.0) -> None:
     """All tables of two records are equal: exactly, or floats to `relative`."""
-    for name in ("requests", "iterations", "itl", "devices", "operators"):
+    for name in ("requests", "iterations", "itl", "devices", "operators", "links"):
         mine, theirs = getattr(a, name), getattr(b, name)
         assert mine.keys() == theirs.keys()
         for column in mine:

@@ -31,16 +31,17 @@ Columns = dict[str, FloatArray]
 DTYPES: dict[str, Dtype] = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32"}
 
 _LAUNCH = Parameter("launch", (5e-6, 1e-4), 1e-7, 1e-2)
-_MEMORY = Parameter("memory", (0.5,), 0.005, 1.2)
-_COMPUTE = Parameter("compute", (0.5,), 0.005, 1.0)
+_MEMORY = Parameter("memory", (0.5,), 0.005, 1.0)
+_COMPUTE = Parameter("compute", (0.2,), 0.005, 1.0)
 _SHARPNESS = Parameter("sharpness", (2.0,), 0.7, 8.0)
 _FILL = Parameter("fill", (4.0,), 0.01, 200.0)
+_EDGE = Parameter("edge", (100.0,), 0.1, 2000.0)
 _EXPERT = Parameter("expert", (1e-5,), 1e-8, 1e-2)
 
 #: What of the form is fitted, by table.
 PARAMETERS: dict[str, tuple[Parameter, ...]] = {
-    "gemm": (_LAUNCH, _MEMORY, _COMPUTE, _SHARPNESS, _FILL),
-    "moe": (_LAUNCH, _MEMORY, _COMPUTE, _SHARPNESS, _FILL, _EXPERT),
+    "gemm": (_LAUNCH, _MEMORY, _COMPUTE, _SHARPNESS, _FILL, _EDGE),
+    "moe": (_LAUNCH, _MEMORY, _COMPUTE, _SHARPNESS, _FILL, _EDGE, _EXPERT),
     "attention_prefill": (_LAUNCH, _MEMORY, _COMPUTE, _SHARPNESS),
     "attention_decode": (_LAUNCH, _MEMORY, _COMPUTE, _SHARPNESS),
     "elementwise": (_LAUNCH, _MEMORY),
@@ -69,8 +70,8 @@ _ROWS = {
 def own_groups(folder: Path, device: Device, way: str) -> dict[str, KernelGroup]:
     """The groups by table, and of the elementwise table by kernel. way: `eager` or `graph`.
 
-    A GPU's are those of `moesim calibrate fit`, each with the form of its class. On a CPU, where those forms' tiles, waves
-    and bounds mean nothing, every kernel has the plain form.
+    A GPU's are those of `moesim calibrate fit`, each with the form of its class. On a CPU, where those forms' tiles,
+    waves and bounds mean nothing, every kernel has the plain form.
 
     Raises:
         MoesimError: a table is missing or cannot be used, or was measured on another device.

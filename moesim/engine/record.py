@@ -62,6 +62,8 @@ class RunRecord:
     #: A few steps in full detail. They are compiled when somebody asks: it takes as long as many priced steps.
     timeline: Callable[[], list[TimelineStep]] = list
     notes: list[str] = field(default_factory=list)
+    #: By device and class of kernels: where their times come from, as `h100-sxm vllm-0.24.0`; `datasheet`.
+    kernels: dict[str, dict[str, str]] = field(default_factory=dict)
     #: Of a run of several phases: number and begin of each that began, in seconds; -1 is a warm-up.
     stages: list[tuple[int, float]] = field(default_factory=list)
     #: The run was ended before its requests, because its queue did not drain.

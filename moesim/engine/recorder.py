@@ -42,7 +42,7 @@ class StepRecorder:
             decode_tokens, waiting, kv_tokens: [steps].
             prefill_tokens, prefill_sequences: of the first step; the others have none.
             emitted: tokens that its prompts emit at its end.
-            gaps: each step is the inter-token latency of its decoding sequences.
+            gaps: the first step, too, is the inter-token latency of its decoding sequences, as the others are.
         """
         block = (replica, begin, prefill_tokens, prefill_sequences, emitted, int(gaps))
         for name, value in zip(_OF_BLOCK, block, strict=True):
@@ -100,7 +100,9 @@ class StepRecorder:
     def gaps(self) -> dict[str, NDArray[np.generic]]:
         """Inter-token latencies as a weighted sample: duration (seconds), count."""
         rows = self._rows()
-        decoding = rows["decode_tokens"] * self._of_block("gaps")
+        first = np.cumsum([0, *(len(part) for part in self._steps["end"])])[:-1]
+        decoding = rows["decode_tokens"].copy()
+        decoding[first] *= np.array(self._blocks["gaps"], dtype=np.int64)
         gaps = np.concatenate([rows["end"] - rows["start"], np.array(self._single_gaps, dtype=np.int64)])
         weights = np.concatenate([decoding, np.ones(len(self._single_gaps), dtype=np.int64)])
         values, inverse = np.unique(gaps, return_inverse=True)

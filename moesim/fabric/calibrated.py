@@ -83,17 +83,18 @@ def expert_protocol(
     """
     within: dict[tuple[Mode, Direction], ExpertTerms] = {}
     across: dict[tuple[Mode, Direction], ExpertTerms] = {}
-    used: dict[str, str] = {}
+    used: tuple[dict[str, str], dict[str, str]] = {}, {}  # within a node, over several
     for calibration, match in _candidates(device, family, link):
         for fit in calibration.experts:
-            known = within if fit.nodes == (1,) else across
+            several = fit.nodes != (1,)
+            known = across if several else within
             if fit.library.startswith(library) and (fit.mode, fit.direction) not in known:
                 known[fit.mode, fit.direction] = expert_terms(fit)
-                used.setdefault(fit.library, _origin(calibration, match))
+                used[several].setdefault(fit.library, _origin(calibration, match))
     if not within:
         return None
-    origin = "; ".join(f"{name} {where}" for name, where in used.items())
-    return ExpertProtocol(", ".join(used), device, port, nic, units, within, across, origin)
+    origins = ["; ".join(f"{name} {where}" for name, where in each.items()) for each in used]
+    return ExpertProtocol(", ".join(used[0] | used[1]), device, port, nic, units, within, across, *origins)
 
 
 def _candidates(device: str, family: str, link: str) -> Iterator[tuple[CollectiveCalibration, Match]]:

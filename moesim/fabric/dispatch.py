@@ -68,9 +68,28 @@ def payload(hidden: int, element: float, *, block: int = 0, scale: float = 4.0, 
     return hidden * element + (-(-hidden // block) * scale if block else 0.0) + header
 
 
-def _moved(tokens: Tokens, size: float, group: Group, form: str, back: bool) -> Transfer:
+def check_form(form: str, group: Group) -> None:
+    """Raises MoesimError where there is no such form, or the group cannot serve it."""
     if form not in FORMS:
         raise MoesimError(f"there is no form {form!r} of dispatch", fix=f"choose one of {', '.join(FORMS)}")
+    if group.lanes == 1:
+        return
+    if form == "per-node" and group.grid is None:
+        raise MoesimError(
+            "copies per node need as many devices of the group in each node",
+            key="engine.dispatch.form",
+            fix="choose per-device",
+        )
+    if form == "in-network" and not can_combine(group):
+        raise MoesimError(
+            "an in-network combine needs a switch that adds up and reaches all devices of the group",
+            key="engine.dispatch.form",
+            fix="choose per-device, or a fabric whose switches reduce",
+        )
+
+
+def _moved(tokens: Tokens, size: float, group: Group, form: str, back: bool) -> Transfer:
+    check_form(form, group)
     if not 0 <= size < np.inf:
         raise MoesimError(f"a copy of a token has {size} bytes", fix="give it 0 or more")
     if tokens.copies.shape[-1] != group.lanes:
@@ -89,9 +108,8 @@ def _per_device(tokens: Tokens, size: float, group: Group, back: bool) -> tuple[
 
 def _per_node(tokens: Tokens, size: float, group: Group, back: bool) -> tuple[Phase, ...]:
     """Between nodes on equal indices, inside the nodes from there; both at the same time, piece by piece."""
-    if group.grid is None:
-        raise MoesimError("copies per node need as many devices of the group in each node", fix="choose per-device")
     grid = group.grid
+    assert grid is not None
     nodes, width = grid.shape
     visits = tokens.visits(np.eye(group.lanes, dtype=bool))
     shape = visits.shape[:-2]
@@ -114,11 +132,6 @@ def _per_node(tokens: Tokens, size: float, group: Group, back: bool) -> tuple[Ph
 
 def _in_network(tokens: Tokens, size: float, group: Group, back: bool) -> tuple[Phase, ...]:
     """Over the tree of switches: one message on each edge for each token that has any expert beyond it."""
-    if not can_combine(group):
-        raise MoesimError(
-            "an in-network combine needs a switch that adds up and reaches all devices of the group",
-            fix="choose per-device, or a fabric whose switches reduce",
-        )
     tree = single_switch(group) if isinstance(group, GroupPorts) else combining_tree(group.topology, group.devices)
     below = tree.below > 0
     devices = tokens.visits(np.eye(group.lanes, dtype=bool))

@@ -107,7 +107,8 @@ class ExpertTerms:
 class ExpertProtocol:
     """A library's kernels on a device.
 
-    port, nic: bytes/s of the ports per direction. units: SMs of the device. origin: what the terms were measured on.
+    port, nic: bytes/s of the ports per direction. units: SMs of the device. origin, scattered_origin: what the terms
+    within a node and over several were measured on.
     """
 
     library: str
@@ -118,6 +119,7 @@ class ExpertProtocol:
     terms: Mapping[tuple[Mode, Direction], ExpertTerms]
     scattered: Mapping[tuple[Mode, Direction], ExpertTerms]
     origin: str = ""
+    scattered_origin: str = ""
 
     def seconds(
         self,

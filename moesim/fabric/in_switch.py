@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from moesim.fabric.distance import UNREACHABLE, CostArray, path_costs
-from moesim.fabric.links import GroupLinks, Pattern, UniformPhase, link_uses
+from moesim.fabric.links import GroupLinks, OnLinks, Pattern, UniformPhase, link_uses
 from moesim.fabric.routes import next_hops, path_links
 from moesim.fabric.topology import FloatArray, IntArray, Topology
 from moesim.fabric.transfer import Group, GroupPorts, Phase, PortPhase, Use, picoseconds, spelled
@@ -107,7 +107,7 @@ def single_switch(group: GroupPorts) -> Tree:
 
 
 @dataclass(frozen=True, eq=False)
-class TreePhase:
+class TreePhase(OnLinks):
     """One round of uneven loads on a tree, `up` and `down` [..., E] bytes over each edge; see transfer.Phase."""
 
     tree: Tree
@@ -154,9 +154,6 @@ class TreePhase:
         """What switches add up or multiply belongs to no one lane: an equal part to each."""
         total = self.load @ self.topology.energy[self.links] / len(self.devices)
         return np.repeat(total[..., None], len(self.devices), axis=-1)
-
-    def pause(self, group: Group) -> int:
-        return int(picoseconds(self.latency))
 
     def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
         return link_uses(group, self.links, picoseconds(self._seconds()), members)

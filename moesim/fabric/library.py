@@ -108,7 +108,8 @@ def expert_kernels(
     if mode is None or (mode, "dispatch") not in known or (mode, "combine") not in known:
         where = "over several nodes" if several_nodes else "within a node"
         return None, f"{how}, by closed form, as {protocol.library} was not measured in this form {where}"
-    return ExpertKernels(protocol, mode), f"{how}, {mode.replace('_', '-')} mode of {protocol.origin}"
+    origin = protocol.scattered_origin if several_nodes else protocol.origin
+    return ExpertKernels(protocol, mode), f"{how}, {mode.replace('_', '-')} mode of {origin}"
 
 
 def library_fabric(

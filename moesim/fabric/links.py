@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -46,8 +47,20 @@ class Pattern:
         return float(self.seconds.max(initial=0.0))
 
 
+class OnLinks(ABC):
+    """What phases on the links of a topology have in common; see transfer.Phase."""
+
+    @property
+    @abstractmethod
+    def latency(self) -> float:
+        """Seconds of the longest path."""
+
+    def pause(self, group: Group) -> int:
+        return int(picoseconds(self.latency))
+
+
 @dataclass(frozen=True, eq=False)
-class UniformPhase:
+class UniformPhase(OnLinks):
     """Rounds in which all flows of a pattern move their share of `size` [...] bytes; see transfer.Phase.
 
     depth: hops of a pipeline, each of which adds its latency while the bytes stream through.
@@ -86,9 +99,6 @@ class UniformPhase:
     def joules(self, group: Group) -> FloatArray:
         return self.size[..., None] * self.pattern.joules
 
-    def pause(self, group: Group) -> int:
-        return int(picoseconds(self.latency))
-
     def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
         return link_uses(group, self.links, picoseconds(self.latency + self.size * self.pattern.seconds), members)
 
@@ -118,7 +128,7 @@ class RoutedFlows:
 
 
 @dataclass(frozen=True, eq=False)
-class TrafficPhase:
+class TrafficPhase(OnLinks):
     """One round in which every flow moves bytes of its own, `moved` [..., F]; see transfer.Phase."""
 
     flows: RoutedFlows
@@ -152,9 +162,6 @@ class TrafficPhase:
 
     def joules(self, group: Group) -> FloatArray:
         return self.flows.by_lane(self.moved * self.flows.routes.energy, 0)
-
-    def pause(self, group: Group) -> int:
-        return int(picoseconds(self.latency))
 
     def uses(self, group: Group, members: Sequence[int]) -> list[Use]:
         return link_uses(group, self.links, picoseconds(self.latency + self.load / self.flows.bandwidth), members)

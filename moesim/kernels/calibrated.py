@@ -65,8 +65,8 @@ class CalibratedKernels:
     """Measured terms where there are any for a call, the datasheet roofline elsewhere.
 
     Args:
-        stacks: names of software stacks, the preferred first, without version (`vllm`), with it (`vllm-0.24.0`), or with
-            the beginning of one (`vllm-0.24`).
+        stacks: names of software stacks, the preferred first, without version (`vllm`), with it (`vllm-0.24.0`), or
+            with the beginning of one (`vllm-0.24`).
         scales: kernels that take so many times as long as their terms say; the others take just as long.
     """
 

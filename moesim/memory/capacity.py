@@ -95,8 +95,7 @@ def kv_blocks(
     Args are bytes on one device, but for the engine and `what`, which opens the message.
 
     Raises:
-        MoesimError: there is no room for one block, or for as many as told; says what is needed, what there is, and what
-            would help.
+        MoesimError: there is no room for one block, or for as many as told; says what is needed and what would help.
     """
     left = _left(capacity, engine, weights, activations + workspace)
     block = kv_bytes_per_token * engine.block_size
@@ -145,7 +144,8 @@ def activation_bytes(
     attention, feed-forward and sampling, for the largest step that the engine allows.
 
     Tensors live in 16 bits at least. The parts are the outputs that an eager layer holds at once; sampling counts
-    `LOGIT_BYTES` per logit of `max_sequences` sequences over the whole vocabulary, on every device.
+    `LOGIT_BYTES` per logit of `max_sequences` sequences over the whole vocabulary, on every device, where the engine
+    tries that out before it says how much is left (vLLM, not SGLang or TensorRT-LLM).
 
     Compared with the peaks in vLLM's start-up logs: Llama-3-8B with 256 sequences 1.19 GiB (logged: 1.19, 1.26 GiB).
     """
@@ -155,11 +155,12 @@ def activation_bytes(
     element = max(DTYPE_BYTES[dtype.activations], 2.0)
     expert_tp = dp * tp // expert_ranks
     gathered = tokens * dp if expert_ranks > 1 else tokens
+    logits = engine.max_sequences * model.vocabulary if engine.memory_share == "total" else 0
     widest = max(
         tokens * _attention_width(model.attention, tp) * element,
         tokens * _dense_width(model, tp) * element,
         _expert_elements(model, tokens, gathered, tp, expert_tp) * element,
-        float(engine.max_sequences * model.vocabulary * LOGIT_BYTES),
+        float(logits * LOGIT_BYTES),
     )
     return 2 * tokens * model.hidden * element + widest
 

@@ -20,19 +20,23 @@ if TYPE_CHECKING:
 WIDTH = 100
 LATENCIES = {"ttft": "TTFT", "tpot": "TPOT", "itl": "ITL", "e2e": "E2E"}
 STATISTICS = ("mean", "p50", "p90", "p95", "p99")
-#: How far to trust a run whose times come from datasheets.
-CAVEAT = (
+#: How far to trust a run: whose times come from datasheets, and whose rest on measured kernels.
+DATASHEET = (
     "times are datasheet rooflines with default efficiencies, not calibrated on measurements; "
     "compare configurations rather than trust single values"
 )
+MEASURED = (
+    "times of kernels rest on measurements, with errors of 5 to 10 % each (`moesim validate --suite kernels`); "
+    "overheads of the engine are estimates"
+)
+INTERVALS = "; `--uncertainty` says what that makes of these values"
 
 
-def print_summary(results: Results, console: Console | None = None, *, caveat: str = CAVEAT) -> None:
+def print_summary(results: Results, console: Console | None = None) -> None:
     """Print the summary: at most about 35 lines of 100 columns.
 
     Args:
         console: where to; standard output by default.
-        caveat: what to say of the accuracy, one sentence; nothing where empty.
     """
     from rich.console import Console
 
@@ -42,7 +46,7 @@ def print_summary(results: Results, console: Console | None = None, *, caveat: s
     width = min(WIDTH, output.width)
     output.print(_headline(results), width=width)
     output.print(_latencies(_Values(results.summary)), width=width)
-    output.print(_facts(results, caveat), width=width)
+    output.print(_facts(results), width=width)
 
 
 #: A number, or that there is none, as text.
@@ -113,7 +117,7 @@ def _with_limit(cells: list[str], limit: str) -> list[str]:
     return [*cells[: len(STATISTICS)], limit, *(cells[len(STATISTICS) :] or [""])]
 
 
-def _facts(results: Results, caveat: str) -> Table:
+def _facts(results: Results) -> Table:
     """What else is measured, a line per subject, and what is to be said of it."""
     from rich.markup import escape
     from rich.table import Table
@@ -138,7 +142,7 @@ def _facts(results: Results, caveat: str) -> Table:
         if text:
             table.add_row(label, text)
     before = ""
-    for label, text in _remarks(results, caveat):
+    for label, text in _remarks(results):
         table.add_row("" if label == before else label, f"[{_COLOURS.get(label, 'default')}]{escape(text)}[/]")
         before = label
     return table
@@ -272,13 +276,17 @@ def _uncertainty(summary: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _remarks(results: Results, caveat: str) -> list[tuple[str, str]]:
+def _accuracy(summary: Mapping[str, Any]) -> str:
+    measured = any(origin != "datasheet" for kinds in summary["kernels"].values() for origin in kinds.values())
+    return (MEASURED if measured else DATASHEET) + ("" if "intervals" in summary else INTERVALS)
+
+
+def _remarks(results: Results) -> list[tuple[str, str]]:
     """Bottleneck, notes, uncertainty, caveat, and where the files are."""
     lines = [("bottleneck", line) for line in results.summary["bottleneck"]["lines"]]
     lines += [("notes", line) for line in results.summary["notes"]]
     lines += [("uncertainty", line) for line in _uncertainty(results.summary)]
-    if caveat:
-        lines.append(("accuracy", caveat))
+    lines.append(("accuracy", _accuracy(results.summary)))
     if results.path is not None:
         folder = os.path.relpath(results.path)
         folder = str(results.path) if folder.startswith("..") else folder

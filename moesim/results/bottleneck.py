@@ -66,8 +66,8 @@ def _device_imbalance(record: RunRecord) -> float:
 
 
 def _queue(record: RunRecord) -> dict[str, Any]:
-    """Waiting share of TTFT, and whether the queue grew while requests arrived: a stable queue stays bounded however
-    many requests come, an overloaded one holds a fixed share of them and twice as many at the end as halfway."""
+    """Waiting share of TTFT, and the growth of the queue: of the stage in which it is the longest, those that are
+    overloaded first."""
     requests = record.requests
     arrival, scheduled, first = requests["arrival"], requests["first_scheduled"], requests["first_token"]
     served = ~np.isnan(first)
@@ -76,16 +76,30 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     result: dict[str, Any] = {"waiting_share": waiting / ttft if ttft > 0 else math.nan}
     queued = float((scheduled - arrival)[served & _passed_over(record)].sum())
     result["queued_share"] = queued / ttft if ttft > 0 else math.nan
+    stage = requests.get("stage", np.zeros(len(arrival), dtype=np.int64))
+    stages = [_growth(record, stage == number) | {"stage": int(number)} for number in np.unique(stage[stage >= 0])]
     result |= {"backlog": 0, "backlog_halfway": 0, "overloaded": False, "at_once": False}
-    if not len(arrival):
-        return result
-    last, halfway = float(arrival.max()), float(np.median(arrival))
-    result["at_once"] = bool(len(arrival) > 1 and last - float(arrival.min()) < 0.01 * record.end)
-    result["backlog"], result["backlog_halfway"] = _backlog(record, last), _backlog(record, halfway)
-    growing = result["backlog_halfway"] < 0.75 * result["backlog"]
-    many = result["backlog"] >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))
-    result["overloaded"] = bool(growing and many and not result["at_once"]) or record.overloaded
+    if stages:
+        result |= max(stages, key=lambda each: (each["overloaded"], not each["at_once"], each["backlog"]))
+    if "stage" not in requests:
+        result.pop("stage", None)
+    result["overloaded"] |= record.overloaded
     return result
+
+
+def _growth(record: RunRecord, stage: NDArray[np.bool_]) -> dict[str, Any]:
+    """Whether the queue grew while the requests of a stage arrived: a stable queue stays bounded however many requests
+    come, an overloaded one holds a fixed share of them and twice as many at the end as halfway."""
+    requests = record.requests
+    arrival = requests["arrival"][stage]
+    first, last, halfway = float(arrival.min()), float(arrival.max()), float(np.median(arrival))
+    finish = requests["finish"][stage]
+    seconds = record.end if stage.all() or np.isnan(finish).any() else float(finish.max()) - first
+    at_once = bool(len(arrival) > 1 and last - first < 0.01 * seconds)
+    backlog, before = _backlog(record, last), _backlog(record, halfway)
+    many = backlog >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))
+    overloaded = bool(before < 0.75 * backlog and many and not at_once)
+    return {"backlog": backlog, "backlog_halfway": before, "overloaded": overloaded, "at_once": at_once}
 
 
 def _passed_over(record: RunRecord) -> NDArray[np.bool_]:
@@ -147,8 +161,9 @@ def _queue_lines(result: dict[str, Any]) -> list[str]:
         return ["all requests arrive at once: latencies measure the queue, throughput the machine"]
     if result["overloaded"]:
         count, halfway = result["backlog"], result["backlog_halfway"]
+        where = f" in stage {result['stage']}" if "stage" in result else ""
         return [
-            f"overloaded, the queue grows: {count} requests wait when the last one arrives ({halfway} halfway), "
+            f"overloaded, the queue grows{where}: {count} requests wait when the last one arrives ({halfway} halfway), "
             f"waiting is {percent(waiting)} of TTFT"
         ]
     # Mostly one or the other: the queue, or what any request waits for that comes between two steps.

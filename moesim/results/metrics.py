@@ -234,6 +234,7 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
         "cost": _cost(record),
         "bottleneck": bottleneck(record),
         "notes": list(record.notes),
+        "kernels": {device: dict(kinds) for device, kinds in record.kernels.items()},
     }
     if record.stages:
         summary["stages"] = _stages(requests, record, slo)

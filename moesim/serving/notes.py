@@ -60,7 +60,7 @@ def load_notes(requests: Requests, sender: Sender, states: list[RequestState]) -
     """What was sent and is not counted, and what was not sent or not finished."""
     warm = sum(phase.last - phase.first for phase in requests.phases if phase.stage < 0)
     if warm:
-        yield f"{warm} warm-up requests are in the tables, and in no latency, throughput or goodput"
+        yield f"the warm-up (requests: {warm}) is in the tables, and in no TTFT, TPOT, E2E, throughput or goodput"
     if sender.overdue is not None:
         left = sum(state.finish < 0 for state in states)
         unsent = len(requests) - len(states)

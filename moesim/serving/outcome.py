@@ -60,6 +60,10 @@ def run_record(
         partial=partial,
         timeline=lambda: timeline_steps(deployment.keeper, deployment.replicas),
         notes=[*kernel_notes(deployment.kernels.sources()), *deployment.notes, *requests.notes],
+        kernels={
+            device: {each.kind: " ".join(filter(None, (each.device, each.stack))) or "datasheet" for each in sources}
+            for device, sources in deployment.kernels.sources().items()
+        },
     )
 
 

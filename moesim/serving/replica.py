@@ -75,6 +75,8 @@ class Replica:
         self._steps = self._worked_until = 0
         # The engine decides on a step when the one before begins; in a pipeline several steps are ahead in any case.
         self._decides_ahead = scheduler.engine.asynchronous_scheduling and pricer.layout.pp == 1
+        # Whether a sequence's steps follow each other without a pause.
+        self._steady = pricer.layout.pp == 1 and not scheduler.prompts_alone
         self._late: list[RequestState] = []  # arrived since then
         self._leaving: list[RequestState] = []  # ended since then
 
@@ -84,8 +86,7 @@ class Replica:
         for flight in self._flights:
             flight.arrivals.append(now)
         if self._decides_ahead and self._flights and self._step_began(now) < now:
-            self._late.append(state)
-            self._cut(self._flights[0], now)
+            self._accept_late(state, self._flights[0], now)
             return
         changes_next = self.scheduler.enqueue(state)
         if changes_next:
@@ -116,19 +117,31 @@ class Replica:
         """When the last step that has ended did."""
         return self._worked_until
 
-    def _cut(self, flight: Flight, now: int) -> None:
-        """Stop a block at the end of the step in progress."""
-        steps = int(np.searchsorted(flight.ends[: flight.steps], now, side="left")) + 1
+    def _cut(self, flight: Flight, now: int, ahead: int = 0) -> None:
+        """Stop a block at the end of the step in progress, or of one `ahead` of it."""
+        steps = self._in_progress(flight, now) + 1 + ahead
         if steps < flight.steps:
             flight.steps = steps
             if flight.timer is not None:
                 flight.timer.cancel()
             flight.timer = self.clock.call_at(int(flight.ends[steps - 1]), lambda: self._end(flight), last=True)
 
+    def _accept_late(self, state: RequestState, flight: Flight, now: int) -> None:
+        """A request that the next step does not see any more."""
+        if self._in_progress(flight, now) + 1 == flight.steps:
+            self._late.append(state)
+        elif self.scheduler.enqueue(state):
+            self._cut(flight, now, ahead=1)
+
+    @staticmethod
+    def _in_progress(flight: Flight, now: int) -> int:
+        """Which of the flight's steps is."""
+        return int(np.searchsorted(flight.ends[: flight.steps], now, side="left"))
+
     def _step_began(self, now: int) -> int:
         """When the step in progress did."""
         flight = self._flights[0]
-        step = int(np.searchsorted(flight.ends[: flight.steps], now, side="left"))
+        step = self._in_progress(flight, now)
         return int(flight.ends[step - 1]) if step else flight.start
 
     def _wake(self, time: int) -> None:
@@ -201,7 +214,8 @@ class Replica:
         self.pricer.accounts.record(flight.block, executed, self._busy(flight))
         self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
-        if self.scheduler.reacts and not self._decides_ahead:  # who comes in answer to what has ended takes part in the step that begins now
+        if self.scheduler.reacts and not self._decides_ahead:
+            # Who comes in answer to what has ended takes part in the step that begins now.
             Timer(self.clock, int(self.clock.now), self._launch, STARTING)
         else:
             self._launch()
@@ -253,8 +267,8 @@ class Replica:
             if not self.scheduler.caches[state.rank].grow(state.request, int(running.computed[row])):
                 raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
         self._record(flight, rows, emitted)
-        if len(self._stage_free) > 1:
-            self._record_gaps(rows, int(flight.ends[-1]))
+        if not self._steady:
+            self._record_gaps(flight, rows, taken)
         self._finish(flight, rows)
 
     def _record(self, flight: Flight, rows: IntArray, emitted: int) -> None:
@@ -275,7 +289,7 @@ class Replica:
             prefill_tokens=sum(chunk.tokens for chunk in chunks),
             prefill_sequences=len(chunks),
             emitted=emitted,
-            gaps=len(self._stage_free) == 1,
+            gaps=self._steady,
         )
 
     def _held_tokens(self, block: Block, rows: IntArray, steps: int) -> IntArray:
@@ -301,12 +315,14 @@ class Replica:
         found: IntArray = counts[np.searchsorted(batch.left[leaving], np.arange(steps), side="right")]
         return found
 
-    def _record_gaps(self, rows: IntArray, end: int) -> None:
-        """Inter-token latencies in a pipeline, where a sequence's steps do not follow each other without a pause."""
-        for row in rows.tolist():
+    def _record_gaps(self, flight: Flight, rows: IntArray, taken: IntArray) -> None:
+        """Inter-token latencies of the first step where sequences pause between their steps: in a pipeline, and where
+        prompts go first."""
+        first = int(flight.ends[0])
+        for row, steps in zip(rows.tolist(), taken.tolist(), strict=True):
             state = self.scheduler.running.states[row]
-            self.recorder.add_gap(end - state.last_token)
-            state.last_token = end
+            self.recorder.add_gap(first - state.last_token)
+            state.last_token = int(flight.ends[steps - 1])
 
     def _finish(self, flight: Flight, rows: IntArray) -> None:
         """Requests without tokens to come leave, in the order in which they ended."""
@@ -320,7 +336,7 @@ class Replica:
             state = running.states[row]
             state.finish = int(flight.ends[at - 1])
             state.generated = state.output_tokens
-            if self._decides_ahead:
+            if self._decides_ahead and at == flight.steps:
                 self._leaving.append(state)
             else:
                 self._release(state)

@@ -43,7 +43,8 @@ class ContinuousBatching:
         self.blocked = [False for _ in caches]
         self.running = Running()
         self.preemptions = 0
-        self._prompts_alone = engine.prefill == "first"
+        #: Whether decoding sequences pause while prompts of their rank are computed.
+        self.prompts_alone = engine.prefill == "first"
 
     @property
     def waiting_count(self) -> int:
@@ -127,7 +128,7 @@ class ContinuousBatching:
         running = self.running
         budget = np.full(self.ranks, self.engine.token_budget)
         decodes = (running.decoding > running.busy).nonzero()[0]
-        if not self._prompts_alone:
+        if not self.prompts_alone:
             budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
         chunks: list[Chunk] = []
         for index in _where((running.decoding | running.busy) == 0):
@@ -137,9 +138,9 @@ class ContinuousBatching:
                 self._admit(rank, budget, chunks, now)
         if not len(decodes) and not chunks:
             return None
-        if self._prompts_alone:
+        if self.prompts_alone:
             decodes = decodes[~np.isin(running.rank[decodes], [chunk.rank for chunk in chunks])]
-        joining = self._joining(chunks) if horizon > 1 and not self._prompts_alone else None
+        joining = self._joining(chunks) if horizon > 1 and not self.prompts_alone else None
         if joining is not None:
             held = running.computed.copy()
             held[joining] = [running.states[row].known - 1 for row in joining]
@@ -191,7 +192,7 @@ class ContinuousBatching:
     def _preempt(self, index: int, now: int) -> None:
         """Take a sequence's cache away and queue it first; what it generated stays known."""
         state = self.running.states[index]
-        if self.running.decoding[index]:
+        if self.running.decoding[index] and not self.prompts_alone:
             state.last_token = now
         state.generated = state.output_tokens - int(self.running.left[index])
         self.caches[state.rank].release(state.request, preempted=True)

@@ -46,8 +46,8 @@ def _ranges(value: object) -> object:
 #: Kernels that an engine's scales name: those with measured terms, classes of calls where there are none, and the calls
 #: of measured communication libraries.
 ScaledKernel = Literal[
-    "gemm", "router", "experts", "attention", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode", "norm",
-    "elementwise", "embedding", "sampling", "collective",
+    "gemm", "router", "experts", "attention", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode",
+    "norm", "elementwise", "embedding", "sampling", "collective",
 ]  # fmt: skip
 Scale = Annotated[float, Field(ge=0.01, le=100)]
 GraphSize = Annotated[int, Field(gt=0, le=2**17)]
@@ -56,13 +56,13 @@ GraphSize = Annotated[int, Field(gt=0, le=2**17)]
 class EngineSpec(Descriptor):
     """A serving engine's scheduler and its costs on the host.
 
-    `prefill`: "mixed" puts prompts beside decoding sequences, "first" computes the prompts of a DP rank alone, before its
-    sequences go on to decode.
+    `prefill`: "mixed" puts prompts beside decoding sequences, "first" computes the prompts of a DP rank alone, before
+    its sequences go on to decode.
 
-    `graph_sizes`: numbers of tokens for which CUDA graphs were captured, single ones or [first, last, step]. A step runs
-    the smallest that holds its fullest rank, and every rank is padded to it; beyond the largest, and with prompts where
-    `piecewise_graphs` is false, its kernels are launched one by one, each in `launch_overhead`. Piecewise graphs leave
-    out attention, so that two launches per layer remain.
+    `graph_sizes`: numbers of tokens for which CUDA graphs were captured, single ones or [first, last, step]. A step
+    runs the smallest that holds its fullest rank, and every rank is padded to it; beyond the largest, and with prompts
+    where `piecewise_graphs` is false, its kernels are launched one by one, each in `launch_overhead`. Piecewise graphs
+    leave out attention, so that two launches per layer remain.
 
     A step takes host time: `step_overhead`, `sequence_overhead` for each scheduled sequence of the fullest rank, and
     `request_overhead` for each of its prompts. The devices wait meanwhile; with `asynchronous_scheduling` they compute
@@ -71,8 +71,8 @@ class EngineSpec(Descriptor):
     request (tokenisation, and streaming back).
 
     `memory_share`: what `memory_utilization` is a share of. "total": of the memory, for weights, activations, workspace
-    and KV cache (vLLM); "static": of the memory, for weights and KV cache (SGLang); "free": of what weights, activations
-    and workspace leave (TensorRT-LLM). `kv_blocks` says how many blocks a rank has instead.
+    and KV cache (vLLM); "static": of the memory, for weights and KV cache (SGLang); "free": of what weights,
+    activations and workspace leave (TensorRT-LLM). `kv_blocks` says how many blocks a rank has instead.
 
     `scales`: by family of the devices and kernel, the factor of its times.
 
@@ -114,7 +114,9 @@ class EngineSpec(Descriptor):
         if list(self.graph_sizes) != sorted(set(self.graph_sizes)):
             raise ValueError("graph_sizes do not ascend; write them like [1, 2, 4, [8, 256, 8]]")
         if self.exposed_overhead and not self.asynchronous_scheduling:
-            raise ValueError("without asynchronous_scheduling all host time is exposed; add exposed_overhead to step_overhead")
+            raise ValueError(
+                "without asynchronous_scheduling all host time is exposed; add exposed_overhead to step_overhead"
+            )
         return self
 
 

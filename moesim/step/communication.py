@@ -37,8 +37,10 @@ class Communication:
         self.dispatch_bytes = context.model.hidden * DTYPE_BYTES[context.dtype.activations]
         self.combine_bytes = self.token_bytes
         self.all_to_all = layout.dp > 1 and context.engine.transport == "alltoall"
-        self.form, self.kernels = context.engine.dispatch.form, kernels if self.all_to_all else None
+        self.form: str = "per-expert"
+        self.kernels: ExpertKernels | None = None
         if self.all_to_all:
+            self.form, self.kernels = context.engine.dispatch.form, kernels
             self._sizes_of_copies(context.engine.dispatch)
         self.reduce = lru_cache(maxsize=None)(self._reduce)
         self.gather = lru_cache(maxsize=None)(self._gather)

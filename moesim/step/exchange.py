@@ -11,7 +11,7 @@ import numpy as np
 
 from moesim.fabric.calibrated import paced
 from moesim.fabric.collectives import exchange
-from moesim.fabric.dispatch import combine, dispatch
+from moesim.fabric.dispatch import check_form, combine, dispatch
 from moesim.fabric.expert_protocol import ExpertLoad
 from moesim.fabric.switch import group_ports
 from moesim.fabric.tokens import Tokens
@@ -48,6 +48,8 @@ class Exchange:
         self.slices = [slice(a, b) for a, b in pairwise(bounds)]
         devices = [communication.stage_devices(p) for p in range(layout.pp)]
         groups = [communication.fabric.ports(each) for each in devices]
+        for group in groups:
+            check_form(communication.form, group)
         form, work = communication.form, communication.kernels is not None
         ports = [group for group in groups if isinstance(group, GroupPorts)]
         #: Whether what travels between each two lanes decides, not the sums by lane.
@@ -97,7 +99,8 @@ class Exchange:
 
     def expected(self, stage: int, tokens: IntArray, share: FloatArray) -> Pair:
         """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert."""
-        places, sums = self.places.part(self.slices[stage]), ()
+        places = self.places.part(self.slices[stage])
+        sums: PortSums = ()
         if self.stages:
             at = self.stages[stage]
             sums = at.expected(tokens, at.towards(places.expected(share[:, None])))

@@ -55,4 +55,5 @@ class HostCosts:
         kind = 2 * (sizes.tokens.max(axis=1) <= self._graphs.largest).astype(np.int64)
         if sizes.chunked.any():
             kind[0] = int(self._graphs.captured(sizes.tokens[:1], sizes.chunked)[0] > 0)
-        return self._launches[kind]
+        launching: IntArray = self._launches[kind]
+        return launching

@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.fabric.dispatch import check_form
 from moesim.fabric.tokens import Tokens
 from moesim.fabric.transfer import GroupPorts
-from moesim.spec.errors import MoesimError
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 
@@ -112,20 +112,11 @@ class StagePorts:
 
 class ForwardingPorts(StagePorts):
     """One message to each node that a token needs, to the device of the sender's index there, which forwards it to the
-    devices of its node; to the own node straight away (DeepEP's normal mode).
-
-    Raises:
-        MoesimError: the nodes hold different numbers of the group's devices.
-    """
+    devices of its node; to the own node straight away (DeepEP's normal mode). Nodes hold equally many devices."""
 
     def __init__(self, ports: GroupPorts, layout: ReplicaLayout, work: bool = False) -> None:
         super().__init__(ports, layout, "per-device", work)
-        if ports.grid is None:
-            raise MoesimError(
-                "copies per node need as many devices of the group in each node",
-                key="engine.dispatch.form",
-                fix="choose per-device",
-            )
+        assert ports.grid is not None
         self.nodes, width = ports.grid.shape
         self.index = np.empty(ports.lanes, dtype=np.int64)
         self.index[ports.grid] = np.arange(width)
@@ -170,24 +161,12 @@ class ForwardingPorts(StagePorts):
 
 class CombiningPorts(StagePorts):
     """One message up to the switch for a token that needs any other device; the switch multiplies it, and adds up the
-    results on their way back.
-
-    Raises:
-        MoesimError: no switch that adds up joins all lanes.
-    """
+    results on their way back."""
 
     def __init__(self, ports: GroupPorts, layout: ReplicaLayout, work: bool = False) -> None:
         super().__init__(ports, layout, "per-device", work)
-        if not ports.reduces or ports.several_nodes:
-            raise MoesimError(
-                "an in-network combine needs a switch that adds up and joins all devices of the group",
-                key="engine.dispatch.form",
-                fix="choose per-device, or a fabric with reduces: true",
-            )
-        lane_sets = np.arange(layout.expert_ranks)[None, :] == np.arange(layout.expert_ranks)[:, None]
-        alone = self.expert_tp == 1
-        #: The expert ranks that lie, in part or as a whole, beyond each expert rank's lane.
-        self.beyond = ~lane_sets if alone else np.ones_like(lane_sets)
+        #: The expert ranks that lie, in part or as a whole, beyond a lane of each expert rank.
+        self.beyond = ~self._each if self.expert_tp == 1 else np.ones_like(self._each)
 
     def of_tokens(self, tokens: Tokens) -> PortSums:
         direct = super().of_tokens(tokens)
@@ -201,6 +180,7 @@ class CombiningPorts(StagePorts):
 
 def stage_ports(ports: GroupPorts, layout: ReplicaLayout, form: str, work: bool) -> StagePorts:
     """Raises MoesimError where the form does not suit the group."""
+    check_form(form, ports)
     if form == "per-node" and ports.several_nodes:
         return ForwardingPorts(ports, layout, work)
     if form == "in-network":

@@ -17,9 +17,6 @@ from moesim.step.graph import IntArray, picoseconds
 from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
 
-#: Sizes up to here are priced one by one.
-_ONE_BY_ONE = 256
-
 
 @dataclass(frozen=True)
 class StepContext:
@@ -57,27 +54,13 @@ class OperatorTable:
 
     def __init__(self, context: StepContext, device: Device, tp: int) -> None:
         self._context, self._device, self._tp = context, device, tp
-        self._sizes, self._priced = np.arange(context.token_limit + 1), priced_sizes(context.token_limit)
+        self._sizes = np.arange(context.token_limit + 1)
         self._known: dict[Operator, Tabulated] = {}
 
     def __getitem__(self, operator: Operator) -> Tabulated:
         if operator not in self._known:
-            calls = self._calls(operator, self._sizes)
-            priced = self._context.kernels.cost(self._calls(operator, self._priced), self._device)
-            cost = Cost(*(np.interp(self._sizes, self._priced, column) for column in priced))
+            context = self._context
+            calls = operator_calls(operator, self._sizes, context.model, self._tp, context.dtype)
+            cost = context.kernels.cost(calls, self._device)
             self._known[operator] = Tabulated(calls, cost, picoseconds(cost.seconds))
         return self._known[operator]
-
-    def _calls(self, operator: Operator, sizes: IntArray) -> Calls:
-        return operator_calls(operator, sizes, self._context.model, self._tp, self._context.dtype)
-
-
-def priced_sizes(limit: int) -> IntArray:
-    """The sizes 0..limit at which kernels are priced; between them they are interpolated.
-
-    Kernels take steps behind multiples of their tiles, which hold 16 rows or more: within 16 rows they are smooth, so
-    that beyond `_ONE_BY_ONE` the first and the last of these are enough.
-    """
-    sizes = np.arange(limit + 1)
-    chosen: IntArray = sizes[(sizes <= _ONE_BY_ONE) | (sizes % 16 <= 1) | (sizes == limit)]
-    return chosen

@@ -126,8 +126,8 @@ def _collectives(deployment: Deployment) -> Iterator[Source]:
         used = kernels.terms if len(nodes) == 1 else kernels.scattered
         for direction in DIRECTIONS:
             experts = [(each, fit) for each in known for fit in each.experts if fit.direction == direction]
-            origin = next((each, fit) for each, fit in experts if expert_terms(fit) == used[mode, direction])
-            yield _library(direction, *origin, kernels.device)
+            measured = next((each, fit) for each, fit in experts if expert_terms(fit) == used[mode, direction])
+            yield _library(direction, *measured, kernels.device)
 
 
 def _library(

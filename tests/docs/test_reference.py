@@ -140,8 +140,10 @@ def test_every_column_of_the_results_is_described(name: str, results: Results) -
 def test_every_number_of_the_summary_is_described(results: Results) -> None:
     assert results.path is not None
     summary = json.loads((Path(results.path) / "summary.json").read_text(encoding="utf-8"))
-    keys = {f"{name}.{key}" for name, part in summary.items() if isinstance(part, dict) for key in part}
+    devices = summary.pop("kernels")  # by names of devices
+    keys = {f"{name}.{key}" for name, part in summary.items() if isinstance(part, dict) for key in part} | {"kernels"}
     keys |= {name for name, part in summary.items() if not isinstance(part, dict)}
+    assert list(devices) == ["rtx-pro-6000"]
     statistics = {f"{name}.{key}" for name in ("ttft", "tpot", "itl", "e2e") for key in summary["ttft"]}
     rows = {key for name in tables("summary").values() for row in name for key in row.replace("`", "").split(", ")}
     assert rows == keys - statistics | {"ttft", "tpot", "itl", "e2e"}

@@ -1,12 +1,10 @@
-"""These tests need PyTorch: `make test-extras` installs it. Elsewhere they are skipped."""
+"""These tests need PyTorch: `make test-extras` installs it. Elsewhere their modules are skipped, each by itself."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-
-pytest.importorskip("torch", reason="needs PyTorch: make test-extras")
 
 from moesim.calibrate.benchmarks.pytorch import Bench
 

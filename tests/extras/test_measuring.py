@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -168,3 +169,21 @@ def test_the_command_says_what_is_kept_and_what_is_left(tiny: Path, tmp_path: Pa
     assert "rows measured" not in said[0]
     assert f"32 rows measured, kept in {folder}" in said[1]
     assert "left" not in said[1]
+
+
+@pytest.mark.usefixtures("quick")
+def test_an_interruption_keeps_what_is_measured(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, count = tmp_path / "machine", iter(range(100))
+    timed = timing.measure
+
+    def interrupted(*arguments: Any) -> timing.Measurement:
+        if next(count) == 5:
+            raise KeyboardInterrupt
+        return timed(*arguments)
+
+    monkeypatch.setattr("moesim.calibrate.benchmarks.run.measure", interrupted)
+    options = ["--device", "xeon-amx-core", "--model", str(tiny), "--output", str(folder), "--dtype", "fp32"]
+    result = CliRunner().invoke(main, ["calibrate", "run", *options, "--table", "gemm"])
+    assert result.exit_code == 130, result.output
+    assert f"5 rows measured, kept in {folder}" in result.output.replace("\n", "")
+    assert len(pd.read_csv(folder / "gemm.csv")) == 5

@@ -102,6 +102,8 @@ def test_kernels_that_dispatch_by_form_and_span() -> None:
     kernels, _ = expert_kernels(two, asked["per-node"], several_nodes=True)
     assert kernels is not None
     assert kernels.mode == "normal"
+    assert said.endswith(kernels.protocol.origin)
+    assert kernels.protocol.scattered_origin != kernels.protocol.origin
     load = ExpertLoad(128.0, 1024.0, 448.0, 512.0)
     there, back = kernels.both_ways(load, (7168.0, 14336.0), experts=256, nodes=2)
     assert there == kernels.protocol.seconds("dispatch", load, 7168.0, experts=256, nodes=2)

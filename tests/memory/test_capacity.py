@@ -114,7 +114,7 @@ def test_what_the_share_is_one_of(share: str, blocks: int) -> None:
 
 def test_as_many_blocks_as_told() -> None:
     assert kv_blocks(1000, EngineSpec(name="test", kv_blocks=17), 300, 100, 50, 2) == 17
-    with pytest.raises(MoesimError, match="18 KV blocks .* there are"):
+    with pytest.raises(MoesimError, match=r"18 KV blocks .* there are"):
         kv_blocks(1000, EngineSpec(name="test", kv_blocks=18), 300, 100, 50, 2)
 
 

@@ -28,6 +28,18 @@ def test_summary_is_compact_and_complete(trial, as_results, record, tmp_path):
     assert any(line.strip().startswith("TTFT") and f"{p99:.1f} ms" in line for line in lines)
 
 
+def test_the_network_is_told_of_where_there_is_one(synthetic, as_results):
+    run = synthetic.record(40)
+    run.totals.sharing, run.totals.hidden = 0.25, 0.5
+    text = " ".join(_text(as_results(run)).split())
+    assert "network exposed communication" in text
+    assert "250 ms of it on shared links, 500 ms hidden" in text
+    assert "the least time" in text
+    assert "busiest: node0/gpu1 -> switch" in text
+    run.links["bytes"] *= 0
+    assert "exposed communication" not in _text(as_results(run))
+
+
 def test_partial_runs_and_unknown_prices_are_said(synthetic, as_results):
     run = synthetic.record(2, layers=0)
     run = replace(run, partial=True, totals=replace(run.totals, price=0.0, dropped=4), notes=["plan reuse is off"])
@@ -51,9 +63,11 @@ def test_names_are_not_markup(record, as_results):
     assert "[red]x" in _text(as_results(record, name="[red]x"))
 
 
-def test_the_caveat_can_be_replaced(trial):
-    assert "calibrated within 5 %" in _text(trial, caveat="calibrated within 5 %")
-    assert "accuracy" not in _text(trial, caveat="")
+def test_runs_of_measured_kernels_say_so(synthetic, as_results, trial):
+    assert "datasheet rooflines" in _text(trial)
+    run = synthetic.record(3, layers=0)
+    run.kernels = {"h100-sxm": {"gemm": "h100-sxm vllm-0.24.0", "sampling": "datasheet"}}
+    assert "rest on measurements" in _text(as_results(run))
 
 
 def test_nothing_finished_is_printed_with_dashes(synthetic, as_results):

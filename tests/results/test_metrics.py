@@ -116,6 +116,31 @@ def test_energy_and_cost_by_hand(synthetic):
     assert summarise(run)["cost"] == {"total": None, "per_million_output_tokens": None}
 
 
+def test_links_and_communication_by_hand(synthetic):
+    """Ports of 50 GB/s that carried 0, 1 and 2 GB each way in 4 s; of 4 s of collectives half is their least time."""
+    run = synthetic.record(3, devices=3, layers=0)
+    run.end = 4.0
+    run.operators |= {
+        "seconds": np.array([6.0, 4.0]), "compute_seconds": np.array([6.0, 0.0]), "memory_seconds": np.zeros(2),
+        "network_seconds": np.array([0.0, 4.0]), "overhead_seconds": np.zeros(2), "name": np.array(["qkv", "combine"]),
+        "kind": np.array(["gemm", "collective"]), "least_seconds": np.array([np.nan, 2.0]),
+    }  # fmt: skip
+    run.totals.hidden, run.totals.sharing = 1.0, 0.5
+    network = summarise(run)["network"]
+    (busiest,) = network["busiest"]
+    assert (busiest["level"], busiest["link"], busiest["alike"]) == ("scale_up", "node0/gpu2 -> switch", 1)
+    assert busiest["utilisation"] == pytest.approx(2 / (4 * 50))
+    assert (network["exposed"], network["hidden"], network["sharing"]) == (3.0, 1.0, 0.5)
+    assert network["exposed_share"] == pytest.approx(0.3)
+    assert (network["least"], network["distance"]) == (2.0, pytest.approx(2.25))
+
+
+def test_a_machine_without_links_has_none_that_is_busy(synthetic):
+    run = synthetic.record(2, layers=0)
+    run.links = {name: column[:0] for name, column in run.links.items()}
+    assert summarise(run)["network"]["busiest"] == []
+
+
 def test_fullest_device_speaks_for_memory(synthetic):
     run = synthetic.record(3, layers=0)
     run.devices["kv_bytes"] = np.array([10e9, 60e9])

@@ -1,4 +1,4 @@
-"""What engines do differently, against schedules counted by hand: a step takes 1 s of the host unless a test says so."""
+"""What engines do differently, against schedules counted by hand: a step takes 1 s unless a test says so."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ def test_a_closed_loop_is_a_step_behind(on_ruler, tmp_path):
 
 
 def test_prompts_first(on_ruler):
-    """A budget of 16 tokens. A (8 in, 4 out) decodes when B (24 in, 2 out) and C (4, 1) come: B's prompt takes two steps
-    for itself, C's shares the second, and only then A goes on."""
+    """A budget of 16 tokens. A (8 in, 4 out) decodes when B (24 in, 2 out) and C (4, 1) come: B's prompt takes two
+    steps for itself, C's shares the second, and only then A goes on."""
     rows = [(0, 8, 4), (0.5, 24, 2), (0.5, 4, 1)]
     record = on_ruler(rows, engine={"token_budget": 16, "prefill": "first"})
     assert steps(record, "prefill_tokens", "decode_tokens") == [
@@ -112,6 +112,8 @@ def test_prompts_first(on_ruler):
     ]  # fmt: skip
     assert times(record, "first_token") == [1, 3, 3]
     assert times(record, "finish") == [6, 4, 3]
+    # A waits 3 s for its second token; its others, and B's second, come after a step.
+    assert dict(zip(record.itl["duration"].tolist(), record.itl["count"].tolist(), strict=True)) == {1: 3, 3: 1}
 
 
 def test_whole_prompts_first(on_ruler):

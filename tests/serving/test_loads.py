@@ -113,7 +113,7 @@ def test_warm_up_drains_and_is_not_counted():
     assert (summary["requests"]["total"], summary["requests"]["finished"]) == (5, 5)
     assert summary["throughput"]["requests"] == 5 / 9
     assert summary["stages"][0]["begin"] == 6
-    assert any("3 warm-up requests" in note for note in summary["notes"])
+    assert any("warm-up (requests: 3)" in note for note in summary["notes"])
 
 
 # Stages
@@ -193,6 +193,17 @@ def test_concurrent_conversations():
     assert times(record, "arrival") == [0, 5, 8, 13, 16, 21]
 
 
+def test_interactive_response_time_law():
+    """R = N S - Z once the server of S = 1 s is busy all the time: 5 users who think for Z = 2 s wait until 3 s have
+    passed, and the server gives X = N / (R + Z) = 1 answer a second."""
+    talk = mix(1, 1, sessions=session(40))
+    engine = {**SINGLE, "token_budget": 128}  # all that was said fits one step
+    record = load({"mix": "talk", "concurrency": 5, "count": 5}, {"talk": talk}, engine=engine)
+    response = (record.requests["finish"] - record.requests["arrival"])[5:]
+    assert set(response.tolist()) == {3}
+    assert record.end == 200
+
+
 # Pools
 
 
@@ -254,6 +265,34 @@ def test_later_stages_of_an_overloaded_run_are_not_sent():
     record = load({"mix": "m", "arrival": "deterministic", "stages": stages}, engine=SINGLE)
     assert len(record.requests["arrival"]) == 30
     assert any("5 of later stages were not sent" in note for note in record.notes)
+
+
+def test_the_stage_that_is_overloaded_is_named():
+    """3 s a request: the first stage has one in 4 s, the second two a second, and drains before the third."""
+    stages = [{"rate": "0.25/s"}, {"rate": "2/s"}, {"rate": "0.25/s"}]
+    requests = {"mix": "m", "count": 40, "arrival": "deterministic", "stages": stages}
+    found = summarise(simulate(ruler.spec_of(document(requests, engine=SINGLE))))["bottleneck"]
+    assert (found["overloaded"], found["stage"]) == (True, 1)
+    assert any("the queue grows in stage 1" in line for line in found["lines"])
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    drain=st.sampled_from(["0 s", "3 s", "4.5 s"]),
+    rate=st.sampled_from(["1/s", "2.3/s"]),
+    layout=st.integers(0, 4),
+    run=st.sampled_from([{"rate": "1/s"}, {"concurrency": 2}]),
+)
+def test_an_overloaded_run_ends_at_the_same_step_with_and_without_run_ahead(drain, rate, layout, run):
+    stages = [{"rate": rate, "count": 12, "drain": drain}, {**run, "count": 3}]
+    engine = {"max_sequences": 2, "sequence_overhead": "9 ms"}
+    record = ruler.run(
+        document({"mix": "long", "stages": stages}, {"long": mix(outputs=9)}, engine=engine, **LAYOUTS[layout])
+    )
+    last = record.requests["arrival"][:12].max()
+    if record.overloaded:
+        assert len(record.requests["arrival"]) == 12
+        assert record.end >= last + float(drain.removesuffix(" s"))
 
 
 # Classes

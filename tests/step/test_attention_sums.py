@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from moesim.spec.loading import load_descriptor
 from moesim.step.attention import AttentionSums, FullAttention, chunk_work
-from moesim.step.tables import priced_sizes
 
 MODELS = st.sampled_from(("qwen3-30b-a3b", "deepseek-v2-lite"))
 
@@ -40,12 +39,3 @@ def test_the_counts_of_a_chunk():
     """Three new tokens after two cached ones see 3 + 4 + 5 keys, five of them distinct."""
     sums = AttentionSums(*chunk_work(model_of("qwen3-30b-a3b"), "full", 3, 2))
     assert (sums.decodes, sums.keys, sums.chunks, sums.queries, sums.pairs, sums.chunk_keys) == (0, 0, 1, 3, 12, 5)
-
-
-@given(limit=st.integers(1, 5000))
-def test_no_tile_of_sixteen_rows_lies_between_priced_sizes(limit):
-    sizes = priced_sizes(limit)
-    assert sizes[0] == 0
-    assert sizes[-1] == limit
-    tiles = -(-sizes // 16)
-    assert (np.diff(tiles)[np.diff(sizes) > 1] == 0).all()

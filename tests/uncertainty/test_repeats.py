@@ -14,11 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from moesim.cli import main
+from moesim.engine.clock import Clock
 from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.machines import machine_fabric
 from moesim.hardware.machine import assemble
 from moesim.results import load
 from moesim.run import Uncertainty, run
+from moesim.serving import simulate
 from moesim.serving.simulate import Simulation
 from moesim.spec.errors import MoesimError
 from moesim.spec.loading import load_experiment
@@ -231,6 +233,25 @@ def test_ctrl_c_keeps_the_repeats_that_finished(tmp_path, monkeypatch, workers):
     assert (results.summary["intervals"]["repeats"], results.summary["intervals"]["asked"]) == (3, 8)
     assert len(results.uncertainty) == 3
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("stops", "kept"), [(3, 0), (4, 2)])
+def test_ctrl_c_within_a_repeat_drops_it(tmp_path, monkeypatch, stops, kept):
+    """The clock of the run is the first one; a single repeat gives no interval."""
+    made = []
+
+    class Stopping(Clock):
+        def __init__(self) -> None:
+            super().__init__()
+            made.append(self)
+            if len(made) == stops:
+                self.call_at(10**11, self.stop)
+
+    monkeypatch.setattr(simulate, "Clock", Stopping)
+    results = run(quickstart(), tmp_path / "run", figures=False, uncertainty=Uncertainty(8))
+    assert results.manifest["partial"] is True
+    assert results.summary.get("intervals", {}).get("repeats", 0) == kept
+    assert (tmp_path / "run" / "uncertainty.parquet").exists() == bool(kept)
 
 
 def test_ctrl_c_in_the_run_itself_leaves_what_it_always_leaves(tmp_path):

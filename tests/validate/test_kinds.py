@@ -70,3 +70,12 @@ def test_rows_of_another_simulator(tmp_path: Path) -> None:
 def test_relative_errors() -> None:
     assert relative(1.1, 1.0) == pytest.approx(0.1)
     assert relative(0.5, 0.0) == 0.5
+
+
+def test_measured_steps_are_those_of_a_machine() -> None:
+    found = kinds()["measured_steps"].compute(Setting(), machine="xeon-amx-core", steps="all", statistic="median")
+    assert found.rows > 50
+    assert found.error is not None
+    assert 0.0 < found.error < 0.11
+    with pytest.raises(MoesimError, match=r"has no steps called 'training'; choose one of dense layer, decode; "):
+        kinds()["measured_steps"].compute(Setting(), machine="xeon-amx-core", steps="training", statistic="median")

@@ -48,11 +48,12 @@ def measured(cases: Sequence[Case], bench: Bench) -> Iterator[tuple[Case, Measur
     import torch.multiprocessing as processes
 
     ranks, context = cases[0].size("num_gpus"), processes.get_context("spawn")
+    plain = Bench(bench.kind, bench.format)  # without the memory that this process holds
     answers = context.Queue()
     with tempfile.TemporaryDirectory() as folder:
         meeting = Path(folder) / "meeting"
         team = [
-            context.Process(target=_rank, args=(rank, ranks, str(meeting), list(cases), bench, answers), daemon=True)
+            context.Process(target=_rank, args=(rank, ranks, str(meeting), list(cases), plain, answers), daemon=True)
             for rank in range(ranks)
         ]
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +37,7 @@ class Bench:
     threads: int = 1
     cold: int = COLD_BYTES
     _pool: list[Tensor] = field(default_factory=list, repr=False, compare=False)
-    _turn: count[int] = field(default_factory=count, repr=False, compare=False)
+    _turns: list[int] = field(default_factory=lambda: [0], repr=False, compare=False)
 
     @property
     def dtype(self) -> Any:
@@ -73,7 +72,8 @@ class Bench:
         if not self._pool or len(self._pool[0]) < stride * number:
             self._pool.clear()  # frees the memory first
             self._pool.append(self.random(max(stride * number, self.cold // self.item_bytes), scale=0.02))
-        pool, first = self._pool[0], int(next(self._turn) * GOLDEN % 1.0 * number)
+        self._turns[0] += 1
+        pool, first = self._pool[0], int(self._turns[0] * GOLDEN % 1.0 * number)
         places = [*range(first, number), *range(first)]
         return [pool[place * stride : place * stride + size].view(*shape) for place in places]
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from moesim.calibrate.kernels.library import Calibrated
 from moesim.calibrate.kernels.scores import CLASSES
+from moesim.report.text import count
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -45,6 +46,8 @@ def print_classes(screen: Console, calibrated: Sequence[Calibrated]) -> None:
             scored = sum(fit.scored for fit in fits)
             table.add_row(name, str(len(fits)), f"{scored:,}", f"{median:.1f} %", f"{p90:.1f} %", f"{rank:.3f}")
     screen.print(table)
+    left_out = sum(len(done.left_out) for done in calibrated)
+    screen.print(f"{count(len(pairs), 'kernel')} fitted, {left_out} left out")
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:

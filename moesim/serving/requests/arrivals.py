@@ -27,7 +27,9 @@ def arrivals(spec: LoadSpec, process: Arrival, variation: float, stream: np.rand
         return _renewal(process, spec.rate or 1.0, variation, spec.count, spec.duration, stream)
     pace = Pace(spec.rates, spec.period)
     expected = None if spec.duration is None else float(pace.expected(np.array([spec.duration]))[0])
-    return pace.seconds(_renewal(process, 1.0, variation, spec.count, expected, stream))
+    times = pace.seconds(_renewal(process, 1.0, variation, spec.count, expected, stream))
+    # Where the duration ends while no requests come, the last one of a conditioned process is due at any time of that.
+    return times if spec.duration is None else np.minimum(times, spec.duration)
 
 
 def _renewal(

@@ -43,6 +43,13 @@ def test_conditioned_arrivals_are_uniform() -> None:
     assert distance * math.sqrt(len(times)) < 1.95  # Kolmogorov-Smirnov at the level of 0.1 %
 
 
+def test_conditioned_arrivals_end_with_the_duration_even_if_nothing_comes_then() -> None:
+    """20 and 80 requests are expected until 20 s, none until 25 s."""
+    arrival = make(arrival="conditioned", rates=RISING, duration="25 s").arrival
+    assert (len(arrival), arrival[-1]) == (100, 25)
+    assert arrival[-2] <= 20
+
+
 def test_conditioned_on_nothing() -> None:
     with pytest.raises(MoesimError, match="conditioned arrivals need one"):
         make(arrival="conditioned", rate="1/s", duration="0.4 s")
