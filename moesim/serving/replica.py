@@ -86,8 +86,7 @@ class Replica:
         for flight in self._flights:
             flight.arrivals.append(now)
         if self._decides_ahead and self._flights and self._step_began(now) < now:
-            self._late.append(state)
-            self._cut(self._flights[0], now)
+            self._accept_late(state, self._flights[0], now)
             return
         changes_next = self.scheduler.enqueue(state)
         if changes_next:
@@ -118,19 +117,31 @@ class Replica:
         """When the last step that has ended did."""
         return self._worked_until
 
-    def _cut(self, flight: Flight, now: int) -> None:
-        """Stop a block at the end of the step in progress."""
-        steps = int(np.searchsorted(flight.ends[: flight.steps], now, side="left")) + 1
+    def _cut(self, flight: Flight, now: int, ahead: int = 0) -> None:
+        """Stop a block at the end of the step in progress, or of one `ahead` of it."""
+        steps = self._in_progress(flight, now) + 1 + ahead
         if steps < flight.steps:
             flight.steps = steps
             if flight.timer is not None:
                 flight.timer.cancel()
             flight.timer = self.clock.call_at(int(flight.ends[steps - 1]), lambda: self._end(flight), last=True)
 
+    def _accept_late(self, state: RequestState, flight: Flight, now: int) -> None:
+        """A request that the next step does not see any more."""
+        if self._in_progress(flight, now) + 1 == flight.steps:
+            self._late.append(state)
+        elif self.scheduler.enqueue(state):
+            self._cut(flight, now, ahead=1)
+
+    @staticmethod
+    def _in_progress(flight: Flight, now: int) -> int:
+        """Which of the flight's steps is."""
+        return int(np.searchsorted(flight.ends[: flight.steps], now, side="left"))
+
     def _step_began(self, now: int) -> int:
         """When the step in progress did."""
         flight = self._flights[0]
-        step = int(np.searchsorted(flight.ends[: flight.steps], now, side="left"))
+        step = self._in_progress(flight, now)
         return int(flight.ends[step - 1]) if step else flight.start
 
     def _wake(self, time: int) -> None:
