@@ -225,9 +225,14 @@ from moesim.spec.loading import load_experiment
 loaded = load_experiment(sys.argv[1], [f"requests.trace={sys.argv[2]}"])
 from pathlib import Path
 results = run(loaded, Path(sys.argv[3]), figures=False)
+try:  # of this process alone: what a parent had before it started this one does not count
+    with open("/proc/self/status") as status:
+        peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+except FileNotFoundError:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 print(json.dumps({
     "summary": results.summary,
-    "bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+    "bytes": peak,
     "equal": bool((results.requests["generated_tokens"] == results.requests["output_tokens"]).all()),
 }))
 """

@@ -49,3 +49,6 @@ class KernelModel(Protocol):
     """Time and energy of kernels on a device. Must be vectorised and pure."""
 
     def cost(self, calls: Calls, device: Device) -> Cost: ...
+
+    def seconds(self, calls: Calls, device: Device) -> FloatArray:
+        """The first column of `cost` alone, for the hot path."""

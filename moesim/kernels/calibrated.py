@@ -20,7 +20,7 @@ from moesim.kernels.forms.attention import Decode, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.selection import far_sizes, select, static_sizes
-from moesim.kernels.shapes import AttentionShape
+from moesim.kernels.shapes import AttentionShape, rows_of
 from moesim.spec.base import Dtype
 from moesim.spec.kernels import KernelFit
 
@@ -34,6 +34,12 @@ _KERNELS = {
 #: What runs chunks and decoding sequences in one attention kernel (stack, part of its implementation's name); others
 #: launch one for each.
 _ONE_KERNEL = ("vllm", "flash_attn")
+
+#: Up to so many calls are priced faster one by one, as numbers, than as arrays.
+_FEW = 4
+
+#: Whose kernel for sequences of any length gives the query heads of a group one tile; FlashAttention 2 does not.
+_PACKS = ("fa3", "fa4")
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,9 @@ class CalibratedKernels:
         self._known: dict[_Key, _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
-        if calls.shape is None:
-            return self._plain(calls, device)
-        latent = isinstance(calls.shape, AttentionShape) and calls.shape.latent > 0
-        kind = "latent attention" if latent else calls.kind
-        key = device, kind, calls.formats, calls.dtype, calls.variant, *static_sizes(calls).values()
-        if key not in self._known:
-            self._known[key] = self._find(device, kind, calls)
-        priced = self._known[key]
+        plain, priced = self._plain(calls, device), self._priced(calls, device)
         if priced is None:
-            return self._plain(calls, device)
-        plain = self._datasheet.cost(calls, device)
+            return plain
         times = priced.times(calls)
         works = plain.seconds > 0
         return plain._replace(
@@ -91,6 +89,21 @@ class CalibratedKernels:
             memory=times.memory,
             overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
         )
+
+    def seconds(self, calls: Calls, device: Device) -> FloatArray:
+        """Those of `cost` alone; of calls without work, what a launch takes, unless they are attention's."""
+        priced = self._priced(calls, device)
+        return self._plain(calls, device).seconds if priced is None else priced.times(calls).seconds
+
+    def _priced(self, calls: Calls, device: Device) -> _Priced | None:
+        if calls.shape is None:
+            return None
+        latent = isinstance(calls.shape, AttentionShape) and calls.shape.latent > 0
+        kind = "latent attention" if latent else calls.kind
+        key = device, kind, calls.formats, calls.dtype, calls.variant, *static_sizes(calls).values()
+        if key not in self._known:
+            self._known[key] = self._find(device, kind, calls)
+        return self._known[key]
 
     def _plain(self, calls: Calls, device: Device) -> Cost:
         """What the datasheet says. A factor changes times, not joules."""
@@ -152,10 +165,16 @@ class _Priced:
             prefill, decode = self.forms
             if not shape.chunks.any():
                 return _scaled(decode.times(shape, self.rates), self.scales[1])
+            if len(np.atleast_1d(shape.chunks)) > 1 and not shape.chunks[1:].any():  # prompts in a block's first step
+                parts = [self.times(calls._replace(shape=rows_of(shape, at))) for at in (slice(1), slice(1, None))]
+                return Times(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
             stack, implementation = _ONE_KERNEL
             joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
             if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
-                return self._mixed(prefill, decode, shape)
+                if shape.pairs.size > _FEW:
+                    return self._mixed(prefill, decode, shape)
+                alone = [self._mixed(prefill, decode, each) for each in _one_by_one(shape)]
+                return Times(*(np.array(column).reshape(shape.pairs.shape) for column in zip(*alone, strict=True)))
         return together(self._apart(shape))
 
     def _apart(self, shape: Any) -> list[Times]:
@@ -166,12 +185,22 @@ class _Priced:
 
     def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
         """Of one kernel, scaled like both of its parts by themselves."""
-        times = mixed(prefill, decode, shape, self.rates)
+        packs = any(each in self.fits[0].implementation for each in _PACKS)
+        times = mixed(prefill, decode, shape, self.rates, None if packs else 0.0)
         if self.scales == (1.0, 1.0):
             return times
         nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
         scaled = sum(part.seconds for part in self._apart(shape))
         return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))
+
+
+def _one_by_one(shape: AttentionShape) -> list[AttentionShape]:
+    """The calls of a shape as numbers each."""
+    count = shape.pairs.size
+    columns: list[Any] = [
+        each.ravel() if isinstance(each, np.ndarray) and each.ndim else (np.float64(each),) * count for each in shape
+    ]
+    return [AttentionShape(*call) for call in zip(*columns, strict=True)]
 
 
 def _scaled(times: Times, factor: float | FloatArray) -> Times:

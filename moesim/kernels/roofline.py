@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls, Cost, FloatArray
 from moesim.spec.base import Dtype
 
 #: Kernel classes whose defaults another class's stand for.
@@ -49,6 +49,9 @@ class DatasheetRoofline:
             arithmetic_joules=calls.flops * rates.arithmetic_energy,
             memory_joules=traffic * rates.memory_energy,
         )
+
+    def seconds(self, calls: Calls, device: Device) -> FloatArray:
+        return self.cost(calls, device).seconds
 
 
 def _rates(device: Device, kind: str, dtype: Dtype) -> _Rates:

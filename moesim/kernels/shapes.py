@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,3 +79,10 @@ class RowShape(NamedTuple):
 
 
 Shape = MatrixShape | ExpertShape | AttentionShape | RowShape
+S = TypeVar("S", bound=Shape)
+
+
+def rows_of(shape: S, rows: slice | NDArray[np.int64]) -> S:
+    """Some rows of a shape's columns; single numbers stay."""
+    chosen: list[Any] = [each[rows] if isinstance(each, np.ndarray) and each.ndim else each for each in shape]
+    return type(shape)(*chosen)

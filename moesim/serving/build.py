@@ -10,8 +10,8 @@ import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
-from moesim.fabric.library import ExpertKernels, expert_kernels, library_fabric
-from moesim.fabric.machines import link_fabric, machine_fabric, only_ports
+from moesim.fabric.library import ExpertKernels
+from moesim.fabric.machines import only_ports
 from moesim.fabric.scaled import scaled_experts, scaled_fabric
 from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
@@ -24,11 +24,12 @@ from moesim.routing.synthetic import CountRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
+from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, engine_scales, joint
+from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -79,15 +80,10 @@ def deploy(
     priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
-    links = None if spec.fabric == "bound" else link_fabric(machine)
-    wires = None if links is None else shared_wires(spec, clock, links.topology)
-    fabric, collectives = library_fabric(
-        machine, links or machine_fabric(machine), spec.engine.collectives, _within_a_node(machine, layouts)
-    )
-    stages = [stage.ravel() for layout in layouts for stage in layout.devices]
-    several_nodes = any(len({machine.devices[i].node for i in stage}) > 1 for stage in stages)
-    kernels, dispatch = expert_kernels(machine, spec.engine.dispatch, several_nodes)
-    fabric, kernels = scaled_fabric(fabric, scales.collectives), scaled_experts(kernels, scales.collectives)
+    joined = interconnect(spec, machine, layouts)
+    wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
+    paces = collective_scales(spec.engine, machine, scales.collectives)
+    fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -114,23 +110,8 @@ def deploy(
             )
         )
         memories.append(memory)
-    notes = _notes(spec, machine, routing)
-    if any(layout.devices.size > 1 for layout in layouts):
-        notes.insert(0, collectives)
-    if any(replica.pricer.communication.all_to_all for replica in replicas):
-        notes.insert(1, dispatch)
+    notes = [*joined.notes, *_notes(spec, machine, routing)]
     return Deployment(machine, context, priced, fabric, kernels, replicas, memories, recorder, keeper, routing, notes)
-
-
-def _within_a_node(machine: Machine, layouts: list[ReplicaLayout]) -> bool:
-    """Whether any tensor-parallel group, or group of DP ranks, lies within one node."""
-    node = np.array([device.node for device in machine.devices])
-    for layout in layouts:
-        of_lane = node[layout.devices]  # [stages, dp, tp]
-        for axis in (1, 2):
-            if of_lane.shape[axis] > 1 and (of_lane == of_lane.take([0], axis=axis)).all(axis=axis).any():
-                return True
-    return False
 
 
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import get_args
 
+from moesim.fabric.transfer import Operation
 from moesim.hardware.machine import Machine
 from moesim.kernels.calibrated import KernelScales
 from moesim.spec.serving import EngineSpec
@@ -32,6 +34,14 @@ def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
         for name, family in families.items()
         for kernel, factor in engine.scales.get(family, {}).items()
     }
+
+
+def collective_scales(engine: EngineSpec, machine: Machine, drawn: Mapping[str, float]) -> Mapping[str, float]:
+    """Factors of the calls of a measured library by operation: what an engine scales, times those `drawn`."""
+    factor = engine.scales.get(machine.devices[0].spec.family, {}).get("collective", 1.0)
+    if factor == 1.0:
+        return drawn
+    return {name: factor * drawn.get(name, 1.0) for name in (*get_args(Operation), "dispatch", "combine")}
 
 
 def joint(*scales: KernelScales) -> KernelScales:

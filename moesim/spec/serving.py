@@ -43,10 +43,11 @@ def _ranges(value: object) -> object:
     return sizes
 
 
-#: Kernels that an engine's scales name: those with measured terms, and classes of calls where there are none.
+#: Kernels that an engine's scales name: those with measured terms, classes of calls where there are none, and the calls
+#: of measured communication libraries.
 ScaledKernel = Literal[
     "gemm", "router", "experts", "attention", "attention_prefill", "attention_decode", "mla_prefill", "mla_decode",
-    "norm", "elementwise", "embedding", "sampling",
+    "norm", "elementwise", "embedding", "sampling", "collective",
 ]  # fmt: skip
 Scale = Annotated[float, Field(ge=0.01, le=100)]
 GraphSize = Annotated[int, Field(gt=0, le=2**17)]

@@ -11,7 +11,7 @@ from moesim.model.attention import Reach
 from moesim.model.operators import Operator
 from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
-from moesim.step.graph import IntArray, picoseconds
+from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import AttentionShare
@@ -92,13 +92,17 @@ class StageCosts:
     def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
         """[steps, ranks] picoseconds of one layer's attention kernel."""
         if len(self.tables) == 1:
-            return picoseconds(self.attention_cost(self.attention_calls(sums, reach), 0).seconds)
+            return picoseconds(self._attention_seconds(sums, reach, 0))
         times = np.zeros(sums.flops.shape, dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            calls = self.attention_calls(AttentionSums(*(column[:, mine] for column in sums)), reach)
-            times[:, mine] = picoseconds(self.attention_cost(calls, kind).seconds)
+            part = AttentionSums(*(column[:, mine] for column in sums))
+            times[:, mine] = picoseconds(self._attention_seconds(part, reach, kind))
         return times
+
+    def _attention_seconds(self, sums: AttentionSums, reach: Reach, kind: int) -> FloatArray:
+        device = self.devices[self.representative[kind]]
+        return self.context.kernels.seconds(self.attention_calls(sums, reach), device)
 
     def local(
         self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from ruler import FABRIC, assert_same, device, times
-from stepping import document
+from stepping import deployment, document
 
 from moesim.serving.simulate import simulate
 from moesim.spec.loading import load_experiment
@@ -103,3 +103,21 @@ def test_flows_on_a_switch_never_beat_the_bound(name):
     np.testing.assert_allclose(bound.links["bytes"].sum(), flow.links["bytes"].sum(), rtol=0.01)
     assert flow.totals.hidden >= 0
     assert (flow.totals.hidden > 0) == ("beside" in name)
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "nodes", "said"),
+    [
+        ({"tp": 2}, 1, "measured on h100-sxm"),
+        ({"pp": 2}, 1, "measured on h100-sxm"),
+        ({"dp": 2, "ep": 2}, 1, "measured on h100-sxm"),
+        ({"tp": 2, "dp": 2, "ep": 4}, 2, "measured on h100-sxm; closed forms between nodes"),
+        ({"dp": 4, "ep": 4}, 2, "closed forms, as all groups span several nodes"),
+    ],
+)
+def test_a_run_says_what_paces_its_collectives(parallelism, nodes, said):
+    machine = {**TWO_NODES, "nic": "50 GB/s", "nodes": nodes}
+    machine = machine if nodes > 1 else {"devices": {"h100-sxm": 2}, "fabric": "nvlink4-switch"}
+    tree = document("qwen3-30b-a3b", {}, parallelism=parallelism) | {"machine": machine}
+    (note,) = [note for note in deployment(tree, "model.layers=2").notes if note.startswith("collectives")]
+    assert note.endswith(said)

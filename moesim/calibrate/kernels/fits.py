@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibrate.fitting import Parameter, Values, errors, fit, quantiles, unseen_residuals
-from moesim.calibrate.kernels.groups import KernelGroup, rows_of
+from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.kernels.forms import Times, find_form, make_form
+from moesim.kernels.shapes import rows_of
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]

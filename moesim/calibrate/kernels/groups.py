@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,9 +55,3 @@ class KernelGroup:
     @cached_property
     def rejected(self) -> BoolArray:
         return outliers(self.series, self.size, self.seconds)
-
-
-def rows_of(shape: Shape, rows: NDArray[np.int64]) -> Shape:
-    """Some rows of a shape's columns; single numbers stay."""
-    columns: list[Any] = [each[rows] if isinstance(each, np.ndarray) and each.ndim else each for each in shape]
-    return type(shape)(*columns)

@@ -34,7 +34,7 @@ _SPREAD = {"gemm": 0.05, "attention": 0.1, "experts": 0.1, "small": 0.3, "collec
 _GAP, _NOISE = 1e-3, 0.02
 
 #: Simulated seconds of each stage, and the share of its requests at the begin that do not count.
-_SECONDS, _COLD, _ITERATIONS = 60.0, 0.3, 3
+_SECONDS, _COLD, _ITERATIONS = 40.0, 0.3, 3
 
 
 @dataclass(frozen=True)
@@ -58,10 +58,18 @@ class Parameters:
 
 
 @dataclass(frozen=True)
-class _Observation:
+class Observation:
+    """A measured stage beside what it was simulated to be, at `pace` times its rate."""
+
     model: str
     stage: Stage
     simulated: Latencies
+    pace: float = 1.0
+
+    @property
+    def crowd(self) -> float:
+        """Requests under way in the measurement over those simulated (Little's law)."""
+        return self.stage.e2e["mean"] / (self.simulated.e2e * self.pace)
 
 
 def fit(
@@ -69,6 +77,7 @@ def fit(
     families: Sequence[str],
     engine: str = ENGINE,
     workers: int = 1,
+    start: Parameters | None = None,
     progress: Callable[[Parameters], None] = lambda _: None,
 ) -> Parameters:
     """The parameters for which the runs' simulated TPOT and TTFT are those measured; every model weighs the same.
@@ -76,26 +85,59 @@ def fit(
     Raises:
         MoesimError: a run cannot be simulated.
     """
-    alone = [part for run in runs for part in steady(run, _SECONDS)]
-    parameters = Parameters()
+    parameters, observations = start or Parameters(), None
     for _ in range(_ITERATIONS):
-        seen = list(replay_all(alone, parameters.overrides(families), engine, _COLD, workers))
-        observations = [
-            _Observation(run.model, run.stages[0], found[0]) for run, found in zip(alone, seen, strict=True)
-        ]
-        parameters = _step(parameters, observations)
+        observations = observe(runs, parameters, families, engine, workers, observations)
+        parameters = improved(parameters, observations)
         progress(parameters)
     return parameters
 
 
-def _step(now: Parameters, observations: Sequence[_Observation]) -> Parameters:
-    """One step of Gauss-Newton on the logarithm of TPOT."""
+def leave_one_out(now: Parameters, observations: Sequence[Observation]) -> dict[str, Parameters]:
+    """By model: what is fitted to the others alone, from their observations at parameters near by."""
+    models = dict.fromkeys(each.model for each in observations)
+    return {model: improved(now, [each for each in observations if each.model != model]) for model in models}
+
+
+def observe(
+    runs: Sequence[Run],
+    parameters: Parameters,
+    families: Sequence[str],
+    engine: str = ENGINE,
+    workers: int = 1,
+    before: Sequence[Observation] | None = None,
+) -> list[Observation]:
+    """Every scored stage by itself, in its steady state.
+
+    Args:
+        before: of the same stages. Requests are then sent at a pace that puts as many under way as in the measurement:
+            a step that is priced too high would otherwise grow by its own queue.
+    """
+    alone = [part for run in runs for part in steady(run, _SECONDS)]
+    paces = [1.0] * len(alone) if before is None else [each.pace * each.crowd for each in before]
+    sent = [_paced(run, pace) for run, pace in zip(alone, paces, strict=True)]
+    seen = replay_all(sent, parameters.overrides(families), engine, _COLD, workers)
+    return [
+        Observation(run.model, run.stages[0], found[0], pace)
+        for run, found, pace in zip(alone, seen, paces, strict=True)
+    ]
+
+
+def _paced(run: Run, pace: float) -> Run:
+    stage = run.stages[0]
+    return replace(run, stages=(replace(stage, rate=stage.rate * pace),))
+
+
+def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters:
+    """One step of Gauss-Newton on the logarithm of TPOT; every model weighs the same."""
     names = list(CLASSES)
     counts = Counter(each.model for each in observations)
-    weight = np.array([1 / math.sqrt(counts[each.model]) / _NOISE for each in observations])
     share = np.array([[_share(each.simulated, name) for name in names] for each in observations])
     gap = np.array([[1.0 / each.simulated.tpot] for each in observations])
     miss = np.array([math.log(each.stage.tpot / each.simulated.tpot) for each in observations])
+    # Soft-L1: a run that nothing explains does not bend what explains the others.
+    trust = (1.0 + (miss / _NOISE) ** 2) ** -0.25
+    weight = trust * np.array([1 / math.sqrt(counts[each.model]) / _NOISE for each in observations])
     prior = np.array([*(_SPREAD[name] for name in names), _GAP])
     past = np.array([*(math.log(now.scales[name]) for name in names), now.gap])
     rows = np.vstack([np.hstack([share, gap]) * weight[:, None], np.diag(1 / prior)])

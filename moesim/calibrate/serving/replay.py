@@ -86,7 +86,7 @@ def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: fl
     requests, shares = request_columns(record), _shares(record)
     found = []
     for place, number in enumerate(stage.number for stage in run.stages if stage.scored):
-        mine = np.flatnonzero(requests["stage"] == place)
+        mine = np.flatnonzero(requests["stage"] == place) if "stage" in requests else np.arange(len(requests["ttft"]))
         found.append(_latencies(run, number, requests, mine[int(skip * len(mine)) :], shares))
     return found
 

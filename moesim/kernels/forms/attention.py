@@ -183,7 +183,9 @@ class LatentDecode(Decode):
         return self._times(shape, rates, groups, width, shape.latent, groups * self.rows * width)
 
 
-def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates) -> Times:
+def mixed(
+    prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates, packed: float | None = None
+) -> Times:  # fmt: skip
     """Times of batches whose chunks and decoding sequences run in one kernel for sequences of any length (vLLM with
     FlashAttention). Stacks with a kernel for each part take the sum of `prefill.times` and `decode.times`.
 
@@ -191,12 +193,16 @@ def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates)
     no split of its keys, and a share of a full tile's time (ONE_ROW_KEYS, ONE_ROW_TILE). As soon as the tiles of one
     query head fill the SMs, the heads of a group no longer meet in the cache, and each reads the keys again
     (RESIDENT_TILES). Without chunks, `decode` prices the batch.
+
+    Args:
+        packed: to what extent the heads of a group share a decoding sequence's tile; by default as for chunks.
     """
     chunks = prefill._tiles(shape)
     sequences = shape.decodes * shape.kv_heads
-    rows = prefill.packed + (1.0 - prefill.packed) * (shape.heads / shape.kv_heads)
-    crowd = (shape.decodes * rows / (RESIDENT_TILES * rates.units)) ** 4
-    again = 1.0 + (rows - 1.0) * crowd / (1.0 + crowd)
+    shared = shape.heads / shape.kv_heads
+    rows, apart = (p + (1.0 - p) * shared for p in (prefill.packed if packed is None else packed, prefill.packed))
+    crowd = (shape.decodes * apart / (RESIDENT_TILES * rates.units)) ** 4
+    again = 1.0 + (apart - 1.0) * crowd / (1.0 + crowd)
     per_key = shape.kv_heads * (shape.query_width + shape.value_width) * shape.kv_bytes
     longest = shape.keys / np.maximum(shape.decodes, 1.0)
     together = _Tiles(
@@ -206,8 +212,10 @@ def mixed(prefill: Prefill, decode: Decode, shape: AttentionShape, rates: Rates)
         read=chunks.read + shape.keys * per_key * again,
         written=chunks.written + shape.decodes * per_key,
     )
-    one, alone = prefill._price(together, shape, rates), decode.times(shape, rates)
-    some = shape.chunks > 0
+    one, some = prefill._price(together, shape, rates), shape.chunks > 0
+    if some.all():
+        return one
+    alone = decode.times(shape, rates)
     return Times(*(np.where(some, both, without) for both, without in zip(one, alone, strict=True)))
 
 

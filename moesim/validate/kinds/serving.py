@@ -1,7 +1,9 @@
-"""Measured serving runs, replayed."""
+"""Measured serving runs, replayed request by request."""
 
 from __future__ import annotations
 
+import csv
+import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +21,8 @@ def serving_latency(
     """A statistic of a run that replays a measured run's requests.
 
     Args:
-        experiment: of the library. workload: its trace, below the data folder.
+        experiment: of the library. workload: the measured requests, below the data folder, with the engine's own times
+            of arrival (`queued_s_measured`).
     """
     summary = _summary(experiment, setting.file(workload))
     return Found(float(summary[measure][statistic]), detail=f"{summary['requests']['finished']} requests")
@@ -38,5 +41,18 @@ def _summary(experiment: str, workload: Path) -> dict[str, Any]:
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment
 
-    loaded = load_experiment(experiment, [f"requests.trace={workload}"])
-    return summarise(simulate(loaded.spec), loaded.spec.slo)
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "queued.csv"
+        _write_queued(workload, trace)
+        loaded = load_experiment(experiment, [f"requests.trace={trace}"])
+        return summarise(simulate(loaded.spec), loaded.spec.slo)
+
+
+def _write_queued(requests: Path, trace: Path) -> None:
+    """Measured requests as a trace, in the order in which the engine queued them."""
+    with requests.open(newline="", encoding="utf-8") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: float(row["queued_s_measured"]))
+    with trace.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["arrival_s", "prompt_tokens", "output_tokens"])
+        writer.writerows([row["queued_s_measured"], row["prompt_tokens"], row["output_tokens"]] for row in rows)

@@ -1,0 +1,118 @@
+"""Measured serving runs sent again as they were sent: errors over all of them, and single runs that are typed in."""
+
+from __future__ import annotations
+
+import statistics
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from moesim.calibrate.serving.measured import Run, Stage, measured_runs
+from moesim.calibrate.serving.replay import Latencies, replay, replay_all
+from moesim.calibrate.serving.scores import Score, scores
+from moesim.calibrate.split import fitted_half
+from moesim.validate.cases import Found, Setting, case
+
+Metric = Literal["ttft", "tpot", "e2e"]
+
+#: Processes that simulate.
+_WORKERS = 2
+
+
+@case("measured_runs")
+def measured_runs_error(
+    setting: Setting,
+    *,
+    metric: Metric,
+    models: Literal["all", "MoE", "dense", "fitted", "held out"] = "all",
+    statistic: Literal["median", "mean"] = "median",
+) -> Found:
+    """The absolute relative error of a latency over measured runs, each the mean of its stages; runs of one workload
+    count as one. `fitted`: of the models whose runs the engine's parameters were fitted to; `held out`: of the others.
+    """
+    assert setting.data is not None
+    found = _scores(setting.data)
+    known = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
+    keep = {
+        "all": lambda each: True,
+        "MoE": lambda each: each.moe,
+        "dense": lambda each: not each.moe,
+        "fitted": lambda each: known[each.model],
+        "held out": lambda each: not known[each.model],
+    }[models]
+    kept = [each for each in found if keep(each)]
+    middle = statistics.median if statistic == "median" else statistics.mean
+    rows = [f"{_name(each)}: {100 * each.signed[metric]:+.1f} %" for each in kept]
+    return Found(error=middle(each.absolute[metric] for each in kept), rows=len(kept), detail="\n".join(rows))
+
+
+@case("measured_stage", unit="second")
+def measured_stage(
+    setting: Setting,
+    *,
+    model: str,
+    system: str,
+    tp: int,
+    prefix: int,
+    prompt: int,
+    output: int,
+    loads: tuple[tuple[float, float], ...],
+    stage: int,
+    metric: Metric,
+    token_budget: int = 2048,
+) -> Found:
+    """The mean of a latency in a stage of one run.
+
+    Args:
+        prompt: tokens of a prompt, `prefix` of them shared by ten prompts of a hundred. loads: requests per second and
+            seconds of each stage.
+    """
+    found = _stages(model, system, tp, token_budget, prefix, prompt, output, loads)[stage]
+    return Found(float(getattr(found, metric)))
+
+
+def _name(each: Score) -> str:
+    return f"{each.workload}, {each.model} on {each.system}"
+
+
+@lru_cache(maxsize=2)
+def _scores(data: Path) -> tuple[Score, ...]:
+    """Of all runs, simulated once for all cases."""
+    runs = measured_runs(data)
+    return tuple(scores(runs, replay_all(runs, workers=_WORKERS)))
+
+
+@lru_cache(maxsize=64)
+def _stages(
+    model: str,
+    system: str,
+    tp: int,
+    token_budget: int,
+    prefix: int,
+    prompt: int,
+    output: int,
+    loads: tuple[tuple[float, float], ...],
+) -> tuple[Latencies, ...]:
+    """A run, simulated once for all its cases. vLLM 0.15.1 as all these runs had it: 128 sequences, blocks of 16."""
+    stages = tuple(
+        Stage(number, rate, duration, ttft={}, e2e={}, tpot=0.0, scored=True, tail=False)
+        for number, (rate, duration) in enumerate(loads)
+    )
+    run = Run(
+        id="typed",
+        model=model,
+        moe=False,
+        system=system,
+        tp=tp,
+        token_budget=token_budget,
+        max_sequences=128,
+        block_size=16,
+        memory_utilization=0.9,
+        groups=10,
+        prompts=100,
+        prefix=prefix,
+        prompt=prompt,
+        output=output,
+        stages=stages,
+    )
+    return tuple(replay(run))
