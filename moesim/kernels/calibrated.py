@@ -187,8 +187,8 @@ class _Priced:
         """Of one kernel, scaled like both of its parts by themselves."""
         packs = any(each in self.fits[0].implementation for each in _PACKS)
         times = mixed(prefill, decode, shape, self.rates, None if packs else 0.0)
-        if self.scales == (1.0, 1.0):
-            return times
+        if self.scales[0] == self.scales[1]:
+            return _scaled(times, self.scales[0])
         nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
         scaled = sum(part.seconds for part in self._apart(shape))
         return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))

@@ -225,7 +225,7 @@ class ContinuousBatching:
                 tokens = min(tokens, int(budget[rank]))
             elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
                 return  # a prompt larger than the budget waits for a step of its own
-            fits = count < self.engine.max_sequences
+            fits = count < self.engine.max_sequences and (self.engine.preemption or self._guaranteed(state))
             admitted = cache.admit(state.request, state.hashes, self.block_tokens, hit + tokens) if fits else None
             if admitted is None:
                 self.blocked[rank] = True
@@ -237,6 +237,13 @@ class ContinuousBatching:
             chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
             budget[rank] -= hit + tokens - admitted
             count += 1
+
+    def _guaranteed(self, state: RequestState) -> bool:
+        """Whether the cache holds all tokens that its rank's running sequences and one more can have."""
+        size, running = self.engine.block_size, self.running
+        mine = [other for other, rank in zip(running.states, running.rank, strict=True) if rank == state.rank]
+        grown = sum(-(-(each.input_tokens + each.output_tokens) // size) for each in (*mine, state))
+        return grown <= self.caches[state.rank].capacity
 
 
 def _where(flags: NDArray[np.bool_]) -> list[int]:

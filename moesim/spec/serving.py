@@ -91,6 +91,9 @@ class EngineSpec(Descriptor):
     prefill: Literal["mixed", "first"] = "mixed"
     chunked_prefill: bool = True
     prefix_caching: bool = True
+    #: Without it, a request is admitted when what it and all running ones can grow to has room (TensorRT-LLM's
+    #: GUARANTEED_NO_EVICT).
+    preemption: bool = True
     transport: Literal["allgather", "alltoall"] = "allgather"
     dispatch: DispatchSpec = DispatchSpec()
     collectives: tuple[str, ...] = ()

@@ -30,6 +30,7 @@ ENGINE = st.fixed_dictionaries({
     "prefix_caching": st.booleans(),
     "prefill": st.sampled_from(["mixed", "first"]),
     "asynchronous_scheduling": st.booleans(),
+    "preemption": st.booleans(),
     "graph_sizes": st.sampled_from([[], [1, 2, 4, 8], [[5, 200, 5]]]),
     "piecewise_graphs": st.booleans(),
     "sequence_overhead": st.sampled_from(["0 s", "125 ms"]),
@@ -57,6 +58,7 @@ def test_every_token_comes_once(ruler_families, tmp_path_factory, rows, engine, 
         )  # fmt: skip
         record = ruler.run(ruler.with_blocks(tree, blocks))
     check_conservation(record, np.array(sorted(rows), dtype=object))
+    assert engine["preemption"] or not record.totals.preemptions
 
 
 def check_conservation(record, rows):

@@ -86,6 +86,23 @@ def test_ranks_and_dummies_are_padded_to_the_largest(on_ruler, transport, reuse)
     assert forwarded(record) == pytest.approx(12 + 4 + 4)
 
 
+@pytest.mark.parametrize("change", [{"fidelity": "op"}, {"fabric": "flow"}])
+def test_executed_operation_by_operation(on_ruler, change):
+    """Graphs, launches and work that is hidden come out the same where every operator is an event."""
+    engine = {
+        "graph_sizes": [1, 2, 4], "launch_overhead": "100 ms", "asynchronous_scheduling": True,
+        "exposed_overhead": "0.25 s", "request_overhead": "0.5 s", "prefill": "first", "frontend_latency": "0.5 s",
+    }  # fmt: skip
+    rows = [(0, 4, 3), (0, 4, 2), (0, 4, 3), (2.5, 9, 2), (20, 4, 2)]
+    changes = {"engine": engine, "model": MOE, "parallelism": {"dp": 2, "ep": 2}, "plan_reuse": False, **TWO}
+    slow = {"library": {"devices": {"unit": device("paced")}, "fabrics": {"net": FABRIC}}}
+    plan = on_ruler(rows, **changes, **slow)
+    executed = on_ruler(rows, **changes, **slow, **change)
+    columns = "prefill_tokens", "decode_tokens", "waiting"
+    np.testing.assert_allclose(steps(executed, *columns), steps(plan, *columns), rtol=1e-9)
+    assert executed.expert_tokens.tolist() == plan.expert_tokens.tolist()
+
+
 def test_launches_keep_fast_devices_waiting(on_ruler):
     """A dense step has 1 + 3 x 9 + 3 kernels, each launched in 0.1 s. The prompt's 4 tokens are beyond the largest
     graph, so that its step waits 3.1 s for them; the decode runs a graph."""

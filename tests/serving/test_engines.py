@@ -141,6 +141,19 @@ def test_told_kv_blocks(on_ruler):
     assert record.devices["kv_bytes"].tolist() == [3 * 16 * 3 * 2 * 4 * 2 * 2]
 
 
+def test_nobody_is_preempted(on_ruler):
+    """Three blocks of 16 tokens. A (16 in, 20 out) can grow to three, B (16, 4) to two: it waits until A has left where
+    it would else begin at once and be preempted."""
+    rows = [(0, 16, 20), (0, 16, 4)]
+    preempting = on_ruler(rows, blocks=3)
+    assert preempting.totals.preemptions == 1
+    assert times(preempting, "first_scheduled") == [0, 0]
+    record = on_ruler(rows, blocks=3, engine={"preemption": False})
+    assert record.totals.preemptions == 0
+    assert times(record, "first_scheduled") == [0, 20]
+    assert times(on_ruler(rows, blocks=5, engine={"preemption": False}), "first_scheduled") == [0, 0]
+
+
 @pytest.mark.parametrize(("scales", "step"), [
     ({"paced": {"attention": 0.5}}, 1.5), ({"ideal": {"attention": 0.5}}, 3), ({"paced": {"gemm": 0.5}}, 3),
 ])  # fmt: skip
