@@ -94,7 +94,11 @@ def fit(
 
 
 def leave_one_out(now: Parameters, observations: Sequence[Observation]) -> dict[str, Parameters]:
-    """By model: what is fitted to the others alone, from their observations at parameters near by."""
+    """By model: what is fitted to the others alone.
+
+    Args:
+        now: parameters at which the observations were made, near to what fits.
+    """
     models = dict.fromkeys(each.model for each in observations)
     return {model: improved(now, [each for each in observations if each.model != model]) for model in models}
 
