@@ -33,8 +33,8 @@ _SPREAD = {"gemm": 0.05, "attention": 0.1, "experts": 0.1, "small": 0.3, "collec
 #: Of what is between the steps, in seconds; and of what remains unexplained of a stage's TPOT.
 _GAP, _NOISE = 1e-3, 0.02
 
-#: Simulated seconds of each stage, and the share of its requests at the begin that do not count.
-_SECONDS, _COLD, _ITERATIONS = 40.0, 0.3, 3
+#: Simulated seconds of each stage when all prompts are in the cache.
+_SECONDS, _ITERATIONS = 40.0, 3
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,11 @@ def fit(
 
 
 def leave_one_out(now: Parameters, observations: Sequence[Observation]) -> dict[str, Parameters]:
-    """By model: what is fitted to the others alone, from their observations at parameters near by."""
+    """By model: what is fitted to the others alone.
+
+    Args:
+        now: parameters at which the observations were made, near to what fits.
+    """
     models = dict.fromkeys(each.model for each in observations)
     return {model: improved(now, [each for each in observations if each.model != model]) for model in models}
 
@@ -116,7 +120,7 @@ def observe(
     alone = [part for run in runs for part in steady(run, _SECONDS)]
     paces = [1.0] * len(alone) if before is None else [each.pace * each.crowd for each in before]
     sent = [_paced(run, pace) for run, pace in zip(alone, paces, strict=True)]
-    seen = replay_all(sent, parameters.overrides(families), engine, _COLD, workers)
+    seen = replay_all(sent, parameters.overrides(families), engine, alone[0].prompts, workers)
     return [
         Observation(run.model, run.stages[0], found[0], pace)
         for run, found, pace in zip(alone, seen, paces, strict=True)

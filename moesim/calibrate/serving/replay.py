@@ -69,11 +69,11 @@ def overrides(run: Run) -> list[str]:
     ]
 
 
-def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: float = 0.0) -> list[Latencies]:
+def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: int = 0) -> list[Latencies]:
     """Simulates a run's scored stages, its engine changed by `--set` texts.
 
     Args:
-        skip: share of each stage's first requests that are not counted.
+        skip: how many of each stage's first requests are not counted.
 
     Raises:
         MoesimError: the experiment cannot run.
@@ -87,21 +87,22 @@ def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: fl
     found = []
     for place, number in enumerate(stage.number for stage in run.stages if stage.scored):
         mine = np.flatnonzero(requests["stage"] == place) if "stage" in requests else np.arange(len(requests["ttft"]))
-        found.append(_latencies(run, number, requests, mine[int(skip * len(mine)) :], shares))
+        found.append(_latencies(run, number, requests, mine[skip:], shares))
     return found
 
 
 def steady(run: Run, seconds: float) -> list[Run]:
-    """Each scored stage as a run of its own, cut to `seconds` or to four times what a request takes."""
+    """Each scored stage as a run of its own, cut to `seconds`, or to three times what a request takes, after every
+    prompt was sent once (`skip` these)."""
     return [
-        replace(run, stages=(replace(stage, duration=min(stage.duration, max(seconds, 4 * stage.e2e["mean"]))),))
+        replace(run, stages=(replace(stage, duration=run.prompts / stage.rate + max(seconds, 3 * stage.e2e["mean"])),))
         for stage in run.stages
         if stage.scored
     ]
 
 
 def replay_all(
-    runs: Sequence[Run], changes: Sequence[str] = (), engine: str = ENGINE, skip: float = 0.0, workers: int = 1
+    runs: Sequence[Run], changes: Sequence[str] = (), engine: str = ENGINE, skip: int = 0, workers: int = 1
 ) -> Iterator[list[Latencies]]:
     """The scored runs in their order, by so many processes."""
     jobs = [(run, changes, engine, skip) for run in runs if run.scored]
@@ -114,7 +115,7 @@ def replay_all(
         yield from pool.map(_job, jobs)
 
 
-def _job(job: tuple[Run, Sequence[str], str, float]) -> list[Latencies]:
+def _job(job: tuple[Run, Sequence[str], str, int]) -> list[Latencies]:
     return replay(*job)
 
 
