@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from moesim.calibrate.serving.measured import Run, Stage, measured_runs
 from moesim.calibrate.serving.replay import Latencies, replay, replay_all
@@ -33,14 +34,14 @@ def measured_runs_error(
     assert setting.data is not None
     found = _scores(setting.data)
     known = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
-    keep = {
+    keep: dict[str, Callable[[Any], bool]] = {
         "all": lambda each: True,
         "MoE": lambda each: each.moe,
         "dense": lambda each: not each.moe,
         "fitted": lambda each: known[each.model],
         "held out": lambda each: not known[each.model],
-    }[models]
-    kept = [each for each in found if keep(each)]
+    }
+    kept = [each for each in found if keep[models](each)]
     middle = statistics.median if statistic == "median" else statistics.mean
     rows = [f"{_name(each)}: {100 * each.signed[metric]:+.1f} %" for each in kept]
     return Found(error=middle(each.absolute[metric] for each in kept), rows=len(kept), detail="\n".join(rows))
