@@ -1,4 +1,4 @@
-"""`python -m moesim.calibrate.serving DATA OUT`: predictions of all measured runs as a table, or of the measured points.
+"""`python -m moesim.calibrate.serving DATA OUT`: predictions of all measured runs, or of the measured points.
 
 With `--fit` the engine's parameters are fitted to the runs of half of the models first, and printed.
 """

@@ -32,15 +32,15 @@ def measured_runs_error(
     """
     assert setting.data is not None
     found = _scores(setting.data)
-    known = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
-    keep = {
-        "all": lambda each: True,
-        "MoE": lambda each: each.moe,
-        "dense": lambda each: not each.moe,
-        "fitted": lambda each: known[each.model],
-        "held out": lambda each: not known[each.model],
+    fitted = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
+    belongs = {
+        "all": [True for _ in found],
+        "MoE": [each.moe for each in found],
+        "dense": [not each.moe for each in found],
+        "fitted": [bool(fitted[each.model]) for each in found],
+        "held out": [not fitted[each.model] for each in found],
     }[models]
-    kept = [each for each in found if keep(each)]
+    kept = [each for each, mine in zip(found, belongs, strict=True) if mine]
     middle = statistics.median if statistic == "median" else statistics.mean
     rows = [f"{_name(each)}: {100 * each.signed[metric]:+.1f} %" for each in kept]
     return Found(error=middle(each.absolute[metric] for each in kept), rows=len(kept), detail="\n".join(rows))
