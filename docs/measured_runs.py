@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from moesim.report.text import short_time
-from moesim.serving.simulate import simulate
-from moesim.spec.loading import load_experiment
+from moesim.validate.kinds.serving import replayed
 
 #: Names of the measures in the tables and in a run's summary.
 MEASURES = {"TTFT": "ttft", "TPOT": "tpot", "E2E": "e2e"}
@@ -40,7 +39,7 @@ RUNS = (
     Run(
         "Llama-3.1-8B on one RTX PRO 6000",
         "validation/vllm-rtx-pro-6000-llama-3.1-8b",
-        "serving/vllm_runs/RTXPRO6000__Llama-3.1-8B/workload.csv",
+        "serving/vllm_runs/RTXPRO6000__Llama-3.1-8B/requests.csv",
         {
             "TTFT": (7097.157, 9442.661, 16852.735, 19755.254),
             "TPOT": (32.458, 33.425, 36.485, 37.344),
@@ -51,7 +50,7 @@ RUNS = (
     Run(
         "Qwen3-32B on two RTX PRO 6000, TP 2",
         "validation/vllm-rtx-pro-6000-qwen3-32b",
-        "serving/vllm_runs/RTXPRO6000__Qwen3-32B/workload.csv",
+        "serving/vllm_runs/RTXPRO6000__Qwen3-32B/requests.csv",
         {
             "TTFT": (36905.22, 40701.775, 84318.662, 93347.072),
             "TPOT": (80.311, 84.277, 94.549, 97.084),
@@ -70,10 +69,7 @@ def data() -> Path | None:
 
 def simulated(run: Run, folder: Path) -> dict[str, Any]:
     """The summary of our run on the workload of a measured one."""
-    from moesim.results.metrics import summarise
-
-    experiment = load_experiment(run.experiment, [f"requests.trace={folder / run.workload}"])
-    return summarise(simulate(experiment.spec), experiment.spec.slo)
+    return replayed(run.experiment, folder / run.workload)
 
 
 def short_table(summaries: list[dict[str, Any]]) -> str:

@@ -9,7 +9,6 @@ bandwidth that a message of a size leaves.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -40,6 +39,7 @@ from moesim.spec.calibration import (
     ExpertFit,
     load_collective_calibrations,
 )
+from moesim.spec.kernels import version_order
 
 #: Where a device has no calibration of its own: that of another with the same link and family, or the same link.
 Match = Literal["device", "family", "link"]
@@ -122,13 +122,9 @@ def _newest(fits: Sequence[CollectiveFit], wanted: str) -> list[CollectiveFit]:
     named = [fit for fit in fits if fit.library == wanted or fit.library.startswith((f"{wanted}-", f"{wanted}."))]
     best: dict[str, str] = {}
     for fit in named:
-        if fit.operation not in best or _version(fit.library) > _version(best[fit.operation]):
+        if fit.operation not in best or version_order(fit.library) > version_order(best[fit.operation]):
             best[fit.operation] = fit.library
     return [fit for fit in named if fit.library == best[fit.operation]]
-
-
-def _version(library: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", library))
 
 
 def collective_terms(fit: CollectiveFit) -> CollectiveTerms:

@@ -20,7 +20,7 @@ class Calls(NamedTuple):
     flops: arithmetic, in FLOP. weight_bytes: weights read. data_bytes: activations and KV cache read and written.
     shape: what rooflines with measured terms see beyond that. formats: number formats of weights and activations as
     calibrations name them, the one that fits best first. variant: what tells kernels of one kind apart: `window`
-    (attention), `rope`, `act` (elementwise).
+    (attention), `rope`, `act` (elementwise), `norm`, `qk_norm`.
     """
 
     kind: str  # gemm, attention, experts, norm, elementwise, router, embedding, sampling

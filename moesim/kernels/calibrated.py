@@ -16,7 +16,7 @@ import numpy as np
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost, FloatArray
 from moesim.kernels.forms import Form, Rates, Times, make_form, together
-from moesim.kernels.forms.attention import Decode, Prefill, mixed
+from moesim.kernels.forms.attention import Decode, LatentPrefill, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.selection import far_sizes, select, static_sizes
@@ -85,8 +85,8 @@ class CalibratedKernels:
         works = plain.seconds > 0
         return plain._replace(
             seconds=np.where(works, times.seconds, 0.0),
-            compute=times.compute,
-            memory=times.memory,
+            compute=np.where(works, times.compute, 0.0),
+            memory=np.where(works, times.memory, 0.0),
             overhead=np.where(works, np.maximum(times.seconds - np.maximum(times.compute, times.memory), 0.0), 0.0),
         )
 
@@ -170,7 +170,8 @@ class _Priced:
                 return Times(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
             stack, implementation = _ONE_KERNEL
             joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
-            if joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
+            latent = isinstance(prefill, LatentPrefill)  # expanded keys for chunks, latents for decodes: two kernels
+            if joins and not latent and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 if shape.pairs.size > _FEW:
                     return self._mixed(prefill, decode, shape)
                 alone = [self._mixed(prefill, decode, each) for each in _one_by_one(shape)]

@@ -11,11 +11,17 @@ import numpy as np
 from moesim.kernels.base import Calls
 from moesim.kernels.shapes import AttentionShape, ExpertShape, MatrixShape
 from moesim.spec.hardware import DeviceSpec
-from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration
+from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration, version_order
 from moesim.spec.loading import load_descriptor
 
 #: Words in the names of implementations that serve some calls only: sliding windows, and as many KV heads as heads.
 WINDOW, MULTI_HEAD = "window", "mha"
+
+#: Implementations that measure a variant, the closest first.
+VARIANTS = {
+    "rope": ("rotary_emb", "attn_rope"), "act": ("act_fn", "mlp_act"),
+    "norm": ("layernorm", "input_layernorm", "post_attention_layernorm"), "qk_norm": ("qk_norm", "layernorm"),
+}  # fmt: skip
 
 #: Times beyond the measured range from which on a size is far outside.
 FAR = 4.0
@@ -53,10 +59,13 @@ def _choose(fits: Iterable[KernelFit], kernel: str, form: str, calls: Calls) -> 
     if not able:
         return None
 
-    def fitness(fit: KernelFit) -> tuple[bool, int, float, int]:
+    wanted = VARIANTS.get(calls.variant, ())
+
+    def fitness(fit: KernelFit) -> tuple[int, int, float, int]:
         distance = sum(abs(np.log(outside(fit, name, size))) for name, size in sizes.items())
+        place = wanted.index(fit.implementation) if fit.implementation in wanted else len(wanted)
         special = len(set(served) & set(fit.implementation.split()))
-        return calls.variant in fit.implementation, special, -round(distance, 6), fit.record.fitted
+        return -place, special, -round(distance, 6), fit.record.fitted
 
     return max(able, key=fitness)
 
@@ -97,7 +106,7 @@ def _calibrations(device: str, stacks: Sequence[str]) -> Iterator[tuple[str, tup
     known = calibrated_stacks(device)
     for wanted in stacks:
         versions = [stack for stack in known if stack == wanted or stack.startswith((f"{wanted}-", f"{wanted}."))]
-        for stack in sorted(versions, key=_version, reverse=True):
+        for stack in sorted(versions, key=version_order, reverse=True):
             yield stack, load_kernel_calibration(known[stack]).kernels
 
 
@@ -124,7 +133,3 @@ def _of_family(device: str, family: str) -> bool:
     path = next(iter(calibrated_stacks(device).values()))
     said = re.search(r"^family:[ \t]*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return said is not None and said.group(1) == family
-
-
-def _version(stack: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in re.findall(r"\d+", stack))

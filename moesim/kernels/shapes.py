@@ -48,7 +48,8 @@ class AttentionShape(NamedTuple):
     several new tokens; queries: these tokens, summed; pairs: visible (query, key) pairs, summed (per head);
     chunk_keys: cached and new keys of the chunks, summed. heads, kv_heads: of the rank (at least 1 each). query_width,
     value_width: per head. latent: width of the cached latent (MLA: kv_rank + rope_dim), 0 where keys and values are
-    cached. Bytes per element of queries and outputs, and of the cache.
+    cached. Bytes per element of queries and outputs, and of the cache. expansion: FLOPs per cached key of a chunk,
+    whose latent is expanded again.
     """
 
     decodes: FloatArray
@@ -64,6 +65,7 @@ class AttentionShape(NamedTuple):
     latent: FloatArray
     query_bytes: float
     kv_bytes: float
+    expansion: FloatArray | float = 0.0
 
 
 class RowShape(NamedTuple):

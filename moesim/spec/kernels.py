@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -102,3 +103,9 @@ def calibrated_devices() -> tuple[str, ...]:
 def load_kernel_calibration(path: Path) -> KernelCalibration:
     """Raises MoesimError: the file does not fit the schema."""
     return validate(KernelCalibration, read_yaml(path))
+
+
+def version_order(name: str) -> tuple[int, ...]:
+    """Of stacks and libraries: 1.3.0rc20 after 1.3.0rc9, 0.14.0 after 0.9.0; a release after its candidates."""
+    numbers = tuple(int(each) for each in re.findall(r"\d+", name))
+    return numbers if "rc" in name else (*numbers, 10**6)

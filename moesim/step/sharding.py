@@ -21,8 +21,8 @@ from moesim.step.graph import FloatArray
 _UNQUANTISED = frozenset({"router", "embedding", "norm", "none"})
 
 
-#: Parts of operators' names by which measured kernels are told apart.
-_VARIANTS = ("rope", "act")
+#: By parts of operators' names: what measured kernels are told apart by.
+_VARIANTS = {"rope": "rope", "act": "act", "qk_norm": "qk_norm", "norm": "norm"}
 
 
 def base_dtype(dtype: DtypeSpec) -> Dtype:
@@ -94,15 +94,14 @@ def number_formats(weights: Dtype, activations: Dtype, model: ModelSpec) -> tupl
     Models published in fp8 scale their weights by blocks (DeepSeek-V3, arXiv 2412.19437, section 3.3.2); others are
     quantised by engines, tensor by tensor.
     """
-    if weights == "fp8" and activations == "fp8":
+    wide = DTYPE_BYTES[activations] >= 2
+    if weights in ("fp4", "int4", "fp8", "int8") and wide:  # products in 16 bits, of narrow weights
+        own = {"fp4": ("mxfp4-bf16",), "int4": ("int4-bf16", "int4-weight"), "int8": ("int8-weight",)}
+        return (*own.get(weights, ()), "bf16")
+    if weights == "fp8":
         return ("fp8-block", "fp8") if model.dtype == "fp8" else ("fp8", "fp8-block")
     if weights == "fp4":
-        with_bf16 = ("mxfp4-bf16", "mxfp4-mxfp8", "nvfp4")
-        return with_bf16 if DTYPE_BYTES[activations] >= 2 else ("mxfp4-mxfp8", "nvfp4")
-    if weights == "int4":
-        return ("int4-bf16",)
-    if weights == "int8":
-        return ("int8", "fp8")
+        return ("nvfp4", "mxfp4") if activations == "fp4" else ("mxfp4-mxfp8",)
     return ("bf16",) if DTYPE_BYTES[weights] == 2 else (weights,)
 
 
@@ -134,7 +133,7 @@ def operator_calls(operator: Operator, rows: ArrayLike, model: ModelSpec, tp: in
         data_bytes=count * (read * DTYPE_BYTES[activations] + written * DTYPE_BYTES[base]),
         shape=shape,
         formats=number_formats(weight_dtype(operator, dtype), activations, model),
-        variant=next((each for each in _VARIANTS if each in operator.name), ""),
+        variant=next((variant for part, variant in _VARIANTS.items() if part in operator.name), ""),
     )
 
 
@@ -187,7 +186,8 @@ class AttentionShare:
         cached = (spec.kv_rank or 0) + (spec.rope_dim or 0) if latent else 0
         heads = spec.heads / tp, 1.0 if latent else max(spec.kv_heads / tp, 1.0)
         columns = (np.asarray(float(each or 0)) for each in (*heads, query, value, cached))
-        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv])
+        expanded = 2.0 * (spec.kv_rank or 0) * heads[0] * ((spec.nope_dim or 0) + (spec.value_dim or 0))
+        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], np.asarray(expanded))
         self._formats = attention_formats(dtype.kv)
 
     def calls(self, sums: AttentionSums, reach: Reach) -> Calls:

@@ -126,6 +126,15 @@ def test_a_mixed_batch_takes_longer_than_its_chunks(
     assert seconds(PREFILL, both) <= times[0] <= min(times[1:])
 
 
+def test_heads_that_share_no_tile_take_one_each() -> None:
+    """To the arithmetic, 16 query heads on 4 KV heads that do not share tiles are four times those that do."""
+    bound = replace(PREFILL, launch=0.0, memory=1e9, append=1e9, token=0.0, tile=0.0, tail=0.0)
+    both = batch(chunks=1, new=64, decodes=64, context=4096, heads=(16, 4))
+    chunk = seconds(bound, both)
+    shared, apart = (float(mixed(bound, DECODE, both, RATES, packed).seconds[0]) - chunk for packed in (1.0, 0.0))
+    assert apart == pytest.approx(4 * shared, rel=1e-6)
+
+
 def test_a_batch_of_one_part_is_that_part() -> None:
     chunks, decodes = batch(chunks=2, new=512), batch(decodes=8, context=1000)
     assert mixed(PREFILL, DECODE, chunks, RATES).seconds[0] == pytest.approx(seconds(PREFILL, chunks), rel=1e-12)

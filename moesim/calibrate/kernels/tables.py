@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moesim.spec.errors import MoesimError, Where
+from moesim.spec.kernels import version_order
 from moesim.spec.library import list_descriptors
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def newest(rows: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     named = rows["source"].astype(str).str.extract(_SOURCE)
     rows = rows.assign(stack=named["stack"], version=named["version"].fillna(""))
     rows = rows[rows["stack"].notna()]
-    order = rows["version"].map(_version_order)
+    order = rows["version"].map(version_order)
     last = order.groupby([rows[name] for name in ("device", "stack", *by)]).transform("max")
     rows = rows[order == last]
     return rows.assign(stack=(rows["stack"] + "-" + rows["version"]).str.removesuffix("-"))
@@ -107,12 +108,6 @@ def parts(rows: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[tuple[str, 
 def merged(rows: pd.DataFrame, sizes: Sequence[str]) -> pd.DataFrame:
     """One row per size: repeats of a measurement become their median."""
     return rows.groupby(list(sizes))["latency_us"].median().reset_index()
-
-
-def _version_order(version: str) -> tuple[int, ...]:
-    """1.3.0rc20 after 1.3.0rc9, 0.14.0 after 0.9.0; a release after its candidates."""
-    numbers = [int(each) for each in re.findall(r"\d+", version)]
-    return (*numbers, *([] if "rc" in version else [10**6]))
 
 
 def read_table(paths: Sequence[Path], kind: str) -> pd.DataFrame:

@@ -26,6 +26,9 @@ ONE_ROW_KEYS = 0.65
 ONE_ROW_TILE = 0.3
 RESIDENT_TILES = 4.0
 
+#: Share of the peak that large products reach: 0.7 to 0.8 on measured devices (families.yaml).
+EXPANSION = 0.75
+
 #: Query and value width of a head of 128, at which the efficiency is stated.
 WIDTH = 256.0
 

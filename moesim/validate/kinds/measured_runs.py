@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from moesim.calibrate.serving.measured import Run, Stage, measured_runs
 from moesim.calibrate.serving.replay import Latencies, replay, replay_all
 from moesim.calibrate.serving.scores import Score, scores
 from moesim.calibrate.split import fitted_half
+from moesim.spec.errors import MoesimError
 from moesim.validate.cases import Found, Setting, case
 
 Metric = Literal["ttft", "tpot", "e2e"]
@@ -33,15 +33,17 @@ def measured_runs_error(
     """
     assert setting.data is not None
     found = _scores(setting.data)
-    known = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
-    keep: dict[str, Callable[[Any], bool]] = {
-        "all": lambda each: True,
-        "MoE": lambda each: each.moe,
-        "dense": lambda each: not each.moe,
-        "fitted": lambda each: known[each.model],
-        "held out": lambda each: not known[each.model],
-    }
-    kept = [each for each in found if keep[models](each)]
+    fitted = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
+    belongs = {
+        "all": [True for _ in found],
+        "MoE": [each.moe for each in found],
+        "dense": [not each.moe for each in found],
+        "fitted": [bool(fitted[each.model]) for each in found],
+        "held out": [not fitted[each.model] for each in found],
+    }[models]
+    kept = [each for each, mine in zip(found, belongs, strict=True) if mine]
+    if not kept:
+        raise MoesimError(f"no measured run is of {models} models", fix="give a data folder that holds some")
     middle = statistics.median if statistic == "median" else statistics.mean
     rows = [f"{_name(each)}: {100 * each.signed[metric]:+.1f} %" for each in kept]
     return Found(error=middle(each.absolute[metric] for each in kept), rows=len(kept), detail="\n".join(rows))

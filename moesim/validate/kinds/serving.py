@@ -24,19 +24,19 @@ def serving_latency(
         experiment: of the library. workload: the measured requests, below the data folder, with the engine's own times
             of arrival (`queued_s_measured`).
     """
-    summary = _summary(experiment, setting.file(workload))
+    summary = replayed(experiment, setting.file(workload))
     return Found(float(summary[measure][statistic]), detail=f"{summary['requests']['finished']} requests")
 
 
 @case("serving_throughput", unit="1/second")
 def serving_throughput(setting: Setting, *, experiment: str, workload: str) -> Found:
     """Output tokens per second, as `serving_latency`."""
-    return Found(float(_summary(experiment, setting.file(workload))["throughput"]["output_tokens"]))
+    return Found(float(replayed(experiment, setting.file(workload))["throughput"]["output_tokens"]))
 
 
 @lru_cache(maxsize=8)
-def _summary(experiment: str, workload: Path) -> dict[str, Any]:
-    """The summary of a run, simulated once for all its cases."""
+def replayed(experiment: str, workload: Path) -> dict[str, Any]:
+    """The summary of a run that replays measured requests, simulated once for all its cases."""
     from moesim.results.metrics import summarise
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment

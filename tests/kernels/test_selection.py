@@ -1,0 +1,84 @@
+"""Which of the shipped fits speaks for which operator, and what they say of mixtures."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from moesim.hardware.device import make_device
+from moesim.kernels.calibrated import CalibratedKernels
+from moesim.kernels.selection import select
+from moesim.model.parameters import all_operators
+from moesim.spec.experiment import DtypeSpec
+from moesim.spec.kernels import version_order
+from moesim.spec.loading import load_descriptor
+from moesim.step.attention import AttentionSums, chunk_work
+from moesim.step.sharding import AttentionShare, operator_calls
+
+VLLM = ("vllm-0.19", "vllm", "vidur")
+
+
+@cache
+def device_of(name):
+    return make_device(load_descriptor("devices", name), index=0, name=name, node=0)
+
+
+BF16 = DtypeSpec()
+
+
+def chosen(device, model, operator, dtype=BF16, stacks=VLLM):
+    spec = load_descriptor("models", model)
+    wanted = next(each for each in all_operators(spec) if each.name == operator)
+    calls = operator_calls(wanted, 64, spec, 1, dtype)
+    kernel = "gemm" if wanted.kind in ("gemm", "router") else wanted.kind
+    found = select(device_of(device).spec, stacks, (kernel,), calls)
+    return found and (found.device, found.stack, found.fits[0].format, found.fits[0].implementation)
+
+
+@pytest.mark.parametrize(("device", "operator", "implementation"), [
+    ("rtx4090", "rope", "rotary_emb"), ("rtx4090", "activation", "act_fn"), ("h100-sxm", "rope", "attn_rope"),
+    ("h100-sxm", "activation", "mlp_act"), ("rtx-pro-6000", "attention_norm", "layernorm"),
+    ("rtx-pro-6000", "qk_norm", "qk_norm"), ("h100-sxm", "attention_norm", "input_layernorm"),
+])  # fmt: skip
+def test_streams_are_priced_by_the_kernel_of_their_name(device, operator, implementation):
+    assert chosen(device, "qwen3-8b", operator)[3] == implementation
+
+
+@pytest.mark.parametrize(("weights", "activations", "expected"), [
+    ("bf16", "bf16", "bf16"), ("fp8", "fp8", "fp8"), ("fp8", "bf16", "bf16"), ("int4", "bf16", "bf16"),
+    ("fp4", "fp4", "nvfp4"),
+])  # fmt: skip
+def test_products_are_priced_in_their_number_format(weights, activations, expected):
+    dtype = DtypeSpec(weights=weights, activations=activations)
+    assert chosen("b200-sxm", "llama-3.1-8b", "qkv", dtype)[2] == expected
+
+
+def test_a_device_without_measurements_takes_those_of_its_family():
+    assert chosen("h100-pcie", "llama-3.1-8b", "qkv")[:2] in (("h100-sxm", "vllm-0.24.0"), ("h200-sxm", "vllm-0.24.0"))
+    assert chosen("tpu-v5p", "llama-3.1-8b", "qkv") is None
+    assert chosen("h100-sxm", "llama-3.1-8b", "qkv", stacks=()) is None
+
+
+def test_releases_come_after_their_candidates():
+    names = ["vllm-0.9.0", "vllm-0.14.0", "trtllm-1.3.0rc9", "trtllm-1.3.0rc20", "trtllm-1.3.0"]
+    assert sorted(names[:2], key=version_order) == names[:2]
+    assert sorted(names[2:], key=version_order) == names[2:]
+
+
+@pytest.mark.parametrize("stack", ["vllm-0.14.0", "trtllm-1.3.0rc20", "sglang-0.5.14"])
+def test_latent_attention_of_chunks_and_decodes_are_two_kernels(stack):
+    """Together as long as each by itself; and with a longer cache by the expansion of its latents: 2 x 512 x 16 heads x
+    (128 + 128) FLOP for each of 8,192 latents at least at the peak."""
+    kernels, device = CalibratedKernels((stack,)), device_of("h200-sxm")
+    model = load_descriptor("models", "deepseek-v3")
+
+    def seconds(*sums):
+        total = AttentionSums(*(np.array([[each]]) for each in sum(sums)))
+        return float(kernels.seconds(AttentionShare(model, 8, DtypeSpec()).calls(total, "full"), device)[0, 0])
+
+    chunk, decodes = chunk_work(model, "full", 2048, 8192), 64 * chunk_work(model, "full", 1, 4096)
+    assert seconds(chunk, decodes) == pytest.approx(seconds(chunk) + seconds(decodes), rel=1e-9)
+    fresh = chunk_work(model, "full", 2048, 0)
+    assert seconds(chunk) - seconds(fresh) > 2 * 512 * 16 * 256 * 8192 / 989e12
