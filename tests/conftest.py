@@ -20,9 +20,14 @@ def ruler_families(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def on_ruler(ruler_families: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """`on_ruler(rows, blocks=None, **changes)`: the record of an experiment on the ruler that replays `rows`."""
+def ruler_path(ruler_families: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The families of the ruler are in the library."""
     monkeypatch.setenv("MOESIM_PATH", str(ruler_families))
+
+
+@pytest.fixture
+def on_ruler(ruler_path: None, tmp_path: Path) -> Callable[..., Any]:
+    """`on_ruler(rows, blocks=None, **changes)`: the record of an experiment on the ruler that replays `rows`."""
     count = 0
 
     def play(rows: Sequence[Sequence[object]], blocks: int | None = None, **changes: Any) -> Any:

@@ -4,42 +4,18 @@
 
 from __future__ import annotations
 
-import copy
-from typing import Any
-
 import numpy as np
 import pytest
 import ruler
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loads import CONSTANT, LAYOUTS, SINGLE, document, load, mix, replicated, session
 from ruler import times
 
 from moesim.results.metrics import summarise
 from moesim.serving.simulate import simulate
-from moesim.spec.errors import MoesimError
 
-CONSTANT = {"distribution": "constant"}
-SINGLE = {"max_sequences": 1}
-
-
-@pytest.fixture(autouse=True)
-def families(ruler_families, monkeypatch):
-    monkeypatch.setenv("MOESIM_PATH", str(ruler_families))
-
-
-def document(requests: dict[str, Any], mixes: dict[str, Any] | None = None, **changes: Any) -> dict[str, Any]:
-    """An experiment on the ruler with this load; the mix `m` has prompts of 4 tokens and answers of 3."""
-    tree = ruler.document("", **changes) | {"requests": requests}
-    tree["library"] = copy.deepcopy(tree["library"]) | {"mixes": {"m": mix()} | (mixes or {})}
-    return tree
-
-
-def mix(inputs: int = 4, outputs: int = 3, **fields: Any) -> dict[str, Any]:
-    return {"input": {**CONSTANT, "mean": inputs}, "output": {**CONSTANT, "mean": outputs}, **fields}
-
-
-def load(requests: dict[str, Any], mixes: dict[str, Any] | None = None, **changes: Any) -> Any:
-    return ruler.run(document(requests, mixes, **changes))
+pytestmark = pytest.mark.usefixtures("ruler_path")
 
 
 # Closed loop
@@ -93,14 +69,6 @@ def test_replicas_that_finish_in_one_instant():
     record = load({"mix": "m", "concurrency": 4, "count": 12}, **replicated(2))
     assert times(record, "arrival") == [0] * 4 + [3] * 4 + [6] * 4
     assert record.requests["replica"].tolist() == [0, 1] * 6
-
-
-def replicated(count: int) -> dict[str, Any]:
-    return {
-        "machine": {"devices": {"unit": count}, "fabric": "net"},
-        "parallelism": {"replicas": count},
-        "router": "least-loaded",
-    }
 
 
 def test_warm_up_drains_and_is_not_counted():
@@ -159,10 +127,6 @@ def test_stages_draw_from_streams_of_their_own():
 
 
 # Conversations
-
-
-def session(turns: int, think: str = "2 s") -> dict[str, Any]:
-    return {"turns": turns, "think": think, "thinking": "constant"}
 
 
 def test_turns_follow_answers():
@@ -234,108 +198,7 @@ def test_a_pool_goes_on_in_the_next_stage():
     assert record.requests["cached_tokens"].tolist() == [0, 0, 0, 0, 0, 32, 32]
 
 
-# Overload
-
-
-def test_an_overloaded_run_ends_with_its_diagnosis():
-    """A server that needs 3 s a request gets one a second for 40 s. Ten seconds after the last arrival, at 49 s, the
-    16th has finished at 48 and the step in progress ends."""
-    requests = {"mix": "m", "rate": "1/s", "count": 40, "arrival": "deterministic", "drain": "10 s"}
-    record = load(requests, engine=SINGLE, slo={"e2e": "2 s"})
-    assert record.overloaded
-    assert not record.partial
-    assert any("no request can meet slo.e2e: 2000 ms" in note for note in record.notes)
-    assert record.end == 49
-    assert int(np.count_nonzero(~np.isnan(record.requests["finish"]))) == 16
-    summary = summarise(record)
-    assert summary["bottleneck"]["overloaded"]
-    assert any("10 s after the last arrival" in note and "24 requests" in note for note in summary["notes"])
-
-
-def test_without_a_limit_a_run_ends_after_ten_times_its_arrivals():
-    """20 s a request, one a second for 400 s: drained after 8000 s, cut after 4000."""
-    requests = {"mix": "long", "rate": "1/s", "count": 401, "arrival": "deterministic"}
-    record = simulate(ruler.spec_of(document(requests, {"long": mix(outputs=20)}, engine=SINGLE)))
-    assert record.end == 4400
-    assert record.overloaded
-
-
-def test_later_stages_of_an_overloaded_run_are_not_sent():
-    stages = [{"rate": "1/s", "count": 30, "drain": 0}, {"rate": "1/s", "count": 5}]
-    record = load({"mix": "m", "arrival": "deterministic", "stages": stages}, engine=SINGLE)
-    assert len(record.requests["arrival"]) == 30
-    assert any("5 of later stages were not sent" in note for note in record.notes)
-
-
-def test_the_stage_that_is_overloaded_is_named():
-    """3 s a request: the first stage has one in 4 s, the second two a second, and drains before the third."""
-    stages = [{"rate": "0.25/s"}, {"rate": "2/s"}, {"rate": "0.25/s"}]
-    requests = {"mix": "m", "count": 40, "arrival": "deterministic", "stages": stages}
-    found = summarise(simulate(ruler.spec_of(document(requests, engine=SINGLE))))["bottleneck"]
-    assert (found["overloaded"], found["stage"]) == (True, 1)
-    assert any("the queue grows in stage 1" in line for line in found["lines"])
-
-
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    drain=st.sampled_from(["0 s", "3 s", "4.5 s"]),
-    rate=st.sampled_from(["1/s", "2.3/s"]),
-    layout=st.integers(0, 4),
-    run=st.sampled_from([{"rate": "1/s"}, {"concurrency": 2}]),
-)
-def test_an_overloaded_run_ends_at_the_same_step_with_and_without_run_ahead(drain, rate, layout, run):
-    stages = [{"rate": rate, "count": 12, "drain": drain}, {**run, "count": 3}]
-    engine = {"max_sequences": 2, "sequence_overhead": "9 ms"}
-    record = ruler.run(
-        document({"mix": "long", "stages": stages}, {"long": mix(outputs=9)}, engine=engine, **LAYOUTS[layout])
-    )
-    last = record.requests["arrival"][:12].max()
-    if record.overloaded:
-        assert len(record.requests["arrival"]) == 12
-        assert record.end >= last + float(drain.removesuffix(" s"))
-
-
-# Classes
-
-
-def test_goodput_of_classes():
-    """Half of the requests are long. 3 tokens end after 3 s, 9 after 9 s: the long ones miss the general 5 s, and meet
-    the 10 s that is theirs."""
-    classes = {"short": {"share": 1}, "long": {"share": 1, "output": {**CONSTANT, "mean": 9}}}
-    tree = document({"mix": "two", "arrival": "burst", "count": 8}, {"two": mix(classes=classes)})
-    record = ruler.run(tree)
-    names = record.requests["class"]
-    assert set(record.requests["output_tokens"][names == "long"].tolist()) == {9}
-    assert set(record.requests["output_tokens"][names == "short"].tolist()) == {3}
-    share = float(np.mean(names == "short"))
-    general = summarise(record, ruler.spec_of(tree | {"slo": {"e2e": "5 s"}}).slo)["goodput"]
-    assert general["share"] == share
-    assert {name: each["share"] for name, each in general["classes"].items()} == {"short": 1, "long": 0}
-    own = summarise(record, ruler.spec_of(tree | {"slo": {"e2e": "5 s", "classes": {"long": {"e2e": "10 s"}}}}).slo)
-    assert own["goodput"]["share"] == 1
-    assert own["goodput"]["classes"]["long"]["slo"] == {"e2e": 10}
-
-
-def test_classes_of_a_trace(tmp_path):
-    trace = tmp_path / "trace.csv"
-    trace.write_text("arrival_s,input_tokens,output_tokens,class\n0,4,2,a\n9,4,3,b\n")
-    tree = document({"trace": str(trace)}) | {"slo": {"classes": {"a": {"ttft": "10 ms"}}}}
-    record = ruler.run(tree)
-    assert record.requests["class"].tolist() == ["a", "b"]
-    (note,) = [note for note in record.notes if "slo" in note]
-    assert note == "no request can meet slo.classes.a.ttft: 10 ms, one request alone takes at least 1e+03 ms"
-
-
-def test_an_objective_for_no_class():
-    tree = document({"mix": "m", "rate": "1/s", "count": 1}) | {"slo": {"classes": {"a": {"ttft": "1 s"}}}}
-    with pytest.raises(MoesimError, match="no requests of class 'a'"):
-        simulate(ruler.spec_of(tree))
-
-
-def test_an_objective_that_a_queue_misses_is_none_that_nobody_can_meet(on_ruler):
-    """Two requests at once on a single server: the second misses 3 s, one alone needs 2 s."""
-    record = on_ruler([(0, 4, 2), (0, 4, 2)], engine=SINGLE, slo={"e2e": "3 s"})
-    assert not [note for note in record.notes if "slo" in note]
+# Steps that are executed
 
 
 @pytest.mark.parametrize("changes", [{"fabric": "flow"}, {"fidelity": "op"}])
@@ -351,13 +214,6 @@ def test_closed_loop_of_steps_that_are_executed(changes):
 
 # Properties
 
-LAYOUTS = (
-    replicated(1),
-    replicated(2),
-    replicated(3),
-    replicated(2) | {"parallelism": {"pp": 2}},
-    replicated(2) | {"parallelism": {"dp": 2, "ep": 2}, "model": ruler.MOE},
-)
 LOADS = st.one_of(
     st.fixed_dictionaries({"concurrency": st.integers(1, 6), "count": st.integers(1, 15), "warmup": st.integers(0, 4)}),
     st.fixed_dictionaries({"rate": st.sampled_from(["0.5/s", "5/s"]), "count": st.integers(1, 15)}),

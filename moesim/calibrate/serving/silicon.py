@@ -1,13 +1,8 @@
 """Measured serving points: a deployment under a closed loop of fixed concurrency, as InferenceX sends it.
 
 Ten prompts for each request under way, of random tokens, input and output lengths each uniform in [0.8 L, L]; TTFT
-<<<<<<< HEAD
-holds the burst at the start. Only one in three of the prompts is simulated: the first ones are the burst, the others
-stand for all that follow.
-=======
 holds the burst at the start. Only three in ten prompts are simulated: the first ones are the burst, the others stand
 for all that follow.
->>>>>>> serving
 """
 
 from __future__ import annotations
