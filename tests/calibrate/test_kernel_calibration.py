@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import toy_kernels as toy
 from click.testing import CliRunner, Result
@@ -148,6 +149,22 @@ def test_bad_tables_are_refused_and_nothing_is_written(
     assert done.exit_code == 2
     assert message in done.stderr
     assert not list(folder(tmp_path).rglob("*.*"))
+
+
+def test_tables_of_a_cpu_are_refused_and_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside those of a GPU, which can be fitted by themselves."""
+    monkeypatch.setitem(toy.PEAKS, "xeon-amx-core", (3e12, 10e9))
+    data = toy.write_tables(tmp_path / "data")
+    (data / "gemm_cpu.csv").write_text((data / "gemm.csv").read_text().replace("h100-sxm", "xeon-amx-core"))
+    slow = pd.read_csv(data / "gemm_cpu.csv")
+    slow.assign(latency_us=1e4 * slow["latency_us"]).to_csv(data / "gemm_cpu.csv", index=False)  # as its peaks allow
+    done = fit(tmp_path)
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert "are a CPU's" in done.stderr
+    assert f"`moesim calibrate steps {data}`" in done.stderr
+    assert not list(folder(tmp_path).rglob("*.*"))
+    assert fit(tmp_path, "--device", "h100-sxm").exit_code == 0
 
 
 def test_unknown_names(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
@@ -144,9 +144,10 @@ def calibrate(
         devices: to fit, by descriptor; none: all that were measured. progress: called with what is fitted next.
 
     Raises:
-        MoesimError: a table cannot be used, a device was not measured, or nothing could be fitted to.
+        MoesimError: a table cannot be used, a device was not measured or is a CPU, or nothing could be fitted to.
     """
     contents = check_tables(data)
+    _refuse_cpus(data, sorted({name for name, _ in contents.origins if not devices or name in devices}))
     groups = all_groups(data)
     if not groups:
         raise MoesimError(f"{data} holds too few measurements of any kernel", fix="measure a hundred sizes of one")
@@ -167,6 +168,15 @@ def calibrate(
         last = left_out[-1].reason if left_out else last
     if not found:
         raise MoesimError(last or f"{data} holds too few measurements", fix="measure more sizes")
+
+
+def _refuse_cpus(data: Path, devices: Iterable[str]) -> None:
+    """The forms of the classes are a GPU's: of tiles, waves and launches, whose terms mean nothing on a CPU."""
+    for name in devices:
+        spec: DeviceSpec = load_descriptor("devices", name)
+        if spec.kind == "cpu":
+            fix = f"`moesim calibrate steps {data}` fits a CPU's kernels, and predicts whole steps with them"
+            raise MoesimError(f"the kernels of {name} in {data} are a CPU's, only a GPU's can be fitted", fix=fix)
 
 
 def _fit(
