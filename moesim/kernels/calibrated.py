@@ -64,6 +64,11 @@ _Key = tuple[Any, ...]
 KernelScales = Mapping[tuple[str, str], float]
 
 
+def kernel_names(kind: str) -> tuple[str, ...]:
+    """What a class of calls may be priced as: its kernels where they were measured, itself where they were not."""
+    return (kind.removeprefix("latent "), *_KERNELS.get(kind, ()))
+
+
 class CalibratedKernels:
     """Measured terms where there are any for a call, the datasheet roofline elsewhere.
 

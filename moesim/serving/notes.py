@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from moesim.kernels.calibrated import Source
+from moesim.hardware.machine import Machine
+from moesim.kernels.calibrated import CalibratedKernels, Source, kernel_names
 from moesim.serving.requests import Requests, Sender
+from moesim.serving.scales import COLLECTIVE
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
+from moesim.spec.serving import EngineSpec
 
 
 def overlaps_shared_experts(spec: ExperimentSpec) -> bool:
@@ -42,6 +45,32 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
         yield f"the engine's token_budget {engine.token_budget} bounds its sequences, max_sequences has no effect"
     if "router" in spec.model_fields_set and parallelism.dp * parallelism.replicas == 1:
         yield "no effect of router: there is one rank to send requests to"
+
+
+def unused_scales(
+    engine: EngineSpec, machine: Machine, kernels: CalibratedKernels, communicates: bool, measured: bool
+) -> Iterator[str]:
+    """After a run: scales of its devices' families whose calls went by another name. Those of calls that a model lacks
+    are not named: an engine's scales serve all models.
+
+    Args:
+        communicates: whether a replica has several devices. measured: whether a measured library paces them.
+    """
+    families = {device.spec.name: device.spec.family for device in machine.devices}
+    notes, priced = {}, kernels.priced()
+    for device, sources in kernels.sources().items():
+        family = families[device]
+        for kind in dict.fromkeys(source.kind for source in sources):
+            names = kernel_names(kind)
+            used = [name for name in names if (device, name) in priced]
+            for name in engine.scales.get(family, {}):
+                if name in names and name not in used:
+                    note = f"no effect of engine.scales.{family}.{name}: {kind} of {device} is priced as "
+                    notes[note + " and ".join(used)] = None
+    yield from notes
+    for family in dict.fromkeys(families.values()):
+        if COLLECTIVE in engine.scales.get(family, {}) and communicates and not measured:
+            yield f"no effect of engine.scales.{family}.{COLLECTIVE}: no measured library paces the devices"
 
 
 #: Profiles that stand for no model in particular.

@@ -5,18 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 from moesim.engine.record import Column, RunRecord, Totals
+from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.transfer import PICOSECONDS
 from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
 from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
-from moesim.serving.notes import kernel_notes
+from moesim.serving.notes import kernel_notes, unused_scales
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.sequences import RequestState
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.serving import EngineSpec
 from moesim.step.graph import FloatArray
 from moesim.step.ledger import BOUNDS, Ledger, settle
 from moesim.step.routed import RoutedTotals
@@ -59,12 +61,20 @@ def run_record(
         end=seconds,
         partial=partial,
         timeline=lambda: timeline_steps(deployment.keeper, deployment.replicas),
-        notes=[*kernel_notes(deployment.kernels.sources()), *deployment.notes, *requests.notes],
+        notes=_notes(spec.engine, requests, deployment),
         kernels={
             device: {each.kind: " ".join(filter(None, (each.device, each.stack))) or "datasheet" for each in sources}
             for device, sources in deployment.kernels.sources().items()
         },
     )
+
+
+def _notes(engine: EngineSpec, requests: Requests, deployment: Deployment) -> list[str]:
+    kernels = deployment.kernels
+    communicates = any(replica.pricer.layout.devices.size > 1 for replica in deployment.replicas)
+    measured = isinstance(deployment.fabric, CalibratedFabric) or deployment.dispatch is not None
+    scales = unused_scales(engine, deployment.machine, kernels, communicates, measured)
+    return [*kernel_notes(kernels.sources()), *deployment.notes, *scales, *requests.notes]
 
 
 def _pairs(deployment: Deployment) -> list[tuple[ReplicaMemory, Replica]]:

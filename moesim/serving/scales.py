@@ -12,6 +12,9 @@ from moesim.hardware.machine import Machine
 from moesim.kernels.calibrated import KernelScales
 from moesim.spec.serving import EngineSpec
 
+#: The name among an engine's scales that stands for no kernel.
+COLLECTIVE = "collective"
+
 
 @dataclass(frozen=True)
 class Scales:
@@ -33,12 +36,16 @@ def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
         (name, kernel): factor
         for name, family in families.items()
         for kernel, factor in engine.scales.get(family, {}).items()
+        if kernel != COLLECTIVE
     }
 
 
 def collective_scales(engine: EngineSpec, machine: Machine, drawn: Mapping[str, float]) -> Mapping[str, float]:
-    """Factors of the calls of a measured library by operation: what an engine scales, times those `drawn`."""
-    factor = engine.scales.get(machine.devices[0].spec.family, {}).get("collective", 1.0)
+    """Factors of the calls of a measured library by operation: what an engine scales, times those `drawn`.
+
+    The first device's family speaks for all: no library is measured where a machine's devices are of several kinds.
+    """
+    factor = engine.scales.get(machine.devices[0].spec.family, {}).get(COLLECTIVE, 1.0)
     if factor == 1.0:
         return drawn
     return {name: factor * drawn.get(name, 1.0) for name in (*get_args(Operation), "dispatch", "combine")}
