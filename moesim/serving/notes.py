@@ -57,7 +57,8 @@ def unused_scales(
         communicates: whether a replica has several devices. measured: whether a measured library paces them.
     """
     families = {device.spec.name: device.spec.family for device in machine.devices}
-    notes, priced = {}, kernels.priced()
+    notes: dict[str, None] = {}
+    priced = kernels.priced()
     for device, sources in kernels.sources().items():
         family = families[device]
         for kind in dict.fromkeys(source.kind for source in sources):

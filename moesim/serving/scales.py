@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Final, get_args
 
 from moesim.fabric.transfer import Operation
 from moesim.hardware.machine import Machine
@@ -13,7 +13,7 @@ from moesim.kernels.calibrated import KernelScales
 from moesim.spec.serving import EngineSpec
 
 #: The name among an engine's scales that stands for no kernel.
-COLLECTIVE = "collective"
+COLLECTIVE: Final = "collective"
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ def measured_runs(data: Path) -> tuple[Run, ...]:
     """All runs of the data folder.
 
     Raises:
-        MoesimError: the file is missing or not of this kind.
+        MoesimError: the file is missing, not of this kind, or of models or hardware that are not known here.
     """
     path = data / RUNS
     if not path.is_file():
@@ -92,7 +93,7 @@ def measured_runs(data: Path) -> tuple[Run, ...]:
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             return tuple(_run(each) for each in json.load(file)["experiments"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, LookupError, TypeError, AttributeError) as error:
         raise MoesimError(
             f"is no file of measured serving runs: {error}", where=Where(display(path)), fix="fetch it again"
         ) from None
@@ -103,9 +104,9 @@ def _run(entry: Mapping[str, Any]) -> Run:
     skipped = bool(_SKIPPED & set(entry["flags"]))
     return Run(
         id=str(entry["id"]),
-        model=MODELS[said["model"]],
+        model=_known(MODELS, entry["id"], "model", said["model"]),
         moe=bool(said["is_moe"]),
-        system=SYSTEMS[said["hardware"]],
+        system=_known(SYSTEMS, entry["id"], "hardware", said["hardware"]),
         tp=int(said["tp"]),
         token_budget=int(said["max_num_batched_tokens"]),
         max_sequences=int(said["max_num_seqs"]),
@@ -118,6 +119,13 @@ def _run(entry: Mapping[str, Any]) -> Run:
         output=int(said["max_tokens"]),
         stages=tuple(_stage(each, skipped) for each in entry["stages"] if isinstance(each["stage"], int)),
     )
+
+
+def _known(names: Mapping[str, str], run: object, what: str, said: str) -> str:
+    if said not in names:
+        fix = f"known are {', '.join(names)}"
+        raise MoesimError(f"measured run {run} is of {what} {said!r}, which the library has no name for", fix=fix)
+    return names[said]
 
 
 def _tokens(said: float | str) -> int:
