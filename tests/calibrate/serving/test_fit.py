@@ -97,8 +97,8 @@ def test_a_fit_finds_the_engine(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", [0.0, 0.3])
 def test_priors_hold_back_what_one_run_says(tmp_path: Path, before: float) -> None:
-    """GEMM alone, in steps of 20 ms: of the logarithm that is measured, prior variances of 0.05 squared for GEMM and for
-    1 ms in 20 ms between steps, and 0.02 squared for the rest share out to each. Where one was before is no matter."""
+    """GEMM alone, in steps of 20 ms. Of the logarithm that is measured, each gets its share of the variances: 0.05
+    squared for GEMM and for 1 ms in 20 ms between steps, 0.02 squared for noise. Where it was before is no matter."""
     (run,) = read(tmp_path, entry("1"))
     seen = Latencies("1", 0, 0.05, 0.020, 0.230, 0.05, 0.230, {"gemm": 1.0})
     now = Parameters({**Parameters().scales, "gemm": math.exp(before)})
