@@ -29,10 +29,8 @@ def import_command(format_name: str, path: Path, device: str, stack: str | None,
     "--data", type=click.Path(path_type=Path), required=True, help="Folder of tables, or the one above kernels/."
 )
 @click.option("--device", "devices", multiple=True, help="Fit this device only; may be repeated.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for DEVICE/STACK.yaml; default: the library's own."
-)
-def fit_command(data: Path, devices: tuple[str, ...], out: Path | None) -> None:
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for DEVICE/STACK.yaml.")
+def fit_command(data: Path, devices: tuple[str, ...], out: Path) -> None:
     """Fit kernels to half of the measured shapes, report the error on the other half, write calibrations.
 
     A descriptor is written when a device's stack is complete; Ctrl-C keeps those.
@@ -40,11 +38,10 @@ def fit_command(data: Path, devices: tuple[str, ...], out: Path | None) -> None:
     from moesim.calibrate.kernels.console import print_calibrated, print_classes
     from moesim.calibrate.kernels.library import calibrate
     from moesim.report.describe import console
-    from moesim.spec.kernels import kernel_folder
 
     screen, calibrated = console(), []
     with screen.status("reading tables") as status:
-        for done in calibrate(data, out or kernel_folder(), devices, lambda name: status.update(f"fitting {name}")):
+        for done in calibrate(data, out, devices, lambda name: status.update(f"fitting {name}")):
             print_calibrated(screen, done)
             calibrated.append(done)
     print_classes(screen, calibrated)

@@ -11,7 +11,14 @@ import numpy as np
 from moesim.kernels.base import Calls
 from moesim.kernels.shapes import AttentionShape, ExpertShape, MatrixShape
 from moesim.spec.hardware import DeviceSpec
-from moesim.spec.kernels import KernelFit, calibrated_devices, calibrated_stacks, load_kernel_calibration, version_order
+from moesim.spec.kernels import (
+    KernelFit,
+    calibrated_devices,
+    calibrated_stacks,
+    load_kernel_calibration,
+    speaks_for,
+    version_order,
+)
 from moesim.spec.loading import load_descriptor
 
 #: Words in the names of implementations that serve some calls only: sliding windows, and as many KV heads as heads.
@@ -105,7 +112,7 @@ def far_sizes(fits: Iterable[KernelFit], calls: Calls) -> list[str]:
 def _calibrations(device: str, stacks: Sequence[str]) -> Iterator[tuple[str, tuple[KernelFit, ...]]]:
     known = calibrated_stacks(device)
     for wanted in stacks:
-        versions = [stack for stack in known if stack == wanted or stack.startswith((f"{wanted}-", f"{wanted}."))]
+        versions = [stack for stack in known if speaks_for(stack, wanted)]
         for stack in sorted(versions, key=version_order, reverse=True):
             yield stack, load_kernel_calibration(known[stack]).kernels
 

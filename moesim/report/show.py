@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.report.describe import Row, rows, table
 from moesim.spec.errors import MoesimError
+from moesim.spec.kernels import calibrated_stacks
 from moesim.spec.kinds import kinds_of_file
 from moesim.spec.library import KINDS, SINGULAR, Kind, did_you_mean, is_path, list_descriptors
 from moesim.spec.loading import Loaded, load_experiment, load_system, read_descriptor
@@ -70,9 +71,11 @@ def show(kind: Kind, reference: str, overrides: Sequence[str] = (), *, brief: bo
     if kind == "devices":
         with loaded.placing(("library", "devices", spec.name)):
             defaults = family_rows(spec)
+        measured = ", ".join(calibrated_stacks(spec.name)) or "none; runs take a relative's or the family's defaults"
         parts += [
+            Text(f"measured kernels: {measured}"),
             Text(""),
-            table(f"defaults of family {spec.family}, where the device says nothing", defaults, brief=brief),
+            table(f"defaults of family {spec.family}, where nothing else is known", defaults, brief=brief),
         ]
     if kind == "models":
         parts += [Text(""), table("parameters", parameter_rows(spec), "against the published")]

@@ -33,6 +33,7 @@ from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_sca
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
+from moesim.spec.kernels import check_stacks
 from moesim.step.communication import Communication
 from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
@@ -77,6 +78,7 @@ def deploy(
     """
     machine = assemble(spec.machine, spec.library)
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
+    check_stacks(spec.engine.kernels)
     priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)

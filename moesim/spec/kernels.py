@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,8 @@ from pydantic import BeforeValidator, Field
 from moesim.spec.base import Descriptor, Schema
 from moesim.spec.calibration import Count, Quantiles
 from moesim.spec.complaints import validate
-from moesim.spec.library import builtin_root
+from moesim.spec.errors import MoesimError
+from moesim.spec.library import builtin_root, did_you_mean
 from moesim.spec.marked import read_yaml
 from moesim.spec.units import parse
 
@@ -72,11 +74,6 @@ class KernelCalibration(Descriptor):
     kernels: tuple[KernelFit, ...] = ()
 
 
-def kernel_folder() -> Path:
-    """Where the library keeps its calibrations of kernels."""
-    return builtin_root() / _FOLDER
-
-
 def calibrated_stacks(device: str) -> dict[str, Path]:
     """The calibrations of a folder's device by stack; one of the user's own folders (MOESIM_PATH) goes before ours."""
     return _stacks(device, os.environ.get("MOESIM_PATH", ""))
@@ -97,6 +94,22 @@ def calibrated_devices() -> tuple[str, ...]:
     roots = [Path(entry).expanduser() for entry in os.environ.get("MOESIM_PATH", "").split(os.pathsep) if entry]
     folders = {path.parent.name for root in (*roots, builtin_root()) for path in (root / _FOLDER).glob("*/*.yaml")}
     return tuple(sorted(folders))
+
+
+def check_stacks(wanted: Iterable[str]) -> None:
+    """Raises MoesimError: nothing was measured of one of these stacks, on any device."""
+    known = sorted({stack for device in calibrated_devices() for stack in calibrated_stacks(device)})
+    for place, name in enumerate(wanted):
+        if not any(speaks_for(stack, name) for stack in known):
+            names = sorted({stack.partition("-")[0] for stack in known} | set(known))
+            fix = did_you_mean(name, names) or f"there are measurements of {', '.join(known)}"
+            key = ("engine", "kernels", str(place))
+            raise MoesimError(f"nothing was measured of the stack {name!r}", key=key, fix=fix)
+
+
+def speaks_for(stack: str, wanted: str) -> bool:
+    """Whether a stack such as `vllm-0.24.0` is meant by `vllm-0.24.0`, `vllm-0.24` or `vllm`."""
+    return bool(wanted) and (stack == wanted or stack.startswith((f"{wanted}-", f"{wanted}.")))
 
 
 @lru_cache(maxsize=64)
