@@ -95,6 +95,22 @@ def test_a_fit_finds_the_engine(tmp_path: Path) -> None:
     assert found.frontend == pytest.approx(TRUE.frontend, rel=0.02)
 
 
+@pytest.mark.parametrize("before", [0.0, 0.3])
+def test_priors_hold_back_what_one_run_says(tmp_path: Path, before: float) -> None:
+    """GEMM alone, in steps of 20 ms. Of the logarithm that is measured, each gets its share of the variances: 0.05
+    squared for GEMM and for 1 ms in 20 ms between steps, 0.02 squared for noise. Where it was before is no matter."""
+    (run,) = read(tmp_path, entry("1"))
+    seen = Latencies("1", 0, 0.05, 0.020, 0.230, 0.05, 0.230, {"gemm": 1.0})
+    now = Parameters({**Parameters().scales, "gemm": math.exp(before)})
+    miss = 1e-4
+    served = replace(run.stages[0], tpot=0.020 * math.exp(miss))
+    found = improved(now, [Observation("one", served, seen)])
+    part = (before + miss) * 0.05**2 / (0.05**2 + 0.05**2 + 0.02**2)
+    assert math.log(found.scales["gemm"]) == pytest.approx(part, rel=1e-3)
+    assert found.gap == pytest.approx(part * 0.020, rel=1e-3)
+    assert [found.scales[name] for name in CLASSES if name != "gemm"] == pytest.approx([1.0] * 4)
+
+
 def test_what_is_as_measured_stays(tmp_path: Path) -> None:
     nominal = Parameters(frontend=3e-3)
     found = improved(nominal, observations(runs_of(tmp_path, nominal, 20), nominal))
