@@ -45,15 +45,26 @@ class Selected:
 
 def select(spec: DeviceSpec, stacks: Sequence[str], kernels: Sequence[str], calls: Calls) -> Selected | None:
     """The first of the device's calibrations, then of its relatives', that has a fit for every one of `kernels` in one
-    of the calls' formats; the stacks in the order of `stacks`, of their versions the newest first."""
+    of the calls' formats; the stacks in the order of `stacks`, of their versions the newest first. Of one device, a
+    stack that was measured near the calls' sizes goes before those that were not."""
     for name in (spec.name, *relatives(spec)) if kernels and stacks else ():
-        for stack, fits in _calibrations(name, stacks):
-            for form in calls.formats:
-                chosen = [_choose(fits, kernel, form, calls) for kernel in kernels]
-                found = tuple(fit for fit in chosen if fit is not None)
-                if len(found) == len(kernels):
-                    return Selected(found, name, stack)
+        first: Selected | None = None
+        for found in _of_device(name, stacks, kernels, calls):
+            if not far_sizes(found.fits, calls):
+                return found
+            first = first or found
+        if first is not None:
+            return first
     return None
+
+
+def _of_device(device: str, stacks: Sequence[str], kernels: Sequence[str], calls: Calls) -> Iterator[Selected]:
+    for stack, fits in _calibrations(device, stacks):
+        for form in calls.formats:
+            chosen = [_choose(fits, kernel, form, calls) for kernel in kernels]
+            found = tuple(fit for fit in chosen if fit is not None)
+            if len(found) == len(kernels):
+                yield Selected(found, device, stack)
 
 
 def _choose(fits: Iterable[KernelFit], kernel: str, form: str, calls: Calls) -> KernelFit | None:

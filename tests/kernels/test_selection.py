@@ -61,6 +61,12 @@ def test_a_device_without_measurements_takes_those_of_its_family():
     assert chosen("h100-sxm", "llama-3.1-8b", "qkv", stacks=()) is None
 
 
+def test_a_stack_that_was_measured_near_a_size_goes_before_one_that_was_not():
+    """vLLM 0.19 was measured on the projections of three models, the narrowest 2,048 wide; a router has 128 columns."""
+    assert chosen("rtx-pro-6000", "qwen3-30b-a3b", "qkv")[1] == "vllm-0.19.0"
+    assert chosen("rtx-pro-6000", "qwen3-30b-a3b", "router")[1] == "vllm-0.24.0"
+
+
 def test_releases_come_after_their_candidates():
     names = ["vllm-0.9.0", "vllm-0.14.0", "trtllm-1.3.0rc9", "trtllm-1.3.0rc20", "trtllm-1.3.0"]
     assert sorted(names[:2], key=version_order) == names[:2]
