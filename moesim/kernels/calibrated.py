@@ -38,6 +38,9 @@ _ONE_KERNEL = ("vllm", "flash_attn")
 #: Up to so many calls are priced faster one by one, as numbers, than as arrays.
 _FEW = 4
 
+#: Seconds below which a call without work stays.
+_NO_TIME = 1e-30
+
 #: Whose kernel for sequences of any length gives the query heads of a group one tile; FlashAttention 2 does not.
 _PACKS = ("fa3", "fa4")
 
@@ -179,7 +182,7 @@ class _Priced:
             if joins and not latent and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 if shape.pairs.size > _FEW:
                     return self._mixed(prefill, decode, shape)
-                alone = [self._mixed(prefill, decode, each) for each in _one_by_one(shape)]
+                alone = [self._alone(prefill, decode, each) for each in _one_by_one(shape)]
                 return Times(*(np.array(column).reshape(shape.pairs.shape) for column in zip(*alone, strict=True)))
         return together(self._apart(shape))
 
@@ -189,15 +192,21 @@ class _Priced:
             _scaled(form.times(shape, self.rates), scale) for form, scale in zip(self.forms, self.scales, strict=True)
         ]
 
+    def _alone(self, prefill: Prefill, decode: Decode, call: AttentionShape) -> Times:
+        if call.chunks:
+            return self._mixed(prefill, decode, call)
+        return _scaled(decode.times(call, self.rates), self.scales[1])
+
     def _mixed(self, prefill: Prefill, decode: Decode, shape: AttentionShape) -> Times:
         """Of one kernel, scaled like both of its parts by themselves."""
         packs = any(each in self.fits[0].implementation for each in _PACKS)
         times = mixed(prefill, decode, shape, self.rates, None if packs else 0.0)
-        if self.scales[0] == self.scales[1]:
-            return _scaled(times, self.scales[0])
-        nominal = sum(form.times(shape, self.rates).seconds for form in self.forms)
-        scaled = sum(part.seconds for part in self._apart(shape))
-        return _scaled(times, np.divide(scaled, nominal, out=np.ones_like(nominal), where=nominal > 0))
+        first, second = self.scales
+        if first == second:
+            return _scaled(times, first)
+        chunks, decodes = (form.times(shape, self.rates).seconds for form in (prefill, decode))
+        factor = (first * chunks + second * decodes) / np.maximum(chunks + decodes, _NO_TIME)
+        return Times(*(column * factor for column in times))
 
 
 def _one_by_one(shape: AttentionShape) -> list[AttentionShape]:
@@ -209,8 +218,8 @@ def _one_by_one(shape: AttentionShape) -> list[AttentionShape]:
     return [AttentionShape(*call) for call in zip(*columns, strict=True)]
 
 
-def _scaled(times: Times, factor: float | FloatArray) -> Times:
-    return Times(*(column * factor for column in times)) if np.any(factor != 1.0) else times
+def _scaled(times: Times, factor: float) -> Times:
+    return Times(*(column * factor for column in times)) if factor != 1.0 else times
 
 
 def _in_a_step(form: Form) -> Form:
