@@ -80,7 +80,7 @@ def test_nothing_finished_is_printed_with_dashes(synthetic, as_results):
 def test_intervals_stand_beside_what_they_are_of(trial):
     tpot, rate = trial.summary["tpot"]["mean"], trial.summary["throughput"]["requests"]
     found = {
-        "repeats": 7,
+        "repeats": 17,
         "asked": 32,
         "level": 0.8,
         "sources": {"kernels.a.gemm": {"low": 0.9, "high": 1.1, "origin": "measured: x"},
@@ -93,6 +93,9 @@ def test_intervals_stand_beside_what_they_are_of(trial):
     assert f"{900 * tpot:.1f}–{1200 * tpot:.1f}" in text.splitlines()[6]
     assert f" requests/s [{0.5 * rate:.2f}–{2 * rate:.2f}] ·" in text
     words = " ".join(text.split())
-    assert "80 % intervals of 7 repeated runs (of 32: interrupted); 1 of 2 sources of error are estimates" in words
+    assert "80 % intervals of 17 repeated runs (of 32: interrupted); 1 of 2 sources of error are estimates" in words
     assert "TPOT: kernels.a.gemm 75 %, engine.step_overhead 20 %, the rest 5 %" in text
+    few = _text(results.with_repeats(trial, {}, found | {"repeats": 7}))
+    assert "fewer than 16 repeats do not tell" in few
+    assert "kernels.a.gemm 75 %" not in few
     assert max(map(len, text.splitlines())) <= 100
