@@ -11,13 +11,10 @@ import numpy as np
 import moesim.kernels.forms.attention  # noqa: F401 (registers the forms)
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import FloatArray, KernelGroup
+from moesim.calibrate.kernels.sources import rates
 from moesim.calibrate.kernels.tables import TABLES, merged, newest, parts, read_table, table_paths
-from moesim.hardware.device import make_device
-from moesim.kernels.calibrated import device_rates
-from moesim.kernels.forms import Rates
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
-from moesim.spec.loading import load_descriptor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,11 +153,6 @@ def _streaming(rows: pd.DataFrame, kv_bytes: float) -> pd.Series[float]:
 
 def format_name(dtype: str, kv_dtype: str) -> str:
     return dtype if dtype == kv_dtype else f"{dtype}-kv-{kv_dtype}"
-
-
-def rates(device: str, dtype: Dtype) -> Rates:
-    """A measured device's rates."""
-    return device_rates(make_device(load_descriptor("devices", device), index=0, name=device, node=0), dtype)
 
 
 def decode_shape(

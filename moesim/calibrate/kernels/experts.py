@@ -15,13 +15,11 @@ from numpy.typing import NDArray
 from moesim.calibrate.fitting import Parameter
 from moesim.calibrate.kernels.groups import KernelGroup
 from moesim.calibrate.kernels.routed import expected_load, known
+from moesim.calibrate.kernels.sources import rates
 from moesim.calibrate.kernels.tables import TABLES, newest, read_table, table_paths
 from moesim.calibrate.split import fitted_half
-from moesim.hardware.device import make_device
-from moesim.kernels.forms import Rates
 from moesim.kernels.shapes import ExpertShape
 from moesim.spec.base import Dtype
-from moesim.spec.loading import load_descriptor
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -205,7 +203,7 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
         kernel="experts",
         format=number.name,
         implementation=impl,
-        rates=_rates(name, number.arithmetic),
+        rates=rates(name, number.arithmetic),
         shape=shape,
         seconds=merged["latency_us"].to_numpy(np.float64) * 1e-6,
         split=models if len({m for m, f in zip(models, fitted, strict=True) if f}) > 1 else shards,
@@ -221,11 +219,6 @@ def _group(rows: pd.DataFrame, name: str, stack: str, number: Format, impl: str)
 def _half(models: Sequence[str], shards: Sequence[str]) -> BoolArray:
     """[rows] the half that is fitted: of the models, or of its shards where there is but one."""
     return fitted_half(models if len(set(models)) > 1 else shards)
-
-
-def _rates(name: str, arithmetic: Dtype) -> Rates:
-    device = make_device(load_descriptor("devices", name), index=0, name=name, node=0)
-    return Rates(device.peak(arithmetic), device.memory.bandwidth, float(device.spec.compute.units or 1))
 
 
 def parameters(impl: str, number: str, rows: int) -> tuple[Parameter, ...]:

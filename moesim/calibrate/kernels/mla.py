@@ -20,10 +20,10 @@ from moesim.calibrate.kernels.attention import (
     PREFILL,
     enough,
     format_name,
-    rates,
     visible_pairs,
 )
 from moesim.calibrate.kernels.groups import KernelGroup
+from moesim.calibrate.kernels.sources import rates
 from moesim.calibrate.kernels.tables import merged, newest, parts, read_table, table_paths
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype

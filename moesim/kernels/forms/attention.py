@@ -108,11 +108,17 @@ class Prefill:
 class LatentPrefill(Prefill):
     """Prompt chunks of multi-head latent attention, run as MHA on keys and values expanded from the latents
     (DeepSeek-V2, arXiv 2405.04434, section 2.1): every head has its own. Terms as of Prefill; what is appended are
-    latents."""
+    latents. Latents of cached keys are expanded again by a product of their own, at EXPANSION of the peak."""
 
     width_power: float = 1.0
     masked: float = 0.0
     packed: float = 0.0
+
+    def times(self, shape: AttentionShape, rates: Rates) -> Times:
+        attention = super().times(shape, rates)
+        cached = np.maximum(shape.chunk_keys - shape.queries, 0.0) * (shape.chunks > 0)
+        expanding = cached * shape.expansion / (EXPANSION * rates.compute)
+        return Times(attention.seconds + expanding, attention.compute + expanding, attention.memory)
 
     def _tiles(self, shape: AttentionShape) -> _Tiles:
         per_key = shape.heads * (shape.query_width + shape.value_width) * shape.query_bytes
