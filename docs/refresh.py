@@ -70,7 +70,7 @@ def refresh_accuracy() -> None:
 
 
 def refresh_figure() -> None:
-    from moesim.run import run
+    from moesim.running import run
     from moesim.spec.loading import load_experiment
 
     with tempfile.TemporaryDirectory() as folder:

@@ -50,7 +50,7 @@ def run_command(
     target = output if output is not None else Path("results") / loaded.spec.name
     # Only now: the simulator takes longer to import than a mistake to report.
     from moesim.report import print_summary
-    from moesim.run import Uncertainty, run
+    from moesim.running import Uncertainty, run
 
     with request_progress() as progress:
         wanted = None
