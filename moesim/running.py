@@ -100,11 +100,15 @@ def _repeat(
     from moesim.uncertainty import repeat
 
     begin = time.perf_counter()
-    worth = int(timing["simulation"] * wanted.repeats / WORTH_A_PROCESS)
-    workers = max(1, min(wanted.workers, worth))
+    workers = worthwhile(timing["simulation"] * wanted.repeats, wanted.workers)
     with experiment.placing():
         repeats = repeat(
             experiment.spec, simulation.deployment, wanted.repeats, workers=workers, progress=wanted.progress
         )
     timing["repeats"] = time.perf_counter() - begin
     return repeats
+
+
+def worthwhile(work: float, workers: int) -> int:
+    """How many of the processes that there might be at most are worth their start, for so many seconds of work."""
+    return max(1, min(workers, int(work / WORTH_A_PROCESS)))

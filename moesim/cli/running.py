@@ -55,7 +55,7 @@ def run_command(
     with request_progress() as progress:
         wanted = None
         if repeats is not None:
-            wanted = Uncertainty(repeats, _processors(), partial(progress, what="repeats"))
+            wanted = Uncertainty(repeats, processors(), partial(progress, what="repeats"))
         results = run(
             loaded, target, overwrite=overwrite, figures=not no_figures, progress=progress, uncertainty=wanted
         )
@@ -64,7 +64,7 @@ def run_command(
         click.get_current_context().exit(INTERRUPTED)
 
 
-def _processors() -> int:
+def processors() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
