@@ -93,7 +93,7 @@ class Experiment:
 
         return whatif(self.loaded, self.set(set).loaded, metrics=metrics, repeats=repeats, workers=workers)
 
-    def explain(self, *, metrics: Sequence[str] = (), repeats: int = 1, workers: int = 1) -> Explanation:
+    def explain(self, *, metrics: Sequence[str] = (), repeats: int = 0, workers: int = 1) -> Explanation:
         """What each number of hardware and engine is worth, and what binds; see `moesim.explore.explain.explain`.
 
         Raises:

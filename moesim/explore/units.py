@@ -62,6 +62,6 @@ def share(value: float, *, sign: bool = True) -> str:
     if value >= 10:
         return f"×{significant(1 + value)}"
     size = 100 * abs(value)
-    text = f"{size:,.0f}" if size >= 100 else f"{size:.1f}" if size >= 1 or size == 0 else f"{size:.2g}"
+    text = f"{size:,.0f}" if size >= 100 else f"{size:.1f}" if size >= 1 else f"{size:.2f}" if size >= 0.005 else "0"
     mark = "" if float(text.replace(",", "")) == 0 else "-" if value < 0 else "+" if sign else ""
     return f"{mark}{text} %"

@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from moesim.explore.page import console, table_of
 from moesim.explore.units import Scale, scale_of, share
 from moesim.explore.whatif import WhatIf
 from moesim.report.text import count
 
 if TYPE_CHECKING:
     import pandas as pd
-    from rich.console import Console
     from rich.table import Table
 
-WIDTH = 80
 #: Parts of a cause's table that get a line of their own.
 MOST_PARTS = 6
 #: Below this share of the whole a part does not.
@@ -24,15 +23,6 @@ NOTICEABLE = 5e-4
 #: What is explained, with the metrics whose choice asks for it.
 EXPLAINED = {"tpot": ("tpot", "itl"), "ttft": ("ttft",), "e2e": ("e2e",)}
 LABELS = {"step": "step time", "tpot": "TPOT", "ttft": "TTFT", "e2e": "E2E latency"}
-
-
-def console() -> Console:
-    """Standard output; text is printed as it is, without markup."""
-    from rich.console import Console
-
-    screen = Console(markup=False, highlight=False, emoji=False)
-    screen.width = min(screen.width, WIDTH) if screen.is_terminal else WIDTH
-    return screen
 
 
 def print_whatif(found: WhatIf, metrics: Sequence[str] = ()) -> None:
@@ -50,9 +40,11 @@ def print_whatif(found: WhatIf, metrics: Sequence[str] = ()) -> None:
         screen.print()
         screen.print(_metrics(changed, found.repeats > 0))
         screen.print()
+    if not len(changed) and not others["changed too"]:
+        others = {f"nothing changes, {len(others['unchanged'])} metrics are the same": []}
     for title, names in others.items():
-        if names:
-            screen.print(f"{title}: {', '.join(names)}")
+        if names or title.startswith("nothing"):
+            screen.print(f"{title}: {', '.join(names)}".removesuffix(": "))
     screen.print()
     for of in _explained(found, metrics):
         for part in _cause(found.causes[found.causes["of"] == of], LABELS[of]):
@@ -94,22 +86,10 @@ def _changed(table: pd.DataFrame, wanted: Sequence[str]) -> tuple[pd.DataFrame, 
     return table[shown & ~beside], {title: table["metric"][rows].tolist() for title, rows in others.items()}
 
 
-def _table(columns: Sequence[str], first: int) -> Table:
-    """Args: first: characters that the first column gets at least."""
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=0, header_style="bold")
-    table.add_column(columns[0], overflow="fold", min_width=first)
-    for name in columns[1:]:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
-
-
 def _metrics(rows: pd.DataFrame, repeated: bool) -> Table:
     """Grouped by the first part of their names."""
     columns = ["metric", "base", "change", "difference", "relative"]
-    table = _table([*columns, "interval"] if repeated else columns, 18)
+    table = table_of([*columns, "interval"] if repeated else columns, 18)
     before = ""
     for row in rows.to_dict("records"):
         group, _, rest = str(row["metric"]).partition(".")
@@ -186,7 +166,7 @@ def _parts(sums: pd.DataFrame, title: str) -> Table:
     others = sums.iloc[rest].sum()
     if others[["base", "change"]].abs().max() > NOTICEABLE * sums[["base", "change"]].to_numpy().max():
         rows.append((count(len(rest), "other"), *others.tolist()))
-    table = _table([title, "base", "change", "difference", "share"], 20)
+    table = table_of([title, "base", "change", "difference", "share"], 20)
     size = scale_of("ttft.mean", max(float(sums["base"].max()), float(sums["change"].max())))
     for name, base, change, difference in rows:
         cells = [size.text(base), size.text(change), size.text(difference, sign=True)]
