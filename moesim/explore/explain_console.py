@@ -27,7 +27,8 @@ TITLES = {
 def print_explanation(found: Explanation) -> None:
     """Print it: the tornado as a table, the ladder, and the numbers without effect."""
     screen = console()
-    screen.print(f"{found.base.name}: what {100 * (STEP - 1):.0f} % more of each number buys, or less of a time or price")
+    step = f"{100 * (STEP - 1):.0f} %"
+    screen.print(f"{found.base.name}: what {step} more of each number buys, or less of a time or a price")
     screen.print()
     screen.print(_tornado(found))
     for line in _beside(found):
@@ -50,7 +51,7 @@ def _tornado(found: Explanation) -> Table:
     metrics = found.metrics[:COLUMNS]
     repeated = "interval_low" in found.elasticities
     titles = ["number", *(_short(metric) for metric in metrics), "elasticity"]
-    table = table_of([*titles, "interval"] if repeated else titles, 24, title_width=9)
+    table = table_of([*titles, "interval"] if repeated else titles, 24, title_width=10)
     rows = {metric: found.table(metric).set_index("label") for metric in metrics}
     first = rows[metrics[0]]
     for name in _shown(found):
@@ -64,7 +65,7 @@ def _tornado(found: Explanation) -> Table:
 
 
 def _short(metric: str) -> str:
-    """A title that breaks into lines of at most 9 characters: 'TPOT mean'."""
+    """A title that breaks into lines of at most 10 characters: 'TPOT mean'."""
     first, _, rest = metric.partition(".")
     name = f"{first.upper() if len(first) <= 4 else first} {rest}".replace("_", " ").replace(".", " ")
     return TITLES.get(metric, name).strip()

@@ -29,6 +29,8 @@ class Scale(NamedTuple):
             return "–"
         size = abs(value) * self.factor
         text = significant(size, 3 if size >= 0.01 else 2)
+        if size < 1000 and not self.unit and size == int(size):
+            text = f"{size:.0f}"  # a count
         mark = "-" if value < 0 and text != "0" else "+" if sign and value > 0 else ""
         return f"{mark}{text}"
 
