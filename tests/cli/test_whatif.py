@@ -9,8 +9,6 @@ from click.testing import CliRunner, Result
 
 from moesim.cli import main
 
-SMALL = ("--set", "requests.count=4", "--set", "model.layers=2")
-
 
 @pytest.fixture(autouse=True)
 def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +89,8 @@ def test_mistakes_in_a_what_if(words, message):
 
 
 def test_numbers_are_explained():
-    result = call("explain", "small.yaml", "--metric", "tpot.mean", "--output", "why")
+    alone = ["--set", "machine={devices: {rtx-pro-6000: 1}}", "--set", "parallelism={dp: 1}"]
+    result = call("explain", "small.yaml", *alone, "--metric", "tpot.mean", "--output", "why")
     assert result.exit_code == 0, result.output
     assert max(map(len, result.stdout.splitlines())) <= 80
     assert "rtx-pro-6000 gddr bandwidth" in result.stdout
