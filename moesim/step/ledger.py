@@ -36,8 +36,8 @@ class LaneUse:
 
 @dataclass
 class Ledger:
-    """`lanes` per stage; `critical[name]` = (kind, seconds on the critical path by BOUNDS); `work[name]` = seconds, FLOP
-    and bytes of an operator, summed over the devices, on the critical path or not. Of each kind of transfer
+    """`lanes` per stage; `critical[name]` = (kind, seconds on the critical path by BOUNDS); `work[name]` = seconds,
+    FLOP and bytes of an operator, summed over the devices, on the critical path or not. Of each kind of transfer
     (`traffic[name]`) the bytes over every link, and seconds that as many calls without a byte take (`empty`). `hidden`:
     seconds of communication behind computation, where steps were executed; `sharing`: of waiting on shared links."""
 
