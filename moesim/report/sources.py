@@ -46,8 +46,8 @@ class Sources:
 
     @cached_property
     def loads(self) -> list[dict[str, Any]]:
-        """A row per load: of each run (each stage, where it has several) and each point of a sweep, `series`, `load` in
-        requests per second, the metrics, and their intervals in METRIC.low and METRIC.high."""
+        """A row per load: of each run (each stage, where it has several) and each point of a sweep, `series`, `point`,
+        `load` in requests per second, the metrics, and their intervals in METRIC.low and METRIC.high."""
         return [*_run_loads(self.runs), *(row for sweep in self.sweeps for row in _sweep_loads(sweep))]
 
 
@@ -147,12 +147,13 @@ def _run_loads(runs: Mapping[str, Results]) -> Iterator[dict[str, Any]]:
         if len(stages) > 1:
             for stage in stages:
                 seconds = max(stage["end"] - stage["begin"], 1e-12)
-                yield {"series": names[label], "load": stage["total"] / seconds, **numbers(stage)}
+                point = f"{label} stage {stage['stage']}"
+                yield {"series": names[label], "point": point, "load": stage["total"] / seconds, **numbers(stage)}
             continue
         metrics = numbers(results.summary)
         ends = results.summary.get("intervals", {}).get("metrics", {})
         limits = {f"{name}.{end}": pair[i] for name, pair in ends.items() for i, end in enumerate(("low", "high"))}
-        yield {"series": names[label], "load": _offered(results), **metrics, **limits}
+        yield {"series": names[label], "point": label, "load": _offered(results), **metrics, **limits}
 
 
 def _offered(results: Results) -> float:
@@ -186,7 +187,8 @@ def _sweep_loads(sweep: Sweep) -> Iterator[dict[str, Any]]:
         if sweep.low is not None and sweep.high is not None:
             for name in sweep.metrics:
                 limits[f"{name}.low"], limits[f"{name}.high"] = sweep.low[name][index], sweep.high[name][index]
-        yield {"series": series, "load": load, **{name: row[name] for name in sweep.metrics}, **limits}
+        about = {"series": series, "point": str(row["point"]), "load": load}
+        yield about | {name: row[name] for name in sweep.metrics} | limits
 
 
 def _number(value: object) -> float:

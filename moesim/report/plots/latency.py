@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,9 +139,3 @@ def goodput_curve(table: pd.DataFrame, width: float = COLUMN["single"]) -> Figur
     axes.set_ylim(bottom=0)
     legend(figure, axes, len(series))
     return figure
-
-
-def points_table(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    import pandas as pd
-
-    return pd.DataFrame(list(rows))
