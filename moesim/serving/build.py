@@ -29,7 +29,7 @@ from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
+from moesim.serving.scales import COLLECTIVE, NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -79,13 +79,14 @@ def deploy(
     machine = assemble(spec.machine, spec.library)
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
     check_stacks(spec.engine.kernels)
-    priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
+    priced = CalibratedKernels(spec.engine.kernels, kernel_scales, scales.launches, scales.relatives)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
-    fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
+    launch = scales.launches.get(COLLECTIVE, 1.0)
+    fabric, kernels = scaled_fabric(joined.fabric, paces, launch), scaled_experts(joined.kernels, paces, launch)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []

@@ -143,6 +143,7 @@ def _operator_columns(ledgers: list[Ledger]) -> dict[str, Column]:
         "seconds": table.sum(axis=1),
         **{f"{bound}_seconds": table[:, i] for i, bound in enumerate(BOUNDS)},
         "least_seconds": np.array([_least(ledgers, name) for name in names]),
+        "level": np.array([_level(ledgers, name) for name in names], dtype=str),
         **_work(ledgers, names),
     }
 
@@ -159,6 +160,12 @@ def _work(ledgers: list[Ledger], names: list[str]) -> dict[str, Column]:
     sums = [[ledger.work[name] for ledger in ledgers if name in ledger.work] for name in names]
     table = np.array([np.sum(parts, axis=0) if parts else none for parts in sums]).reshape(len(names), 3)
     return {name: table[:, i] for i, name in enumerate(("device_seconds", "flops", "memory_bytes"))}
+
+
+def _level(ledgers: list[Ledger], name: str) -> str:
+    """The part of the machine whose links a kind of transfer keeps busy the longest; empty where it is none."""
+    traffic = [ledger.traffic[name] for ledger in ledgers if name in ledger.traffic]
+    return max(traffic, key=lambda each: each.seconds).level if traffic else ""
 
 
 def _link_columns(ledgers: list[Ledger]) -> dict[str, Column]:
