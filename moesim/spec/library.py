@@ -30,8 +30,8 @@ _FOLDER: dict[Kind, str] = {
 
 _SUFFIXES = (".yaml", ".yml")
 
-#: Folders among the experiments that hold something else: cases of validation, and what was recorded of them.
-_NO_EXPERIMENTS = ("validation/suites/", "validation/recorded/")
+#: Folders among the experiments that hold something else: cases of validation, what was recorded of them, studies.
+_NO_EXPERIMENTS = ("validation/suites/", "validation/recorded/", "explore/")
 
 
 def is_path(reference: str) -> bool:

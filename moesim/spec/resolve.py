@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,31 @@ INLINE: dict[str, Kind] = {"model": "models", "machine": "systems", "engine": "e
 SECTIONS: dict[str, Kind] = {"devices": "devices", "fabrics": "fabrics", "mixes": "requests", "profiles": "routing"}
 
 
+#: Files that have been read, where they are kept.
+_kept: dict[tuple[Kind, Path], Marked] | None = None
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within, a descriptor's file is read once, however many experiments refer to it."""
+    global _kept
+    before, _kept = _kept, {} if _kept is None else _kept
+    try:
+        yield
+    finally:
+        _kept = before
+
+
 def read_tree(kind: Kind, path: Path, chain: tuple[Path, ...] = ()) -> Marked:
+    """As `_read_tree`, which it calls once for a file within `reading_once`."""
+    if _kept is None or chain:
+        return _read_tree(kind, path, chain)
+    if (kind, path) not in _kept:
+        _kept[kind, path] = _read_tree(kind, path, chain)
+    return _kept[kind, path]
+
+
+def _read_tree(kind: Kind, path: Path, chain: tuple[Path, ...]) -> Marked:
     """A file with all that it extends; its name is the file's.
 
     Args:

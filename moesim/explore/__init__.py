@@ -1,0 +1,1 @@
+"""Many runs of one experiment: sweeps, searches, and the parallelism configurator."""
