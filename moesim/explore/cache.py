@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import json
+import math
 import os
 import sqlite3
+from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from moesim.explore.points import Outcome
+from moesim.explore.points import Outcome, Status
 from moesim.spec.errors import MoesimError
 
 #: Of the file's tables; changes when a reader of the old one would fail.
 FORMAT = 1
 _TABLES = """
-create table if not exists outcomes (key text primary key, outcome text not null) without rowid;
+create table if not exists outcomes (key text primary key, status text, reason text, names text, numbers blob);
 create table if not exists shortcuts (key text primary key, resolved text not null) without rowid;
 """
+_OUTCOME = "status, reason, names, numbers"
 #: Keys that one query asks for.
 _AT_ONCE = 500
 
@@ -57,25 +61,28 @@ class Cache:
 
     def outcomes(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The outcomes that are known, by key."""
-        rows = self._select("select key, outcome from outcomes where key in ({})", keys)
-        return {key: _outcome(text) for key, text in rows}
+        rows = self._select(f"select key, {_OUTCOME} from outcomes where key in ({{}})", keys)
+        return {key: _outcome(*row) for key, *row in rows}
 
     def through_shortcuts(self, keys: Sequence[str]) -> dict[str, Outcome]:
         """The same, by the keys of points as written."""
-        joined = "select s.key, o.outcome from shortcuts s join outcomes o on o.key = s.resolved where s.key in ({})"
-        return {key: _outcome(text) for key, text in self._select(joined, keys)}
+        joined = "shortcuts s join outcomes o on o.key = s.resolved"
+        rows = self._select(f"select s.key, {_OUTCOME} from {joined} where s.key in ({{}})", keys)
+        return {key: _outcome(*row) for key, *row in rows}
 
     def keep(self, key: str, outcome: Outcome) -> None:
         """Raises MoesimError where the disk is full; what was kept before stays."""
-        text = json.dumps([outcome.status, outcome.reason, *_columns(outcome.rows)])
+        names = list(dict.fromkeys(name for row in outcome.rows for name in row))
+        numbers = array("d", [row.get(name, math.nan) for row in outcome.rows for name in names])
+        row = (key, outcome.status, outcome.reason, "\n".join(names), numbers.tobytes())
         with self._speaking(), self._database:
-            self._database.execute("insert or replace into outcomes values (?, ?)", (key, text))
+            self._database.execute("insert or replace into outcomes values (?, ?, ?, ?, ?)", row)
 
     def keep_shortcuts(self, shortcuts: Mapping[str, str]) -> None:
         with self._speaking(), self._database:
             self._database.executemany("insert or replace into shortcuts values (?, ?)", shortcuts.items())
 
-    def _select(self, query: str, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
+    def _select(self, query: str, keys: Sequence[str]) -> Iterator[Any]:
         for start in range(0, len(keys), _AT_ONCE):
             some = keys[start : start + _AT_ONCE]
             with self._speaking():
@@ -94,20 +101,14 @@ class Cache:
 _ELSEWHERE = "name another folder in MOESIM_CACHE"
 
 
-def _columns(rows: Sequence[Mapping[str, float]]) -> tuple[list[str], list[list[float | None]]]:
-    """Names once, then the values of each row; a metric that is not defined is null."""
-    names = list(rows[0]) if rows else []
-    names += [name for name in dict.fromkeys(name for row in rows[1:] for name in row) if name not in rows[0]]
-    return names, [[_plain(row.get(name)) for name in names] for row in rows]
+@lru_cache(maxsize=64)
+def _names(text: str) -> list[str]:
+    return text.split("\n") if text else []
 
 
-def _plain(value: float | None) -> float | None:
-    return None if value is None or value != value else value
-
-
-def _outcome(text: str) -> Outcome:
-    status, reason, names, rows = json.loads(text)
-    nan = float("nan")
-    return Outcome(
-        status, reason, tuple(dict(zip(names, [nan if v is None else v for v in row], strict=True)) for row in rows)
-    )
+def _outcome(status: Status, reason: str, names: str, numbers: bytes) -> Outcome:
+    """From the columns of a row: metrics that no row defines and those that are not a number are NaN alike."""
+    known, values = _names(names), array("d", numbers)
+    width = len(known)
+    rows = [dict(zip(known, values[at : at + width], strict=True)) for at in range(0, len(values), max(width, 1))]
+    return Outcome(status, reason, tuple(rows))

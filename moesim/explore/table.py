@@ -12,14 +12,17 @@ from moesim.explore.points import Outcome
 from moesim.explore.space import Point
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
     import pyarrow as pa
+    from numpy.typing import NDArray
 
 
 def table(points: Mapping[int, Point], outcomes: Mapping[int, Outcome], repeats: bool) -> pa.Table:
     """Columns: `point`, one per axis under its key, `repeat` where points are repeated (0: the run itself), `status`,
     `reason`, and the metrics by dotted name. Rows follow the points; the order in which they finished leaves no trace.
     """
+    import numpy as np
     import pyarrow as pa
 
     rows = [(number, repeat, row) for number in sorted(outcomes) for repeat, row in enumerate(_rows(outcomes[number]))]
@@ -32,8 +35,8 @@ def table(points: Mapping[int, Point], outcomes: Mapping[int, Outcome], repeats:
         columns["repeat"] = pa.array([repeat for _, repeat, _ in rows], pa.int64())
     for name in ("status", "reason"):
         columns[name] = pa.array([getattr(outcomes[number], name) for number, _, _ in rows], pa.string())
-    for name in metrics:
-        columns[name] = pa.array([_known(row.get(name)) for _, _, row in rows], pa.float64())
+    for name, values in zip(metrics, _matrix([row for _, _, row in rows], list(metrics)), strict=True):
+        columns[name] = pa.array(values, mask=np.isnan(values))
     return pa.table(columns)
 
 
@@ -41,8 +44,13 @@ def _rows(outcome: Outcome) -> Sequence[Mapping[str, float]]:
     return outcome.rows or ({},)
 
 
-def _known(value: float | None) -> float | None:
-    return None if value is None or math.isnan(value) else value
+def _matrix(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> NDArray[np.float64]:
+    """[names, rows] values, NaN where a row has none of the name."""
+    import numpy as np
+
+    whole = list(names)
+    filled = [list(row.values() if list(row) == whole else (row.get(name, math.nan) for name in names)) for row in rows]
+    return np.ascontiguousarray(np.array(filled, dtype=np.float64).reshape(len(rows), len(names)).T)
 
 
 def _axis(values: Sequence[Any]) -> pa.Array:

@@ -16,7 +16,7 @@ from moesim.spec.layers import apply_overrides, parse_override
 from moesim.spec.library import KINDS, Kind, did_you_mean, find, list_descriptors
 from moesim.spec.marked import Location, Marked, display, mark
 from moesim.spec.model import ModelSpec
-from moesim.spec.resolve import Resolver, expand_reference, read_tree
+from moesim.spec.resolve import Resolver, expand_reference, known_sections, read_tree
 from moesim.spec.routing import RoutingProfile
 from moesim.spec.serving import EngineSpec, MixSpec
 
@@ -125,7 +125,7 @@ class Template:
         tree = resolver.experiment(tree, check_traces=check_traces)
         for text in every:
             _refuse_unused(text, resolver)
-        return LoadedExperiment(validate(ExperimentSpec, tree), tree, self.source, every)
+        return LoadedExperiment(validate(ExperimentSpec, tree, known_sections()), tree, self.source, every)
 
 
 def template(
