@@ -30,6 +30,7 @@ from moesim.cli.reproducing import reproduce_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
 from moesim.cli.showing import show_command
+from moesim.cli.sweeping import sweep_command
 from moesim.cli.validating import validate_command
 from moesim.cli.whatif import whatif_command
 from moesim.spec.errors import MoesimError
@@ -109,6 +110,7 @@ for command in (
     whatif_command,
     explain_command,
     compare_command,
+    sweep_command,
     plot_command,
     list_command,
     show_command,

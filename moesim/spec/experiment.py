@@ -23,6 +23,9 @@ def _folder_name(value: str) -> str:
     return value
 
 
+FolderName = Annotated[str, Field(max_length=100), AfterValidator(_folder_name)]
+
+
 class ParallelismSpec(Schema):
     """Ranks of one replica: tp x dp x pp devices, tp innermost, pp outermost.
 
@@ -91,7 +94,7 @@ class Library(Schema):
 class ExperimentSpec(Schema):
     """All that a run depends on. The loader replaces names (`model: qwen3-30b-a3b`) by the descriptors themselves."""
 
-    name: Annotated[str, Field(max_length=100), AfterValidator(_folder_name)] = "experiment"
+    name: FolderName = "experiment"
     description: str = ""
     model: ModelSpec
     machine: SystemSpec
