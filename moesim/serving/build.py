@@ -18,6 +18,7 @@ from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.placement import make_placement
+from moesim.processors import make_mapping
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
 from moesim.routing.synthetic import CountRouting
@@ -80,7 +81,8 @@ def deploy(
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
     check_stacks(spec.engine.kernels)
     priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
+    mapping = make_mapping(spec.processors, machine)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced, mapping)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)

@@ -130,7 +130,7 @@ def _settle_attention(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
             steps = account.attention_calls[reach, mixed]
             mean = AttentionSums(*(column[ranks] / steps for column in sums[1:]))
             calls = account.costs.attention_calls(mean, reach)
-            cost = account.costs.attention_cost(calls, kind)
+            cost = account.costs.attention_by_processor(mean, reach, kind).cost
             use.compute_busy[ranks] += (sums[0][ranks] * (layers / PICOSECONDS))[:, None]
             use.flops[ranks] += (calls.flops * (layers * steps))[:, None]
             use.memory_bytes[ranks] += (calls.data_bytes * (layers * steps))[:, None]
@@ -241,13 +241,12 @@ def _settle_experts(accounts: Accounts, p: int, totals: RoutedTotals, experts: E
     use.compute_busy += totals.duration[p][of_lane]
     for rank in range(layout.expert_ranks):
         mine = of_lane == rank
-        copies = totals.copies[p, rank]  # work and energy do not depend on what else a kernel is handed
+        copies = totals.copies[p, rank]  # work does not depend on what else a kernel is handed
         calls = experts.calls(copies, totals.touched[p, rank], copies)
-        cost = accounts.context.kernels.cost(calls, experts.devices[p][rank])
         use.flops[mine] += calls.flops
         use.memory_bytes[mine] += calls.weight_bytes + calls.data_bytes
-        use.energy_compute[mine] += cost.arithmetic_joules
-        use.energy_memory[mine] += cost.memory_joules
+        use.energy_compute[mine] += totals.joules[p, rank, 0]
+        use.energy_memory[mine] += totals.joules[p, rank, 1]
 
 
 def _charge_experts(accounts: Accounts, totals: RoutedTotals, ledger: Ledger) -> None:

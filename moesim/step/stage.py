@@ -6,12 +6,13 @@ from collections import Counter
 
 import numpy as np
 
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
-from moesim.step.attention import AttentionSums
+from moesim.processors.mapped import Mapped
+from moesim.step.attention import AttentionSums, FullAttention
 from moesim.step.communication import Communication
-from moesim.step.graph import FloatArray, IntArray, picoseconds
+from moesim.step.graph import IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import AttentionShare
@@ -37,6 +38,7 @@ class StageCosts:
         self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
         self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
         self._share = AttentionShare(context.model, layout.tp, context.dtype)
+        self._decodes = FullAttention(context.model)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
@@ -86,23 +88,33 @@ class StageCosts:
     def attention_calls(self, sums: AttentionSums, reach: Reach) -> Calls:
         return self._share.calls(sums, reach)
 
-    def attention_cost(self, calls: Calls, kind: int) -> Cost:
-        return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
+    def attention_by_processor(self, sums: AttentionSums, reach: Reach, kind: int) -> Mapped:
+        """What one layer's attention takes on a class of ranks."""
+        device, mapped = self.devices[self.representative[kind]], self.context.mapped
+        calls = self.attention_calls(sums, reach)
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(calls, device)
+        decode = AttentionSums(*self._decodes.decode(sums.keys, sums.decodes))
+        prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
+        parts = (self.attention_calls(part, reach) for part in (prefill, decode))
+        return mapped.attention(*parts, calls, device)
 
     def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
         """[steps, ranks] picoseconds of one layer's attention kernel."""
         if len(self.tables) == 1:
-            return picoseconds(self._attention_seconds(sums, reach, 0))
+            return self._attention_duration(sums, reach, 0)
         times = np.zeros(sums.flops.shape, dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
             part = AttentionSums(*(column[:, mine] for column in sums))
-            times[:, mine] = picoseconds(self._attention_seconds(part, reach, kind))
+            times[:, mine] = self._attention_duration(part, reach, kind)
         return times
 
-    def _attention_seconds(self, sums: AttentionSums, reach: Reach, kind: int) -> FloatArray:
+    def _attention_duration(self, sums: AttentionSums, reach: Reach, kind: int) -> IntArray:
         device = self.devices[self.representative[kind]]
-        return self.context.kernels.seconds(self.attention_calls(sums, reach), device)
+        if len(self.context.mapped.processors(device)) > 1:
+            return self.attention_by_processor(sums, reach, kind).duration
+        return picoseconds(self.context.kernels.seconds(self.attention_calls(sums, reach), device))
 
     def local(
         self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
