@@ -94,7 +94,8 @@ class StageCosts:
         calls = self.attention_calls(sums, reach)
         if len(mapped.processors(device)) == 1:
             return mapped.whole(calls, device)
-        decode = AttentionSums(*self._decodes.decode(sums.keys, sums.decodes))
+        rows = np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes)
+        decode = AttentionSums(*self._decodes.decode(*rows).reshape(len(sums), *sums.keys.shape))
         prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
         parts = (self.attention_calls(part, reach) for part in (prefill, decode))
         return mapped.attention(*parts, calls, device)
