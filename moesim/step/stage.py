@@ -10,9 +10,9 @@ from moesim.kernels.base import Calls
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
 from moesim.processors.mapped import Mapped
-from moesim.step.attention import AttentionSums, FullAttention
+from moesim.step.attention import AttentionSums, FullAttention, without_chunks
 from moesim.step.communication import Communication
-from moesim.step.graph import IntArray, picoseconds
+from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import AttentionShare
@@ -100,22 +100,32 @@ class StageCosts:
         parts = (self.attention_calls(part, reach) for part in (prefill, decode))
         return mapped.attention(*parts, calls, device)
 
-    def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
-        """[steps, ranks] picoseconds of one layer's attention kernel."""
+    def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
+        """[steps, ranks] picoseconds of one layer's attention kernel.
+
+        Args:
+            sums: [9, steps, ranks], the rows of AttentionSums. prompts: whether the first step has any.
+        """
         if len(self.tables) == 1:
-            return self._attention_duration(sums, reach, 0)
-        times = np.zeros(sums.flops.shape, dtype=np.int64)
+            return self._attention_duration(sums, reach, 0, prompts)
+        times = np.zeros(sums.shape[1:], dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            part = AttentionSums(*(column[:, mine] for column in sums))
-            times[:, mine] = self._attention_duration(part, reach, kind)
+            times[:, mine] = self._attention_duration(sums[:, :, mine], reach, kind, prompts)
         return times
 
-    def _attention_duration(self, sums: AttentionSums, reach: Reach, kind: int) -> IntArray:
-        device = self.devices[self.representative[kind]]
+    def _attention_duration(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> IntArray:
+        """[steps, ranks]; steps with prompts and without are calls of different kernels."""
+        device, kernels = self.devices[self.representative[kind]], self.context.kernels
         if len(self.context.mapped.processors(device)) > 1:
-            return self.attention_by_processor(sums, reach, kind).duration
-        return picoseconds(self.context.kernels.seconds(self.attention_calls(sums, reach), device))
+            return self.attention_by_processor(AttentionSums(*sums), reach, kind).duration
+        if not prompts:
+            return picoseconds(kernels.seconds(self.attention_calls(without_chunks(sums), reach), device))
+        first = kernels.seconds(self.attention_calls(AttentionSums(*sums[:, :1]), reach), device)
+        if sums.shape[1] == 1:
+            return picoseconds(first)
+        rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
+        return picoseconds(np.concatenate([first, rest]))
 
     def local(
         self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
@@ -126,9 +136,10 @@ class StageCosts:
             tokens, sequences: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
-        times = self._parts[:, self.rank_class, tokens]  # [parts, steps, ranks]
-        if self._final >= 0:
-            times[self._final] += self._head[self.rank_class, sequences]
+        alike = len(self.tables) == 1
+        times = self._parts[:, 0].take(tokens, axis=1) if alike else self._parts[:, self.rank_class, tokens]
+        if self._final >= 0:  # times: [parts, steps, ranks]
+            times[self._final] += self._head[0].take(sequences) if alike else self._head[self.rank_class, sequences]
         if "full" in attention:
             times += self._full * attention["full"]
         if "local" in attention:
