@@ -32,8 +32,9 @@ class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
     `sums[kind]`: [9, steps, ranks], the rows of AttentionSums. Per stage: `attention[kind]` durations [steps, ranks]
-    of one layer's kernel, `critical` [steps] the rank that is slowest in all local parts together. `routed`: the MoE parts, None for dense models. `hidden`, `sharing`: of an
-    executed step, picoseconds of communication behind computation, and of waiting for others on shared links.
+    of one layer's kernel, `critical` [steps] the rank that is slowest in all local parts together. `routed`: the MoE
+    parts, None for dense models. `hidden`, `sharing`: of an executed step, picoseconds of communication behind
+    computation, and of waiting for others on shared links.
     """
 
     batch: Batch

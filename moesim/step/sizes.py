@@ -60,8 +60,9 @@ def _decoding(batch: Batch) -> tuple[IntArray, FloatArray]:
     """[steps, ranks] decoding sequences, and the keys that they see."""
     steps, ranks, new = batch.steps, batch.ranks, len(batch.rank) - batch.joining
     if steps == 1:
-        decodes = np.bincount(batch.rank[:new], minlength=ranks)[None]
-        return decodes, np.bincount(batch.rank[:new], weights=batch.context[:new], minlength=ranks)[None] + decodes
+        decodes: IntArray = np.bincount(batch.rank[:new], minlength=ranks)[None]
+        context = np.bincount(batch.rank[:new], weights=batch.context[:new], minlength=ranks)[None].astype(np.float64)
+        return decodes, context + decodes
     last = np.minimum(batch.left, steps)  # steps in which the sequence takes part
     cell = (steps - last) * ranks + batch.rank  # those who take part in the last step come first
     size = steps * ranks

@@ -235,7 +235,8 @@ def _norm(one: FloatArray, other: FloatArray, p: float) -> FloatArray:
 
 def _slowness(width: FloatArray, form: Prefill | Decode) -> FloatArray:
     """Time of a FLOP in heads of this width over that at the peak rate, at least 1."""
-    return larger((width / WIDTH) ** (form.width_power - 1.0) / form.compute, 1.0)
+    slowness: FloatArray = larger((width / WIDTH) ** (form.width_power - 1.0) / form.compute, 1.0)
+    return slowness
 
 
 def _present(count: FloatArray, seconds: FloatArray, compute: FloatArray, memory: FloatArray) -> Times:
