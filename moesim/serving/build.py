@@ -27,7 +27,7 @@ from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
-from moesim.serving.notes import overlaps_shared_experts, without_effect
+from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
@@ -163,7 +163,8 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    return spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
+    beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
+    return spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
@@ -191,7 +192,7 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
     if _executes(spec):
-        why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
+        why = "fidelity is op" if spec.fidelity == "op" else "computation and communication run side by side"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

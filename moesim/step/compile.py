@@ -98,6 +98,7 @@ class _Compiler:
         self.drawn = drawn
         self.exchanged: dict[int, tuple[Transfer, Transfer]] = {}  # of all layers of a stage
         self.layers: dict[int, int] = {}
+        self.kernels: dict[object, tuple[IntArray, FloatArray]] = {}  # of one layer, by stage and operator
         if drawn is not None and pricer.experts is not None:
             self.experts = pricer.experts.by_layer(drawn.totals)
             moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
@@ -174,12 +175,19 @@ class _Compiler:
 
     def _kernel(self, stage: int, row: Row) -> tuple[IntArray, FloatArray]:
         """[processors, lanes of the stage] picoseconds, and seconds of its bytes at full bandwidth."""
-        costs, tp = self.pricer.stages[stage], self.layout.tp
         if row.action == "experts" and self.experts is not None:
             of_lane = np.arange(self.layout.stage_lanes) // self.layout.expert_tp
             layer = self.layers[row.layer]
             durations, memory = self.experts
             return durations[:, layer][:, of_lane], memory[:, layer][:, of_lane]
+        key = stage, row.operator, row.attention
+        if key not in self.kernels:
+            self.kernels[key] = self._local_kernel(stage, row)
+        return self.kernels[key]
+
+    def _local_kernel(self, stage: int, row: Row) -> tuple[IntArray, FloatArray]:
+        """Of a kernel that takes as long in every layer."""
+        costs, tp = self.pricer.stages[stage], self.layout.tp
         if row.action == "attention" and row.attention is not None:
             sums = AttentionSums(*(column[0] for column in self.block.sums[row.attention]))
             of_kind = [costs.attention_by_processor(sums, row.attention, kind) for kind in range(len(costs.tables))]
