@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from moesim.spec.base import Dtype, Schema
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.processors import Processors, ProcessorsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
 from moesim.spec.units import Bytes
@@ -104,6 +105,8 @@ class ExperimentSpec(Schema):
     engine: EngineSpec
     routing: RoutingSpec = RoutingSpec()
     placement: str = "contiguous"
+    #: Which processor of a device computes what, where it has several.
+    processors: Processors = ProcessorsSpec()
     requests: RequestsSpec
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()

@@ -101,8 +101,8 @@ class Accounts:
         self.busy += busy
         self.hidden += block.hidden
         self.sharing += block.sharing
-        self._waiting.append((block, executed))
-        if len(self._waiting) == _TOGETHER:
+        self._waiting += [(part, executed) for part in block.parts or (block,)]
+        if len(self._waiting) >= _TOGETHER:
             self.settle()
 
     def settle(self) -> None:

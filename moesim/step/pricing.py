@@ -34,7 +34,7 @@ class Block(NamedTuple):
     `sums[kind]`: [9, steps, ranks], the rows of AttentionSums. Per stage: `attention[kind]` durations [steps, ranks]
     of one layer's kernel, `critical` [steps] the rank that is slowest in all local parts together. `routed`: the MoE
     parts, None for dense models. `hidden`, `sharing`: of an executed step, picoseconds of communication behind
-    computation, and of waiting for others on shared links.
+    computation, and of waiting for others on shared links. `parts`: its micro-batches, where it has any.
     """
 
     batch: Batch
@@ -49,6 +49,7 @@ class Block(NamedTuple):
     durations: IntArray  # [steps] picoseconds
     hidden: int = 0
     sharing: int = 0
+    parts: tuple[Block, ...] = ()
 
 
 def _check_length(durations: IntArray, sizes: Sizes) -> None:

@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
-from moesim.step.attention import AttentionSums, without_chunks
+from moesim.processors.mapped import Mapped
+from moesim.step.attention import AttentionSums, FullAttention, without_chunks
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
@@ -37,6 +38,7 @@ class StageCosts:
         self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
         self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
         self._share = AttentionShare(context.model, layout.tp, context.dtype)
+        self._decodes = FullAttention(context.model)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
@@ -86,8 +88,17 @@ class StageCosts:
     def attention_calls(self, sums: AttentionSums, reach: Reach) -> Calls:
         return self._share.calls(sums, reach)
 
-    def attention_cost(self, calls: Calls, kind: int) -> Cost:
-        return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
+    def attention_by_processor(self, sums: AttentionSums, reach: Reach, kind: int) -> Mapped:
+        """What one layer's attention takes on a class of ranks."""
+        device, mapped = self.devices[self.representative[kind]], self.context.mapped
+        calls = self.attention_calls(sums, reach)
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(calls, device)
+        rows = np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes)
+        decode = AttentionSums(*self._decodes.decode(*rows).reshape(len(sums), *sums.keys.shape))
+        prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
+        parts = (self.attention_calls(part, reach) for part in (prefill, decode))
+        return mapped.attention(*parts, calls, device)
 
     def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
         """[steps, ranks] picoseconds of one layer's attention kernel.
@@ -96,23 +107,25 @@ class StageCosts:
             sums: [9, steps, ranks], the rows of AttentionSums. prompts: whether the first step has any.
         """
         if len(self.tables) == 1:
-            return picoseconds(self._attention_seconds(sums, reach, 0, prompts))
+            return self._attention_duration(sums, reach, 0, prompts)
         times = np.zeros(sums.shape[1:], dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            times[:, mine] = picoseconds(self._attention_seconds(sums[:, :, mine], reach, kind, prompts))
+            times[:, mine] = self._attention_duration(sums[:, :, mine], reach, kind, prompts)
         return times
 
-    def _attention_seconds(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> FloatArray:
+    def _attention_duration(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> IntArray:
         """[steps, ranks]; steps with prompts and without are calls of different kernels."""
         device, kernels = self.devices[self.representative[kind]], self.context.kernels
+        if len(self.context.mapped.processors(device)) > 1:
+            return self.attention_by_processor(AttentionSums(*sums), reach, kind).duration
         if not prompts:
-            return kernels.seconds(self.attention_calls(without_chunks(sums), reach), device)
+            return picoseconds(kernels.seconds(self.attention_calls(without_chunks(sums), reach), device))
         first = kernels.seconds(self.attention_calls(AttentionSums(*sums[:, :1]), reach), device)
         if sums.shape[1] == 1:
-            return first
+            return picoseconds(first)
         rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
-        return np.concatenate([first, rest])
+        return picoseconds(np.concatenate([first, rest]))
 
     def local(
         self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
