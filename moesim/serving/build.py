@@ -32,8 +32,10 @@ from moesim.serving.requests import Requests
 from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
+from moesim.serving.speculation import Acceptance
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.kernels import check_stacks
+from moesim.spec.serving import EngineSpec
 from moesim.step.communication import Communication
 from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
@@ -97,7 +99,8 @@ def deploy(
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
-        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens, requests.reacts)
+        acceptance = _acceptance(spec.engine, streams)
+        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens, requests.reacts, acceptance)
         make = Replica if wires is None else partial(LiveReplica, wires=wires)
         replicas.append(
             make(
@@ -116,11 +119,16 @@ def deploy(
     return Deployment(machine, context, priced, fabric, kernels, replicas, memories, recorder, keeper, routing, notes)
 
 
+def _acceptance(engine: EngineSpec, streams: dict[str, np.random.SeedSequence]) -> Acceptance | None:
+    return Acceptance(engine.speculation, streams["drafts"]) if engine.speculation is not None else None
+
+
 def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
     moe = spec.model.moe
     if moe is None:
         return None
     layers = sum(moe.holds(layer) for layer in range(spec.model.layers))
+    layers += spec.engine.draft_layers if moe.holds(spec.model.layers - 1) else 0
     profile = next(iter(spec.library.profiles.values()), None)
     return make_routing(spec.routing, profile, layers, moe.experts, moe.top_k, stream)
 
@@ -166,7 +174,7 @@ def _executes(spec: ExperimentSpec) -> bool:
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
     """Every request must fit into an empty KV cache, or it would wait for ever."""
-    need = requests.input_tokens + requests.output_tokens
+    need = requests.input_tokens + requests.output_tokens + spec.engine.drafts
     if len(need) and int(need.max()) > memory.blocks * spec.engine.block_size:
         worst = int(need.argmax())
         room = memory.blocks * spec.engine.block_size

@@ -218,11 +218,11 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
     accounts = replica.pricer.accounts
     sizes = np.arange(accounts.context.token_limit + 1)
     tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies - accounts.padding
-    sequences = float((accounts.stages[-1].sequences @ sizes).sum()) - accounts.dummies
+    samples = float((accounts.stages[-1].samples @ sizes).sum()) - accounts.dummies
     flops = kv = 0.0
     for account in accounts.stages:
         flops += sum(op.flops_per_token * times for op, times in account.costs.operators.items()) * tokens
-        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * sequences
+        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * account.costs.total("heads") * samples
         for (reach, _), sums in account.attention.items():
             layers = account.costs.total(f"{reach}_attention")
             flops += float(sums[1].sum()) * layers

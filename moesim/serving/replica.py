@@ -25,6 +25,7 @@ _LONGEST, _SHORTEST = 256, 4
 
 #: The end of a step that is not known yet.
 _NEVER = np.array([LATEST])
+_ONE = np.ones(1, dtype=np.int64)
 
 
 @dataclass(eq=False)
@@ -103,7 +104,7 @@ class Replica:
         for flight in self._flights:
             done = int(np.searchsorted(flight.ends[: flight.steps], self.clock.now, side="left"))
             if done:
-                load -= np.bincount(running.rank[running.left <= done], minlength=len(load))
+                load -= np.bincount(running.rank[running.rounds <= done], minlength=len(load))
         return load
 
     def stop(self) -> None:
@@ -243,7 +244,7 @@ class Replica:
                 continue
             emitted += 1
             running.decoding[index] = 1
-            running.left[index] -= 1
+            running.advance(np.array([index]), _ONE, _ONE)
             if state.first_token < 0:
                 state.first_token = end
             else:
@@ -256,13 +257,12 @@ class Replica:
         running, batch, steps = self.scheduler.running, flight.block.batch, flight.steps
         # In a pipeline other batches change the columns meanwhile; else the decoding rows stand as they were scheduled.
         rows = batch.rows if len(self._stage_free) == 1 else np.flatnonzero(np.isin(running.request, batch.request))
-        taken = np.minimum(batch.left, steps)
-        taken[len(taken) - batch.joining :] -= 1
+        taken, tokens = batch.taken(steps)
         size = self.scheduler.engine.block_size
         before = running.computed[rows]
-        running.computed[rows] += taken
-        running.left[rows] -= taken
-        for row in rows[(before + taken - 1) // size > (before - 1) // size].tolist():
+        running.computed[rows] += tokens
+        running.advance(rows, tokens, taken)
+        for row in rows[(before + tokens - 1) // size > (before - 1) // size].tolist():
             state = running.states[row]
             if not self.scheduler.caches[state.rank].grow(state.request, int(running.computed[row])):
                 raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
@@ -283,13 +283,15 @@ class Replica:
             replica=self.index,
             begin=flight.start,
             end=ends,
-            decode_tokens=active,
+            decodes=active,
             waiting=waiting,
             kv_tokens=self._held_tokens(block, rows, steps),
             prefill_tokens=sum(chunk.tokens for chunk in chunks),
             prefill_sequences=len(chunks),
             emitted=emitted,
             gaps=self._steady,
+            drafts=self.scheduler.drafts,
+            accepted=None if block.batch.gained is None else _accepted(block.batch, steps),
         )
 
     def _held_tokens(self, block: Block, rows: IntArray, steps: int) -> IntArray:
@@ -300,6 +302,8 @@ class Replica:
         others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
         # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
         held: IntArray = (sizes.keys[:steps] - sizes.idle[:steps]).sum(axis=1).astype(np.int64) + others
+        if batch.gained is not None:
+            held += _accepted(batch, steps)
         if batch.joining:  # they have computed their prompts, and see them from the next step on
             held[0] += int((batch.context[-batch.joining :] + 1).sum())
         for rank, cache in enumerate(self.scheduler.caches):
@@ -350,3 +354,11 @@ class Replica:
             cache.name(state.request, state.left, self.scheduler.block_tokens, state.known - 1)
         cache.release(state.request)
         self.scheduler.blocked[state.rank] = False
+
+
+def _accepted(batch: Batch, steps: int) -> IntArray:
+    """[steps] drafts that are accepted in the first so many steps of a batch, of all sequences."""
+    assert batch.gained is not None
+    active = batch.left > np.arange(steps)[:, None]
+    accepted: IntArray = ((np.diff(batch.gained)[:, :steps].T - 1) * active).sum(axis=1)
+    return accepted

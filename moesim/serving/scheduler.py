@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.serving.sequences import RequestState, Running
+from moesim.serving.speculation import Acceptance
 from moesim.spec.serving import EngineSpec
 from moesim.step.batch import Batch, Chunk
 from moesim.step.graph import IntArray
@@ -30,10 +31,17 @@ class ContinuousBatching:
         block_tokens: tokens that one of the requests' prefix hashes stands for.
         reacts: a request may arrive because another one has finished; steps are then priced ahead no further than to
             the first that ends a sequence.
+        acceptance: of drafts, where the engine makes some. Every decode then takes so many tokens of the budget more,
+            and has slots for them in the cache.
     """
 
     def __init__(
-        self, engine: EngineSpec, caches: Sequence[PagedKVCache], block_tokens: int, reacts: bool = False
+        self,
+        engine: EngineSpec,
+        caches: Sequence[PagedKVCache],
+        block_tokens: int,
+        reacts: bool = False,
+        acceptance: Acceptance | None = None,
     ) -> None:
         self.reacts = reacts
         self.engine, self.caches, self.block_tokens = engine, list(caches), block_tokens
@@ -41,7 +49,8 @@ class ContinuousBatching:
         self.waiting: list[deque[RequestState]] = [deque() for _ in caches]
         #: Ranks whose queue cannot move before one of their sequences ends.
         self.blocked = [False for _ in caches]
-        self.running = Running()
+        self.running = Running(acceptance)
+        self.drafts = engine.drafts
         self.preemptions = 0
         #: Whether decoding sequences pause while prompts of their rank are computed.
         self.prompts_alone = engine.prefill == "first"
@@ -88,7 +97,7 @@ class ContinuousBatching:
 
     def _decode_steps(self, horizon: int, held: IntArray) -> int:
         """Steps during which no queue can move and every cache has room, all sequences decoding from `held` tokens."""
-        left = self.running.left
+        left = self.running.rounds
         steps = min(horizon, int(left.min() if self.reacts else left.max()))
         for rank, blocked in enumerate(self.blocked):
             if blocked and self.waiting[rank]:
@@ -101,6 +110,11 @@ class ContinuousBatching:
         """New blocks per rank for `steps` more decode steps from `held` tokens, or None where a cache lacks them."""
         running, size = self.running, self.engine.block_size
         ahead = np.minimum(steps, running.left)
+        if self.drafts:
+            gained = running.gained(np.arange(len(running)), steps)
+            assert gained is not None
+            # Before the last of the steps there is a slot for every draft that it verifies.
+            ahead = np.maximum(gained[:, -1], gained[:, -2] + 1 + self.drafts)
         if free is not None:
             ahead = ahead * (free & (running.decoding == 1))
         new = (held + ahead + size - 1) // size - (held + size - 1) // size
@@ -118,8 +132,9 @@ class ContinuousBatching:
         joining: int = 0,
     ) -> Batch:
         running = self.running
-        columns = (running.rank[rows], running.request[rows], held[rows], running.left[rows])
-        return Batch(self.ranks, *columns, chunks, steps, first_step, joining, rows)
+        columns = (running.rank[rows], running.request[rows], held[rows], running.rounds[rows])
+        gained = running.gained(rows, steps)
+        return Batch(self.ranks, *columns, chunks, steps, first_step, joining, rows, 1 + self.drafts, gained)
 
     def _mixed(self, now: int, horizon: int, first_step: int) -> Batch | None:
         """One step with decodes, prompts that have begun, and admissions; and decode steps after it, if these are all
@@ -129,7 +144,7 @@ class ContinuousBatching:
         budget = np.full(self.ranks, self.engine.token_budget)
         decodes = (running.decoding > running.busy).nonzero()[0]
         if not self.prompts_alone:
-            budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
+            budget -= np.bincount(running.rank[decodes], minlength=self.ranks) * (1 + self.drafts)
         chunks: list[Chunk] = []
         for index in _where((running.decoding | running.busy) == 0):
             self._continue(index, budget, chunks)
@@ -177,9 +192,10 @@ class ContinuousBatching:
         """Grow the decoding sequences; the first rank where that fails, or where a prompt that has begun cannot go on
         while sequences admitted after it hold blocks. None where all goes well."""
         running, size, free = self.running, self.engine.block_size, self.running.busy == 0
-        for index in _where(free & (running.decoding == 1) & (running.computed % size == 0)):
+        # A block is full, or the drafts may fill it.
+        for index in _where(free & (running.decoding == 1) & (-running.computed % size <= self.drafts)):
             state = running.states[index]
-            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1):
+            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1 + self.drafts):
                 return state.rank
         for index in _where(free & (running.decoding == 0)):
             state = running.states[index]
@@ -195,6 +211,7 @@ class ContinuousBatching:
         if self.running.decoding[index] and not self.prompts_alone:
             state.last_token = now
         state.generated = state.output_tokens - int(self.running.left[index])
+        self.caches[state.rank].grow(state.request, int(self.running.computed[index]))  # slots of drafts hold nothing
         self.caches[state.rank].release(state.request, preempted=True)
         state.preemptions += 1
         self.preemptions += 1
@@ -242,7 +259,7 @@ class ContinuousBatching:
         """Whether the cache holds all tokens that its rank's running sequences and one more can have."""
         size, running = self.engine.block_size, self.running
         mine = [other for other, rank in zip(running.states, running.rank, strict=True) if rank == state.rank]
-        grown = sum(-(-(each.input_tokens + each.output_tokens) // size) for each in (*mine, state))
+        grown = sum(-(-(each.input_tokens + each.output_tokens + self.drafts) // size) for each in (*mine, state))
         return grown <= self.caches[state.rank].capacity
 
 

@@ -26,7 +26,7 @@ from moesim.spec.experiment import ExperimentSpec
 from moesim.step.graph import PICOSECONDS
 
 #: Components with random streams of their own, in the order in which they are spawned; append only.
-_STREAMS = ("requests", "routing", "draws")
+_STREAMS = ("requests", "routing", "draws", "drafts")
 
 Progress = Callable[[int, int], None]
 

@@ -78,7 +78,7 @@ def compile_step(
 class _Compiler:
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
-        self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
+        self.tokens, self.samples = block.sizes.tokens[0], block.sizes.samples[0]
         self.lanes = self.layout.pp * self.layout.stage_lanes
         self.rows = _Rows(self.lanes, partitions=[tuple(range(self.lanes))])
         self.experts: tuple[IntArray, FloatArray] | None = None
@@ -154,7 +154,7 @@ class _Compiler:
             duration, memory = self.experts
             return duration[layer][of_lane], memory[layer][of_lane]
         assert row.operator is not None
-        sizes = self.sequences if row.operator.per_sequence else self.tokens
+        sizes = self.samples if row.operator.per_sequence else self.tokens
         entries = [table[row.operator] for table in costs.tables]
         of_rank = costs.rank_class, np.arange(self.layout.dp)
         seconds = np.array([entry.duration[sizes] for entry in entries])[of_rank]
@@ -171,7 +171,7 @@ class _Compiler:
             pairs = [[lane, lane + layout.stage_lanes] for lane in range(layout.stage_lanes)]
             return pairs, [transfer.at(size) for transfer in communication.stage_send(stage)]
         table = {"reduce": communication.reduce, "gather": communication.gather, "gather_logits": communication.logits}
-        sizes = self.sequences if row.action == "gather_logits" else self.tokens
+        sizes = self.samples if row.action == "gather_logits" else self.tokens
         lanes = np.arange(layout.stage_lanes).reshape(layout.dp, layout.tp)
         transfers = [table[row.action](stage, rank).at(int(sizes[rank])) for rank in range(layout.dp)]
         return lanes.tolist(), transfers

@@ -20,7 +20,8 @@ class Sizes(NamedTuple):
     chunked: IntArray  # prompt tokens; a single row where there are none
     tokens: IntArray  # with dummies and padding
     sequences: IntArray
-    keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
+    samples: IntArray  # rows of the head: one per sequence, one per query token where drafts are verified
+    keys: FloatArray  # keys that a step's first query token sees, over the decoding sequences and dummies
     padding: IntArray  # tokens up to the graph that the step runs; a single row where there are no graphs
 
     @property
@@ -37,7 +38,10 @@ class Sizes(NamedTuple):
 def block_sizes(batch: Batch, graphs: CapturedGraphs) -> Sizes:
     """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
     steps, ranks, new = batch.steps, batch.ranks, len(batch.rank) - batch.joining
-    if steps == 1:
+    keys: NDArray[Any]
+    if batch.gained is not None:
+        decodes, keys = _verified(batch)
+    elif steps == 1:
         decodes = np.bincount(batch.rank[:new], minlength=ranks)[None]
         keys = np.bincount(batch.rank[:new], weights=batch.context[:new], minlength=ranks)[None] + decodes
     else:
@@ -55,17 +59,36 @@ def block_sizes(batch: Batch, graphs: CapturedGraphs) -> Sizes:
         dummies = idle.astype(np.int64)
         singles = decodes + dummies
         none = np.zeros((1, ranks), dtype=np.int64)
-        padding = graphs.padding(singles, none)
-        return Sizes(decodes, dummies, none, singles + padding, singles, keys + dummies, padding)
+        tokens = singles if batch.queries == 1 else singles + (batch.queries - 1) * decodes
+        padding = graphs.padding(tokens, none)
+        return Sizes(decodes, dummies, none, tokens + padding, singles, tokens, keys + dummies, padding)
     chunked, chunk_count = np.zeros((2, steps, ranks), dtype=np.int64)
     for chunk in batch.chunks:
         chunked[0, chunk.rank] += chunk.tokens
         chunk_count[0, chunk.rank] += 1
     dummies = (idle & (chunked == 0)).astype(np.int64)
-    singles = decodes + dummies
-    tokens = singles + chunked
+    singles, drafts = decodes + dummies, (batch.queries - 1) * decodes
+    tokens, sequences = singles + drafts + chunked, singles + chunk_count
     padding = graphs.padding(tokens, chunked)
-    return Sizes(decodes, dummies, chunked, tokens + padding, singles + chunk_count, keys + dummies, padding)
+    samples = sequences if batch.queries == 1 else sequences + drafts
+    return Sizes(decodes, dummies, chunked, tokens + padding, sequences, samples, keys + dummies, padding)
+
+
+def _verified(batch: Batch) -> tuple[IntArray, FloatArray]:
+    """[steps, ranks] decoding sequences, and keys that their first query tokens see, where sequences grow unevenly."""
+    active = taking_part(batch)
+    step, row = active.nonzero()
+    cell, size = step * batch.ranks + batch.rank[row], batch.steps * batch.ranks
+    keys = np.bincount(cell, weights=batch.cached()[step, row] + 1, minlength=size).astype(np.float64)
+    decodes = np.bincount(cell, minlength=size)
+    return decodes.reshape(batch.steps, -1), keys.reshape(batch.steps, -1)
+
+
+def taking_part(batch: Batch) -> NDArray[np.bool_]:
+    """[steps, sequences] who decodes in each step."""
+    active: NDArray[np.bool_] = batch.left > np.arange(batch.steps)[:, None]
+    active[0, len(batch.rank) - batch.joining :] = False
+    return active
 
 
 def _backwards(values: NDArray[Any]) -> NDArray[Any]:

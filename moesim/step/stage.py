@@ -35,13 +35,14 @@ class StageCosts:
         self.rank_class: IntArray = np.array([classes.index(key) for key in keys], dtype=np.int64)
         self.representative = [keys.index(key) for key in classes]
         self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
-        self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
-        self._share = AttentionShare(context.model, layout.tp, context.dtype)
+        found = (row.operator for row in program.rows)
+        self.per_sequence = list(dict.fromkeys(each for each in found if each is not None and each.per_sequence))
+        self._share = AttentionShare(context.model, layout.tp, context.dtype, 1 + context.engine.drafts)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
         self._local = np.array([part.local_attention for part in parts])[:, None, None]
-        self._final = next((i for i, part in enumerate(parts) if part.final), -1)
+        self._heads = [(i, part.heads) for i, part in enumerate(parts) if part.heads]
         self._parts = np.stack([[self._tabulate(i, c) for c in range(len(classes))] for i in range(len(parts))])
         self._head = np.stack([self._tabulate_head(c) for c in range(len(classes))])
 
@@ -55,7 +56,7 @@ class StageCosts:
         return found
 
     def total(self, name: str) -> int:
-        """How often the parts hold `reductions`, `gathers`, `full_attention` or `local_attention` in all."""
+        """How often the parts hold `reductions`, `gathers`, `heads`, `full_attention` or `local_attention` in all."""
         return sum(getattr(part, name) * times for part, times in self.program.parts)
 
     def _link_key(self, rank: int) -> tuple[object, ...]:
@@ -75,7 +76,7 @@ class StageCosts:
         return total
 
     def _tabulate_head(self, kind: int) -> IntArray:
-        """[sizes] picoseconds of head and sampling, by the rank's sequences."""
+        """[sizes] picoseconds of head and sampling, by the rank's samples."""
         total = np.zeros(self.context.token_limit + 1, dtype=np.int64)
         for operator in self.per_sequence:
             total += self.tables[kind][operator].duration
@@ -105,17 +106,17 @@ class StageCosts:
         return self.context.kernels.seconds(self.attention_calls(sums, reach), device)
 
     def local(
-        self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
+        self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]
     ) -> tuple[IntArray, IntArray]:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
 
         Args:
-            tokens, sequences: [steps, ranks].
+            tokens, samples: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
         times = self._parts[:, self.rank_class, tokens]  # [parts, steps, ranks]
-        if self._final >= 0:
-            times[self._final] += self._head[self.rank_class, sequences]
+        for part, heads in self._heads:
+            times[part] += heads * self._head[self.rank_class, samples]
         if "full" in attention:
             times += self._full * attention["full"]
         if "local" in attention:
