@@ -9,7 +9,7 @@ from moesim.fabric.transfer import PICOSECONDS
 from moesim.step.graph import IntArray
 
 #: What a block of steps has one value of, and what each of its steps has one of.
-_OF_BLOCK = ("replica", "begin", "prefill_tokens", "prefill_sequences", "emitted", "gaps", "drafts")
+_OF_BLOCK = ("replica", "begin", "prefill_tokens", "prefill_sequences", "emitted", "gaps", "joined", "drafts")
 _OF_STEP = ("end", "decodes", "waiting", "kv_tokens", "accepted")
 
 
@@ -37,6 +37,7 @@ class StepRecorder:
         prefill_sequences: int = 0,
         emitted: int = 0,
         gaps: bool = True,
+        joined: int = 0,
         drafts: int = 0,
         accepted: IntArray | None = None,
     ) -> None:
@@ -48,9 +49,10 @@ class StepRecorder:
             prefill_tokens, prefill_sequences: of the first step; the others have none.
             emitted: tokens that its prompts emit at its end.
             drafts: verified for each decoding sequence. accepted: [steps] of them all; none where it is not given.
-            gaps: the first step, too, is the inter-token latency of its decoding sequences, as the others are.
+            gaps: the first step, too, is the inter-token latency of its decoding sequences, as the others are, but for
+                `joined` of them.
         """
-        block = (replica, begin, prefill_tokens, prefill_sequences, emitted, int(gaps), drafts)
+        block = (replica, begin, prefill_tokens, prefill_sequences, emitted, int(gaps), joined, drafts)
         for name, value in zip(_OF_BLOCK, block, strict=True):
             self._blocks[name].append(value)
         accepted = np.broadcast_to(_NONE, len(end)) if accepted is None else accepted
@@ -113,6 +115,7 @@ class StepRecorder:
         first = np.cumsum([0, *(len(part) for part in self._steps["end"])])[:-1]
         decoding = rows["decodes"].copy()
         decoding[first] *= np.array(self._blocks["gaps"], dtype=np.int64)
+        decoding[first] -= np.array(self._blocks["joined"], dtype=np.int64)
         single = np.array(self._single_gaps, dtype=np.int64)
         gaps = np.concatenate([rows["end"] - rows["start"], single, [0]])
         weights = np.concatenate([decoding, np.ones(len(single), dtype=np.int64), [rows["accepted"].sum()]])

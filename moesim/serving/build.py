@@ -27,6 +27,7 @@ from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
+from moesim.serving.pools.base import Pool
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
@@ -65,6 +66,17 @@ class Deployment:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a deployment stands: on a machine from its `device` on, with replicas numbered from `replica`; and the pool
+    that it is, if any."""
+
+    machine: Machine
+    device: int = 0
+    replica: int = 0
+    pool: Pool | None = None
+
+
 def deploy(
     spec: ExperimentSpec,
     requests: Requests,
@@ -72,18 +84,21 @@ def deploy(
     streams: dict[str, np.random.SeedSequence],
     on_finish: Callable[[RequestState], None],
     scales: Scales = NOMINAL,
+    place: Place | None = None,
 ) -> Deployment:
-    """Assemble the machine and put the replicas on it, whose kernels and libraries take `scales` times as long.
+    """Put the replicas on their place, by default the whole machine; their kernels and libraries take `scales` times as
+    long.
 
     Raises:
         MoesimError: the parallelism, the model or a request does not fit.
     """
-    machine = assemble(spec.machine, spec.library)
+    place = place or Place(assemble(spec.machine, spec.library))
+    machine, pool = place.machine, place.pool
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
     check_stacks(spec.engine.kernels)
     priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
-    layouts = replica_layouts(spec.parallelism, spec.model, machine)
+    layouts = replica_layouts(spec.parallelism, spec.model, machine, place.device)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
@@ -91,16 +106,17 @@ def deploy(
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
-    for index, layout in enumerate(layouts):
+    for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
         memory = replica_memory(context, layout, programs)
-        _check_requests(requests, memory, spec)
+        _check_requests(requests, memory, spec, pool)
         pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index)
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
         acceptance = _acceptance(spec.engine, streams)
-        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens, requests.reacts, acceptance)
+        whole = pool is not None and pool.prefills
+        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens, requests.reacts, acceptance, whole)
         make = Replica if wires is None else partial(LiveReplica, wires=wires)
         replicas.append(
             make(
@@ -112,10 +128,11 @@ def deploy(
                 run_ahead=spec.run_ahead,
                 keep=keeper.offer,
                 on_finish=on_finish,
+                pool=pool,
             )
         )
         memories.append(memory)
-    notes = [*joined.notes, *_notes(spec, machine, routing)]
+    notes = [*joined.notes, *_notes(spec, machine, routing, whole=pool is None)]
     return Deployment(machine, context, priced, fabric, kernels, replicas, memories, recorder, keeper, routing, notes)
 
 
@@ -172,23 +189,25 @@ def _executes(spec: ExperimentSpec) -> bool:
     return spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
 
 
-def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
+def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec, pool: Pool | None) -> None:
     """Every request must fit into an empty KV cache, or it would wait for ever."""
-    need = requests.input_tokens + requests.output_tokens + spec.engine.drafts
+    prompts = pool is not None and pool.prefills
+    need = requests.input_tokens + (0 if prompts else requests.output_tokens + spec.engine.drafts)
     if len(need) and int(need.max()) > memory.blocks * spec.engine.block_size:
         worst = int(need.argmax())
         room = memory.blocks * spec.engine.block_size
+        where = "" if pool is None else f" of the {pool.name} pool"
         raise requests.error(
             worst,
-            f"{need[worst]} tokens need KV cache, a DP rank has room for {room}",
+            f"{need[worst]} tokens need KV cache, a DP rank{where} has room for {room}",
             "use more or larger devices, a higher tp, narrower weights or KV dtype, or shorter requests",
         )
 
 
-def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None) -> list[str]:
+def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None, whole: bool) -> list[str]:
     notes = []
     idle = len(machine.devices) - spec.parallelism.devices
-    if idle:
+    if idle and whole:
         notes.append(f"{idle} of {len(machine.devices)} devices take no part in the parallelism and only idle")
     if routing is not None:
         notes.append(f"routing: {routing.description}")

@@ -62,6 +62,11 @@ def _held(model: ModelSpec, program: StageProgram) -> Iterator[Operator]:
             yield row.operator
 
 
+def stage_attention_layers(program: StageProgram) -> set[int]:
+    """The model's layers whose KV entries a stage keeps."""
+    return {row.layer for row in program.rows if row.action == "attention"}
+
+
 def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
     """Bytes that one token adds to the KV cache of one lane of a stage; sliding-window layers keep every token."""
     layers = sum(operator.kind == "attention" for operator in _held(context.model, program))

@@ -33,6 +33,7 @@ class ContinuousBatching:
             the first that ends a sequence.
         acceptance: of drafts, where the engine makes some. Every decode then takes so many tokens of the budget more,
             and has slots for them in the cache.
+        whole_prompts: a prompt has blocks for all of its tokens from its first chunk on.
     """
 
     def __init__(
@@ -42,8 +43,9 @@ class ContinuousBatching:
         block_tokens: int,
         reacts: bool = False,
         acceptance: Acceptance | None = None,
+        whole_prompts: bool = False,
     ) -> None:
-        self.reacts = reacts
+        self.reacts, self._whole_prompts = reacts, whole_prompts
         self.engine, self.caches, self.block_tokens = engine, list(caches), block_tokens
         self.ranks = len(self.caches)
         self.waiting: list[deque[RequestState]] = [deque() for _ in caches]
@@ -52,6 +54,13 @@ class ContinuousBatching:
         self.running = Running(acceptance)
         self.drafts = engine.drafts
         self.preemptions = 0
+        #: By request, those with blocks for KV entries that are on their way; those whose entries have come; those that
+        #: joined the running ones for the batch at hand.
+        self.incoming: dict[int, RequestState] = {}
+        self.arrived: list[RequestState] = []
+        self.joined: list[RequestState] = []
+        #: Admitted for the batch at hand, for whom wants to know.
+        self.admitted: list[RequestState] = []
         #: Whether decoding sequences pause while prompts of their rank are computed.
         self.prompts_alone = engine.prefill == "first"
 
@@ -61,13 +70,17 @@ class ContinuousBatching:
 
     def enqueue(self, state: RequestState) -> bool:
         """Queue an arrival; returns whether it may change the next step (its rank's queue can move)."""
+        if state.request in self.incoming:
+            self.arrived.append(state)
+            return True
         self.waiting[state.rank].append(state)
         return not self.blocked[state.rank]
 
     def load(self, rank_count: int) -> IntArray:
         """Requests that wait or run, per rank."""
         queued = np.array([len(queue) for queue in self.waiting], dtype=np.int64)
-        return queued + np.bincount(self.running.rank, minlength=rank_count)
+        coming = [state.rank for state in self.incoming.values()]
+        return queued + np.bincount([*self.running.rank, *coming], minlength=rank_count)
 
     def next_batch(self, now: int, horizon: int, first_step: int = 0) -> Batch | None:
         """The next step's batch, and up to `horizon` steps in all where nothing but decoding can happen in the others.
@@ -78,6 +91,7 @@ class ContinuousBatching:
         Args:
             first_step: number of the step with which the batch begins.
         """
+        self.joined, self.admitted = self._take_in(), []
         running = self.running
         free = running.busy == 0
         movable = any(queue and not blocked for queue, blocked in zip(self.waiting, self.blocked, strict=True))
@@ -94,6 +108,15 @@ class ContinuousBatching:
                     self._make_room(now)
                 return self._batch(free.nonzero()[0], running.computed, steps, first_step)
         return self._mixed(now, horizon, first_step)
+
+    def _take_in(self) -> list[RequestState]:
+        """Sequences whose KV entries have come start to decode."""
+        joined, self.arrived = self.arrived, []
+        for state in joined:
+            del self.incoming[state.request]
+            state.remote = False
+            self.running.add(state, state.input_tokens, decoding=True)
+        return joined
 
     def _decode_steps(self, horizon: int, held: IntArray) -> int:
         """Steps during which no queue can move and every cache has room, all sequences decoding from `held` tokens."""
@@ -208,7 +231,9 @@ class ContinuousBatching:
     def _preempt(self, index: int, now: int) -> None:
         """Take a sequence's cache away and queue it first; what it generated stays known."""
         state = self.running.states[index]
-        if self.running.decoding[index] and not self.prompts_alone:
+        if state in self.joined:
+            self.joined.remove(state)
+        elif self.running.decoding[index] and not self.prompts_alone:
             state.last_token = now
         state.generated = state.output_tokens - int(self.running.left[index])
         self.caches[state.rank].grow(state.request, int(self.running.computed[index]))  # slots of drafts hold nothing
@@ -233,7 +258,7 @@ class ContinuousBatching:
     def _admit(self, rank: int, budget: IntArray, chunks: list[Chunk], now: int) -> None:
         """Admit waiting requests of a rank, first come first served."""
         queue, cache = self.waiting[rank], self.caches[rank]
-        count = int((self.running.rank == rank).sum())
+        count = int((self.running.rank == rank).sum()) + sum(each.rank == rank for each in self.incoming.values())
         while queue and budget[rank] > 0:
             state = queue[0]
             hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
@@ -243,22 +268,27 @@ class ContinuousBatching:
             elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
                 return  # a prompt larger than the budget waits for a step of its own
             fits = count < self.engine.max_sequences and (self.engine.preemption or self._guaranteed(state))
-            admitted = cache.admit(state.request, state.hashes, self.block_tokens, hit + tokens) if fits else None
+            held = state.input_tokens if state.remote else state.known if self._whole_prompts else hit + tokens
+            admitted = cache.admit(state.request, state.hashes, self.block_tokens, held) if fits else None
             if admitted is None:
                 self.blocked[rank] = True
                 return
             queue.popleft()
+            count += 1
+            self.admitted.append(state)
             if state.first_scheduled < 0:
                 state.first_scheduled, state.cached = now, admitted
+            if state.remote:
+                self.incoming[state.request] = state
+                continue
             self.running.add(state, admitted)
             chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
             budget[rank] -= hit + tokens - admitted
-            count += 1
 
     def _guaranteed(self, state: RequestState) -> bool:
         """Whether the cache holds all tokens that its rank's running sequences and one more can have."""
         size, running = self.engine.block_size, self.running
-        mine = [other for other, rank in zip(running.states, running.rank, strict=True) if rank == state.rank]
+        mine = [other for other in (*running.states, *self.incoming.values()) if other.rank == state.rank]
         grown = sum(-(-(each.input_tokens + each.output_tokens + self.drafts) // size) for each in (*mine, state))
         return grown <= self.caches[state.rank].capacity
 

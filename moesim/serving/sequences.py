@@ -30,6 +30,8 @@ class RequestState:
     first_token: int = -1
     last_token: int = -1
     finish: int = -1
+    #: The KV entries of its prompt come from another pool.
+    remote: bool = False
 
     @property
     def known(self) -> int:
@@ -69,16 +71,16 @@ class Running:
     def __len__(self) -> int:
         return len(self.states)
 
-    def add(self, state: RequestState, computed: int) -> int:
+    def add(self, state: RequestState, computed: int, decoding: bool = False) -> int:
         """Append a sequence; returns its index."""
         index = len(self.states)
         if index == self._table.shape[1]:
             self._table = np.concatenate([self._table, np.zeros_like(self._table)], axis=1)
         left = state.output_tokens - state.generated
-        self._table[:6, index] = (state.rank, state.request, computed, left, 0, 0)
+        self._table[:6, index] = (state.rank, state.request, computed, left, int(decoding), 0)
         if self._acceptance is not None:
-            self._progress.append(self._acceptance.progress(state.request, state.generated, left))
-            self._table[6, index] = len(self._progress[-1]) - 1
+            self._progress.append(self._acceptance.progress(state.request, state.generated - decoding, left + decoding))
+            self._table[6, index] = len(self._progress[-1]) - 1 - decoding
         self.states.append(state)
         self._show()
         return index

@@ -63,6 +63,14 @@ class Batch:
             each[len(each) - self.joining :] -= 1
         return taken, emitted
 
+    def accepted(self, steps: int) -> IntArray | None:
+        """[steps] drafts that are accepted in the first so many steps, of all sequences; None where there are none."""
+        if self.gained is None:
+            return None
+        active = self.left > np.arange(steps)[:, None]
+        accepted: IntArray = ((np.diff(self.gained)[:, :steps].T - 1) * active).sum(axis=1)
+        return accepted
+
     def first(self) -> Batch:
         """The first step by itself."""
         return self._one(slice(len(self.rank) - self.joining), 0, self.chunks)
