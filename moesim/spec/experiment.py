@@ -62,10 +62,11 @@ class ParallelismSpec(Schema):
 
 
 class PoolSpec(Schema):
-    """Replicas for one phase. `machine`: of its own, else it takes the next devices of the experiment's. `engine`: what
-    differs from the experiment's; a name, or a mapping with `extends`, replaces that."""
+    """Replicas for one phase. `parallelism`: the experiment's unless it is given. `machine`: of its own, else it takes
+    the next devices of the experiment's. `engine`: what differs from the experiment's; a name, or a mapping with
+    `extends`, replaces that."""
 
-    parallelism: ParallelismSpec = ParallelismSpec()
+    parallelism: ParallelismSpec | None = None
     machine: SystemSpec | None = None
     engine: EngineSpec | None = None
 
@@ -138,7 +139,7 @@ class ExperimentSpec(Schema):
     #: What tensors are stored in; as the model is published where it is not given.
     dtype: Annotated[DtypeSpec | None, BeforeValidator(_dtype)] = None
     engine: EngineSpec
-    #: Prefill and decode apart; `parallelism` is then that of each pool.
+    #: Prefill and decode apart; machine, parallelism and engine are then those of pools that have none of their own.
     pools: PoolsSpec | None = None
     routing: RoutingSpec = RoutingSpec()
     placement: str = "contiguous"
@@ -166,17 +167,13 @@ class ExperimentSpec(Schema):
                 "pools": None,
                 "machine": pool.machine or self.machine,
                 "engine": pool.engine or self.engine,
-                "parallelism": pool.parallelism,
+                "parallelism": pool.parallelism or self.parallelism,
             }
         )
 
     @model_validator(mode="after")
-    def _pools_alone(self) -> ExperimentSpec:
-        if self.pools is None:
-            return self
-        if "parallelism" in self.model_fields_set:
-            raise ValueError("each of the pools has a parallelism of its own; move parallelism into both")
-        if self.fabric != "bound":
+    def _pools_at_the_bound(self) -> ExperimentSpec:
+        if self.pools is not None and self.fabric != "bound":
             raise ValueError(f"pools share links at the bound only, and fabric is {self.fabric}; remove fabric")
         return self
 

@@ -67,8 +67,8 @@ def replica_layouts(
             key="parallelism",
             fix="lower tp, dp, pp or replicas, or add devices",
         )
-    ranks = np.arange(first, first + parallelism.devices)
-    ranks = ranks.reshape(parallelism.replicas, parallelism.pp, parallelism.dp, parallelism.tp)
+    shape = parallelism.replicas, parallelism.pp, parallelism.dp, parallelism.tp
+    ranks = np.arange(first, first + parallelism.devices).reshape(shape)
     independent = parallelism.ep == 1
     layouts = []
     for replica in ranks:

@@ -284,7 +284,6 @@ def test_every_token_comes_once(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parallelism": {"tp": 2}}, "each of the pools has a parallelism of its own"),
         ({"pools": {"prefill": {"machine": {"devices": {"unit": 1}}}, "decode": {}}},
          "one pool has a machine of its own"),
         ({"pools": {"prefill": {}, "decode": {}, "transfer": {"fabric": "net"}}}, "both pools are on one machine"),

@@ -38,7 +38,7 @@ def deploy_pools(
     machines = _machines(spec)
     first = Place(machines[0], pool=handover.sides[0])
     prefill = _deploy(spec, handover.sides[0], requests, clock, streams, on_finish, scales, first)
-    taken = spec.pools.prefill.parallelism.devices if spec.pools.shares_machine else 0
+    taken = spec.pool("prefill").parallelism.devices if spec.pools.shares_machine else 0
     second = Place(machines[1], taken, len(prefill.replicas), handover.sides[1])
     others = {name: stream.spawn(1)[0] for name, stream in streams.items()}
     decode = _deploy(spec, handover.sides[1], requests, clock, others, handover.finish, scales, second)
