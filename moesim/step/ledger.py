@@ -107,7 +107,8 @@ def _by_class(account: StageAccount, counts: FloatArray) -> Iterator[tuple[int, 
 def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> None:
     beside = dict(account.costs.program.beside)
     rows = [(op, times, account.tokens, account.critical_tokens) for op, times in account.costs.operators.items()]
-    rows += [(op, 1, account.sequences, account.critical_sequences) for op in account.costs.per_sequence]
+    heads, samples = account.costs.total("heads"), (account.samples, account.critical_samples)
+    rows += [(op, heads, *samples) for op in account.costs.per_sequence]
     for operator, times, counts, critical in rows:
         for kind, ranks, seen in _by_class(account, counts):
             entry = account.costs.tables[kind][operator]
@@ -167,7 +168,8 @@ def _settle_transfers(
         ("gather", communication.gather, costs.total("gathers"), *counted),
     ]
     if costs.per_sequence and layout.tp > 1:
-        rows.append(("gather_logits", communication.logits, 1, account.sequences, account.critical_sequences))
+        samples = account.samples, account.critical_samples
+        rows.append(("gather_logits", communication.logits, costs.total("heads"), *samples))
     for name, table, times, seen, critical in rows:
         for rank in range(layout.dp if times else 0):
             transfer = table(p, rank)
