@@ -16,7 +16,7 @@ import ruler
 import stepping
 from stepping import MACHINES
 
-from moesim.fabric.accelerate import HAVE_NUMBA
+from moesim.accelerate import HAVE_NUMBA
 from moesim.results.metrics import summarise
 from moesim.running import run
 from moesim.serving.simulate import simulate
@@ -83,7 +83,7 @@ _SWEPT = """
 import sys
 from pathlib import Path
 from moesim.engine import sweep
-from moesim.fabric import accelerate
+from moesim import accelerate
 from moesim.running import run
 from moesim.serving import build, executed
 from moesim.spec.loading import load_experiment

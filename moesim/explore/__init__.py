@@ -1,1 +1,1 @@
-"""What if: one change compared with its base, what each number is worth, and what binds."""
+"""What if: one change, what each number is worth; and many runs of one experiment: sweeps, searches, parallelism."""

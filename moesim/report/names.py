@@ -54,8 +54,10 @@ def unit(metric: str) -> str:
         return "s"
     if metric in _KNOWN:
         return _KNOWN[metric][1]
-    parts = {"energy": "J", "cost": "$"}
-    return "share" if metric.endswith(("share", "attainment")) or ".attainment." in metric else parts.get(first, "")
+    if metric in ("network.exposed", "network.hidden", "network.sharing", "network.least"):
+        return "s"
+    share = metric.endswith("share") or ".attainment." in metric or ".shares." in metric or metric == "memory.kv_mean"
+    return "share" if share else {"energy": "J", "cost": "$"}.get(first, "")
 
 
 def more_is_better(metric: str) -> bool:
@@ -67,14 +69,26 @@ def shown(metric: str, value: float | None) -> str:
     if value is None or not np.isfinite(value):
         return "–"
     kind = unit(metric)
-    if kind == "s":
-        return short_time(value) if value >= 0 else f"-{short_time(-value)}"
     if kind == "share":
         return percent(value)
+    return ("-" if value < 0 else "") + _sized(kind, abs(value))
+
+
+def shown_change(metric: str, value: float) -> str:
+    """'+21.3 ms', '-7.3 pp' (percentage points), '+1,250': a difference, with its unit where that has prefixes."""
+    if not np.isfinite(value):
+        return "–"
+    kind = unit(metric)
+    size = f"{significant(100 * abs(value))} pp" if kind == "share" else _sized(kind, abs(value))
+    return ("-" if value < 0 else "+") + size.removesuffix(f" {kind}" if "/" in kind or kind == "×" else "\0")
+
+
+def _sized(kind: str, value: float) -> str:
+    if kind == "s":
+        return short_time(value)
     if kind in ("J", "W"):
         return short_quantity(value, kind)
-    text = significant(abs(value), 4)
-    text = f"-{text}" if value < 0 else text
+    text = significant(value, 4)
     return f"${text}" if kind == "$" else f"{text} {kind}".rstrip()
 
 

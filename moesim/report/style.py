@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 #: Colours that remain apart under the common colour vision deficiencies (Okabe and Ito, Color Universal Design, 2008).
 BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7"
-INK, GREY, PALE, FRAME = "#222222", "#6E6E6E", "#E9E9E9", "#B8B8B8"
+INK, GREY, PALE, FRAME, SLATE = "#222222", "#6E6E6E", "#E9E9E9", "#B8B8B8", "#4A5A78"
 
 #: One meaning, one colour, in every figure.
 COLOURS = {
     "compute": VERMILION, "memory": BLUE, "network": GREEN, "overhead": "#9A9A9A", "idle": PALE,
+    "computing": SLATE,
     "prefill": ORANGE, "decode": SKY, "mixed": PURPLE, "running": BLUE, "waiting": VERMILION,
 }  # fmt: skip
 

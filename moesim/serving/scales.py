@@ -37,7 +37,7 @@ NOMINAL = Scales()
 
 def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
     """Factors of the kernels that an engine scales, by device and kernel."""
-    families = {device.spec.name: device.spec.family for device in machine.devices}
+    families = {each.spec.name: each.spec.family for device in machine.devices for each in device.processors}
     return {
         (name, kernel): factor
         for name, family in families.items()
