@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.hardware.machine import assemble
+from moesim.hardware.device import make_device
 from moesim.results.bottleneck import RESOURCES, passed_over
 from moesim.results.service import counted
 from moesim.results.tables import Columns
@@ -50,13 +50,11 @@ def divided(results: Results, spec: ExperimentSpec) -> dict[str, Parts]:
     """Mean seconds of those of DIVIDED that are defined, by part. Each sums to its mean; what is rounded away is a
     part too."""
     step = _step(results, spec)
-    length = math.fsum(each.seconds for each in step.values())
     requests = counted({str(name): column.to_numpy() for name, column in results.requests.items()})
-    found = {"step": step, "tpot": _scaled(step, _mean(requests["tpot"]) / length)}
+    found = {"step": step, "tpot": _decoding(requests, step, requests["output_tokens"] - 1.0)}
     served, finished = (~np.isnan(requests[name]) for name in ("first_token", "finish"))
     found["ttft"] = _first_token(requests, results, spec, served)
-    decoding = _mean(requests["finish"] - requests["first_token"])
-    found["e2e"] = _first_token(requests, results, spec, finished) | _scaled(step, decoding / length)
+    found["e2e"] = _first_token(requests, results, spec, finished) | _decoding(requests, step, np.ones(len(finished)))
     return {
         name: parts
         for name, parts in found.items()
@@ -100,12 +98,32 @@ def _first_token(requests: Columns, results: Results, spec: ExperimentSpec, whic
     return found | ({Part("front end", "waiting"): Share(front, "")} if front else {})
 
 
+def _decoding(requests: Columns, step: Parts, tokens: NDArray[np.float64]) -> Parts:
+    """Mean time from the first token to the last, over `tokens` [requests] of each. With prefill and decode apart, the
+    way to the decode pool and its steps; the operators of the mean step are then of both pools, and say nothing."""
+    took = _over(requests["finish"] - requests["first_token"], tokens)
+    if "transfer_end" not in requests:
+        length = math.fsum(each.seconds for each in step.values())
+        return _scaled(step, _mean(took) / length) if length else {}
+    way = np.nan_to_num(_over(requests["transfer_end"] - requests["first_token"], tokens))
+    moved = np.where(np.isnan(took), np.nan, np.maximum(way, 0.0))
+    return {
+        Part("transfer to the decode pool", "waiting"): Share(_mean(moved), ""),
+        Part("steps of the decode pool", "steps"): Share(_mean(took - moved), ""),
+    }
+
+
+def _over(seconds: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where there are no tokens."""
+    return np.divide(seconds, tokens, out=np.full(len(seconds), np.nan), where=tokens > 0)
+
+
 def _places(results: Results, spec: ExperimentSpec) -> dict[str, str]:
     """What the devices in use wait for, by what bounds them."""
     used = results.devices[results.devices["replica"] >= 0]
-    machine = assemble(spec.machine, spec.library)
-    tiers = {device.spec.name: device.memory.tier for device in machine.devices}
     names = dict.fromkeys(used["descriptor"].astype(str))
+    devices = [make_device(spec.library.devices[name], index=0, name=name, node=0) for name in names]
+    tiers = {device.name: device.memory.tier for device in devices}
     return {
         "compute": ", ".join(names),
         "memory": ", ".join(f"{tiers[name]} of {name}" for name in names),

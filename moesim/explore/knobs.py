@@ -60,35 +60,45 @@ def knobs(spec: ExperimentSpec, deployment: Deployment) -> list[Knob]:
 
 
 def _devices(spec: ExperimentSpec) -> Iterator[Knob]:
-    machine = spec.machine
-    for name in dict.fromkeys((*machine.devices, *machine.host, *machine.storage)):
-        device, root = spec.library.devices[name], ("library", "devices", name)
+    for name, device in spec.library.devices.items():
+        root = ("library", "devices", name)
         for path in _numbers(device):
             label, group = f"{name} {_called(device, path)}", _device_group(path)
             yield _knob(spec, (*root, *path), label, group)
 
 
 def _fabrics(spec: ExperimentSpec) -> Iterator[Knob]:
-    for name in dict.fromkeys(filter(None, (spec.machine.fabric, spec.machine.scale_out))):
-        fabric = spec.library.fabrics[name]
+    for name, fabric in spec.library.fabrics.items():
         for path in _numbers(fabric):
             slow = any(word in str(path[-1]) for word in ("latency", "overhead"))
             group = "network latency" if slow else "energy" if path[-1] == "energy" else "network bandwidth"
             yield _knob(spec, ("library", "fabrics", name, *path), f"{name} {_words(path)}", group)
 
 
+def _owned(spec: ExperimentSpec, key: str) -> Iterator[tuple[Path, Any]]:
+    """Where the experiment's machine or engine is: its own, that of each pool that has one."""
+    pools = [] if spec.pools is None else [("prefill", spec.pools.prefill), ("decode", spec.pools.decode)]
+    own = [(("pools", name, key), getattr(pool, key)) for name, pool in pools if getattr(pool, key) is not None]
+    if len(own) < 2:
+        yield (key,), getattr(spec, key)
+    yield from own
+
+
 def _machine(spec: ExperimentSpec) -> Iterator[Knob]:
-    for path in _numbers(spec.machine):
-        if path[0] in ("nic", "chassis_power", "price"):
-            group = "network bandwidth" if path[0] == "nic" else str(path[0]).replace("_", " ")
-            yield _knob(spec, ("machine", *path), f"{spec.machine.name} {_words(path)}", group)
+    for root, machine in _owned(spec, "machine"):
+        for path in _numbers(machine):
+            if path[0] in ("nic", "chassis_power", "price"):
+                group = "network bandwidth" if path[0] == "nic" else str(path[0]).replace("_", " ")
+                yield _knob(spec, (*root, *path), f"{machine.name} {_words(path)}", group)
 
 
 def _engine(spec: ExperimentSpec) -> Iterator[Knob]:
-    for path in _numbers(spec.engine):
-        overhead = str(path[-1]) in LESS
-        group = "host" if overhead else "memory capacity" if "memory" in str(path[0]) else "batching"
-        yield _knob(spec, ("engine", *path), f"engine {_words(path)}", group)
+    for root, engine in _owned(spec, "engine"):
+        whose = f"{root[1]} engine" if len(root) > 1 else "engine"
+        for path in _numbers(engine):
+            overhead = str(path[-1]) in LESS
+            group = "host" if overhead else "memory capacity" if "memory" in str(path[0]) else "batching"
+            yield _knob(spec, (*root, *path), f"{whose} {_words(path)}", group)
     for key in ("rate", "concurrency", "scale"):
         if getattr(spec.requests, key) is not None:
             yield _knob(spec, ("requests", key), f"load: {key}", "load")

@@ -13,7 +13,7 @@ _DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "
 _MORE_UNITS = {
     "memory.weights": "B", "memory.kv": "B", "memory.capacity": "B", "network.exposed": "s", "network.hidden": "s",
     "network.sharing": "s", "network.least": "s", "memory.kv_mean": "share", "bottleneck.shares": "share",
-    "bottleneck.busy": "share",
+    "bottleneck.busy": "share", "transfer.time": "s", "transfer.added": "s", "transfer.bytes": "B",
 }  # fmt: skip
 
 
@@ -28,7 +28,7 @@ class Scale(NamedTuple):
         if not math.isfinite(value):
             return "–"
         size = abs(value) * self.factor
-        text = significant(size, 3 if size >= 0.01 else 2)
+        text = significant(size, 3 if size >= 0.01 else 2) if size >= 1e-6 or not size else f"{size:.1e}"
         if size < 1000 and not self.unit and size == int(size):
             text = f"{size:.0f}"  # a count
         mark = "-" if value < 0 and text != "0" else "+" if sign and value > 0 else ""

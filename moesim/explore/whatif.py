@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
+#: Share of a value below which a difference is rounding.
+ROUNDING = 1e-11
+
 #: The file that only folders of comparisons hold.
 MARK = "whatif.json"
 
@@ -195,8 +198,8 @@ def _table(
 
 
 def _less(after: FloatArray, before: FloatArray) -> FloatArray:
-    """The difference; none where only the order of additions differs."""
-    same = np.abs(after - before) <= 1e-12 * np.maximum(np.abs(after), np.abs(before))
+    """The difference; none where only the order of additions, or the time of day that is taken off, differs."""
+    same = np.abs(after - before) <= ROUNDING * np.maximum(np.abs(after), np.abs(before))
     less: FloatArray = np.where(same, 0.0, after - before)
     return less
 
