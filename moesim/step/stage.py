@@ -95,7 +95,7 @@ class StageCosts:
         calls = self.attention_calls(sums, reach)
         if len(mapped.processors(device)) == 1:
             return mapped.whole(calls, device)
-        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes).astype(np.int64))
+        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes))
         decode = AttentionSums(*decoding.reshape(len(sums), *sums.keys.shape))
         prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
         apart = self.attention_calls(prefill, reach), self.attention_calls(decode, reach)
