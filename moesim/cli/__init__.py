@@ -17,6 +17,7 @@ import click
 
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
+from moesim.cli.configuring import configure_command
 from moesim.cli.fabric import fabric_command
 from moesim.cli.fitting import COMMANDS as FITTING
 from moesim.cli.importing import import_group
@@ -102,7 +103,7 @@ def main() -> None:
 
 for command in (
     run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command, sweep_command,
+    validate_command, sweep_command, configure_command,
 ):  # fmt: skip
     main.add_command(command)
 for command in (*MEASURING, *FITTING):

@@ -86,7 +86,7 @@ def deploy(
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
     fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
-    routing = _routing(spec, streams["routing"])
+    routing = expert_routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
     for index, layout in enumerate(layouts):
@@ -116,7 +116,8 @@ def deploy(
     return Deployment(machine, context, priced, fabric, kernels, replicas, memories, recorder, keeper, routing, notes)
 
 
-def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+def expert_routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+    """Where the tokens of the experiment's model go; None for a dense model."""
     moe = spec.model.moe
     if moe is None:
         return None
