@@ -106,7 +106,7 @@ def deploy(
     paces = collective_scales(spec.engine, machine, scales.collectives)
     launch = scales.launches.get(COLLECTIVE, 1.0)
     fabric, kernels = scaled_fabric(joined.fabric, paces, launch), scaled_experts(joined.kernels, paces, launch)
-    routing = _routing(spec, streams["routing"])
+    routing = expert_routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
     for index, layout in enumerate(layouts, place.replica):
@@ -143,7 +143,8 @@ def _acceptance(engine: EngineSpec, streams: dict[str, np.random.SeedSequence]) 
     return Acceptance(engine.speculation, streams["drafts"]) if engine.speculation is not None else None
 
 
-def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+def expert_routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+    """Where the tokens of the experiment's model go; None for a dense model."""
     moe = spec.model.moe
     if moe is None:
         return None

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
-from moesim.model.operators import Operator, epilogue_operators, kv_elements_per_token
+from moesim.model.operators import epilogue_operators, kv_elements_per_token
 from moesim.model.parameters import all_operators
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.experiment import DtypeSpec
@@ -40,13 +40,13 @@ def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
 def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
     """Bytes of weights that one lane of a stage holds. Tied embeddings stand at the head and, where that is another
     stage, at the first one too."""
-    operators: list[Operator] = list(_held(context.model, program))
+    operators = Counter(_held(context.model, program))
     shards = layout.expert_ranks * layout.expert_tp
     tied = context.model.tied_embeddings and layout.pp > 1 and program.stage == 0
-    operators += [op for op in epilogue_operators(context.model) if op.name == "lm_head"] if tied else []
+    operators.update(op for op in epilogue_operators(context.model) if tied and op.name == "lm_head")
     return sum(
-        weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
-        for op in operators
+        times * weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
+        for op, times in operators.items()
     )
 
 

@@ -98,9 +98,12 @@ class StepPricer:
         self._kinds = sorted(
             {row.attention for program in programs for row in program.rows if row.attention is not None}
         )
-        self.stages = [StageCosts(context, layout, program, communication) for program in programs]
+        self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
         self.accounts = Accounts(self.stages, context, layout, routed)
+
+    def stage_costs(self, program: StageProgram) -> StageCosts:
+        return StageCosts(self.context, self.layout, program, self.communication)
 
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""
