@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -29,6 +30,9 @@ HEADLINE = (
     "throughput.output_tokens", "throughput.requests", "goodput.share", "ttft.p50", "ttft.p99", "tpot.mean", "e2e.p50",
     "utilisation.s_mfu", "utilisation.s_mbu", "energy.per_output_token", "cost.per_million_output_tokens",
 )  # fmt: skip
+
+#: Of documents and their places in the page.
+_RANDOM = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 #: Nothing is fetched: a browser that reads this refuses whatever would be. Callbacks are functions made of texts.
 _POLICY = (
@@ -71,7 +75,7 @@ def page(sources: Sources) -> str:
 
     sections = [(name, title, found) for name, title, found in _sections(sources) if found]
     cards = [card for _, _, found in sections for card in found]
-    script, divisions = components(tuple(card.model for card in cards), wrap_script=False)
+    script, *divisions = _numbered(components(tuple(card.model for card in cards), wrap_script=False))
     places = iter(divisions)
     body = "".join(_section(name, title, found, places) for name, title, found in sections)
     bundles = Resources(mode="inline", components=["bokeh", "bokeh-widgets", "bokeh-tables"])
@@ -99,6 +103,14 @@ def page(sources: Sources) -> str:
     )
 
 
+def _numbered(made: tuple[str, Sequence[str]]) -> list[str]:
+    """Script and divisions with numbers in the place of random names, so that equal results give equal files."""
+    texts = [made[0], *made[1]]
+    names = list(dict.fromkeys(name for text in texts for name in _RANDOM.findall(text)))
+    places = {name: f"{number:08x}-0000-4000-8000-000000000000" for number, name in enumerate(names)}
+    return [_RANDOM.sub(lambda found: places[found[0]], text) for text in texts]
+
+
 def _title(sources: Sources) -> str:
     names = [*sources.runs, *(sweep.label for sweep in sources.sweeps)]
     return ", ".join(names) if len(names) <= 3 else f"{names[0]} and {len(names) - 1} more"
@@ -106,7 +118,7 @@ def _title(sources: Sources) -> str:
 
 def _about(sources: Sources) -> str:
     parts = [count(len(sources.runs), "run")] if sources.runs else []
-    parts += [f"sweep {sweep.label}: {count(len(sweep.points), 'point')}" for sweep in sources.sweeps]
+    parts += [f"{sweep.label}: {count(len(sweep.points), 'point')} of a sweep" for sweep in sources.sweeps]
     return f"<p>{escape(' · '.join(parts))}</p>"
 
 
@@ -157,7 +169,10 @@ def _numbers(name: str, results: Results, several: bool) -> str:
             )
     head = f'<div class="run">{escape(name)}</div>' if several else ""
     lines = [*results.summary["bottleneck"].get("lines", []), *results.summary.get("notes", [])]
-    return f'{head}<div class="numbers">{"".join(tiles)}</div>{_list(lines)}'
+    about = _list(lines)
+    if several and lines:  # of many runs, one after the other, only when asked for
+        about = f"<details><summary>what bounds {escape(name)}, and what was assumed</summary>{about}</details>"
+    return f'{head}<div class="numbers">{"".join(tiles)}</div>{about}'
 
 
 def _points(sweep: Sweep) -> str:

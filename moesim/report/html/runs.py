@@ -24,8 +24,9 @@ from moesim.spec.errors import MoesimError
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Beyond these, figures would be large and show nothing more: runs with a heat map, devices, operators of a step.
-MOST_MAPS, MOST_DEVICES, MOST_BARS = 4, 32, 4000
+#: Beyond these, figures would be large and show nothing more: runs with a heat map, devices, operators of a step,
+#: curves.
+MOST_MAPS, MOST_DEVICES, MOST_BARS, MOST_SERIES = 4, 32, 4000, 10
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,8 @@ def load_cards(sources: Sources) -> Iterator[Card]:
         return
     first, *others = [name for name in tables.LOAD_METRICS if name in found]
     series = list(dict.fromkeys(found["series"]))
+    if len(series) > MOST_SERIES:  # the explorer shows them better
+        return
     for metric in others:
         x, x_label = scaled(first, found[first])
         y, y_label = scaled(metric, found[metric])
@@ -138,7 +141,7 @@ def load_cards(sources: Sources) -> Iterator[Card]:
             mine = np.flatnonzero((found["series"] == name).to_numpy())
             mine = mine[np.argsort(x[mine], kind="stable")]
             data = source({"x": x[mine], "y": y[mine], "load": found["load"].to_numpy(dtype=float)[mine]})
-            label: dict[str, Any] = {"legend_label": str(name)} if 1 < len(series) <= 8 else {}
+            label: dict[str, Any] = {"legend_label": str(name)} if len(series) > 1 else {}
             look: dict[str, Any] = {"source": data, "color": colour(index), "name": str(name), **label}
             drawn.line("x", "y", line_width=2, line_dash=dash(index), **look)
             drawn.scatter("x", "y", size=7, **look)
@@ -160,7 +163,7 @@ def breakdown_card(sources: Sources) -> Card | None:
     )  # fmt: skip
     left = np.zeros(len(runs))
     for part, paint in PARTS.items():
-        mine = found[found["part"] == part].set_index("run").reindex(runs).fillna(0.0)
+        mine = found[found["part"] == part].set_index("run")[["seconds", "share"]].reindex(runs).fillna(0.0)
         seconds = mine["seconds"].to_numpy(dtype=float) * factor
         if seconds.any():
             share = 100 * mine["share"].to_numpy(dtype=float)
