@@ -107,7 +107,8 @@ def _by_class(account: StageAccount, counts: FloatArray) -> Iterator[tuple[int, 
 def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> None:
     beside = dict(account.costs.program.beside)
     rows = [(op, times, account.tokens, account.critical_tokens) for op, times in account.costs.operators.items()]
-    rows += [(op, 1, account.sequences, account.critical_sequences) for op in account.costs.per_sequence]
+    heads, samples = account.costs.total("heads"), (account.samples, account.critical_samples)
+    rows += [(op, heads, *samples) for op in account.costs.per_sequence]
     for operator, times, counts, critical in rows:
         for kind, ranks, seen in _by_class(account, counts):
             entry = account.costs.tables[kind][operator]
@@ -140,7 +141,7 @@ def _settle_attention(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
             steps = account.attention_calls[reach, mixed]
             mean = AttentionSums(*(column[ranks] / steps for column in sums[1:]))
             calls = account.costs.attention_calls(mean, reach)
-            cost = account.costs.attention_cost(calls, kind)
+            cost = account.costs.attention_by_processor(mean, reach, kind).cost
             seconds = sums[0][ranks] * (layers / PICOSECONDS)
             flops, moved = calls.flops * (layers * steps), calls.data_bytes * (layers * steps)
             use.compute_busy[ranks] += seconds[:, None]
@@ -167,7 +168,8 @@ def _settle_transfers(
         ("gather", communication.gather, costs.total("gathers"), *counted),
     ]
     if costs.per_sequence and layout.tp > 1:
-        rows.append(("gather_logits", communication.logits, 1, account.sequences, account.critical_sequences))
+        samples = account.samples, account.critical_samples
+        rows.append(("gather_logits", communication.logits, costs.total("heads"), *samples))
     for name, table, times, seen, critical in rows:
         for rank in range(layout.dp if times else 0):
             transfer = table(p, rank)
@@ -256,16 +258,15 @@ def _settle_experts(
     use.compute_busy += totals.duration[p][of_lane]
     for rank in range(layout.expert_ranks):
         mine = of_lane == rank
-        copies = totals.copies[p, rank]  # work and energy do not depend on what else a kernel is handed
+        copies = totals.copies[p, rank]  # work does not depend on what else a kernel is handed
         calls = experts.calls(copies, totals.touched[p, rank], copies)
-        cost = accounts.context.kernels.cost(calls, experts.devices[p][rank])
         moved = calls.weight_bytes + calls.data_bytes
         use.flops[mine] += calls.flops
         use.memory_bytes[mine] += moved
         seconds = np.atleast_1d(totals.duration[p][rank])
         ledger.worked("experts", int(mine.sum()), seconds, np.atleast_1d(calls.flops), np.atleast_1d(moved))
-        use.energy_compute[mine] += cost.arithmetic_joules
-        use.energy_memory[mine] += cost.memory_joules
+        use.energy_compute[mine] += totals.joules[p, rank, 0]
+        use.energy_memory[mine] += totals.joules[p, rank, 1]
 
 
 def _charge_experts(accounts: Accounts, totals: RoutedTotals, ledger: Ledger) -> None:
