@@ -27,6 +27,7 @@ from moesim.cli.listing import list_command
 from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.plotting import plot_command
+from moesim.cli.reporting import report_command
 from moesim.cli.reproducing import reproduce_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
@@ -107,6 +108,9 @@ def main() -> None:
 
 
 for command in (
+    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
+    validate_command, compare_command, plot_command, report_command,
+):  # fmt: skip
     run_command,
     whatif_command,
     explain_command,
