@@ -9,7 +9,7 @@ import numpy as np
 from moesim.kernels.base import Calls, Cost
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
-from moesim.step.attention import AttentionSums
+from moesim.step.attention import AttentionSums, without_chunks
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
@@ -90,20 +90,30 @@ class StageCosts:
     def attention_cost(self, calls: Calls, kind: int) -> Cost:
         return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
 
-    def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
-        """[steps, ranks] picoseconds of one layer's attention kernel."""
+    def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
+        """[steps, ranks] picoseconds of one layer's attention kernel.
+
+        Args:
+            sums: [9, steps, ranks], the rows of AttentionSums. prompts: whether the first step has any.
+        """
         if len(self.tables) == 1:
-            return picoseconds(self._attention_seconds(sums, reach, 0))
-        times = np.zeros(sums.flops.shape, dtype=np.int64)
+            return picoseconds(self._attention_seconds(sums, reach, 0, prompts))
+        times = np.zeros(sums.shape[1:], dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            part = AttentionSums(*(column[:, mine] for column in sums))
-            times[:, mine] = picoseconds(self._attention_seconds(part, reach, kind))
+            times[:, mine] = picoseconds(self._attention_seconds(sums[:, :, mine], reach, kind, prompts))
         return times
 
-    def _attention_seconds(self, sums: AttentionSums, reach: Reach, kind: int) -> FloatArray:
-        device = self.devices[self.representative[kind]]
-        return self.context.kernels.seconds(self.attention_calls(sums, reach), device)
+    def _attention_seconds(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> FloatArray:
+        """[steps, ranks]; steps with prompts and without are calls of different kernels."""
+        device, kernels = self.devices[self.representative[kind]], self.context.kernels
+        if not prompts:
+            return kernels.seconds(self.attention_calls(without_chunks(sums), reach), device)
+        first = kernels.seconds(self.attention_calls(AttentionSums(*sums[:, :1]), reach), device)
+        if sums.shape[1] == 1:
+            return first
+        rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
+        return np.concatenate([first, rest])
 
     def local(
         self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]
@@ -114,9 +124,10 @@ class StageCosts:
             tokens, samples: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
-        times = self._parts[:, self.rank_class, tokens]  # [parts, steps, ranks]
-        for part, heads in self._heads:
-            times[part] += heads * self._head[self.rank_class, samples]
+        alike = len(self.tables) == 1
+        times = self._parts[:, 0].take(tokens, axis=1) if alike else self._parts[:, self.rank_class, tokens]
+        for part, heads in self._heads:  # times: [parts, steps, ranks]
+            times[part] += heads * (self._head[0].take(samples) if alike else self._head[self.rank_class, samples])
         if "full" in attention:
             times += self._full * attention["full"]
         if "local" in attention:

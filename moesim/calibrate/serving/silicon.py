@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from moesim.calibrate.split import fitted_half
 from moesim.spec.errors import MoesimError
 from moesim.spec.marked import display
 
@@ -38,6 +41,10 @@ ENGINES = {"vllm": "vllm-0.15", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
 #: By precision; models that are published in four bits have formats of their own.
 _DTYPES: Mapping[str, object] = {"bf16": "bf16", "fp8": "fp8", "fp4": {"weights": "fp4", "activations": "fp4"}}
 _OWN_FORMAT = {"openai/gpt-oss-120b"}
+
+#: Random prompts have nothing in common; engines were told to take as many sequences as are sent.
+_ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 2048}
+_PER_NODE = 8
 
 #: Prompts per request under way: sent, and simulated.
 _SENT, _SIMULATED = 10, 3
@@ -79,18 +86,13 @@ def measured_points(data: Path) -> tuple[Point, ...]:
 
 
 def point_experiment(point: Point) -> dict[str, Any]:
-    """The document of a point whose deployment prefills and decodes."""
+    """The document of a point's experiment."""
     said = point.inputs
     document = {
         "name": f"point-{point.row}",
-        "model": MODELS[said["model_path"]],
-        "machine": SYSTEMS[said["system"]],
-        "parallelism": {
-            "tp": int(said["tp_size"]),
-            "dp": int(said["attention_dp_size"] or 1),
-            "ep": int(said["moe_ep_size"] or 1),
-        },
-        "engine": ENGINES[said["backend"]],
+        # No longer than what is sent: what a step can hold is tabulated.
+        "model": {"extends": MODELS[said["model_path"]], "context": int(said["isl"]) + int(said["osl"])},
+        "engine": {"extends": ENGINES[said["backend"]], **_ENGINE},
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
             "mix": "measured",
@@ -98,48 +100,140 @@ def point_experiment(point: Point) -> dict[str, Any]:
             "count": _SIMULATED * int(said["concurrency"]),
         },
         "seed": 1,
+        **(_together(said) if point.together else _apart(said)),
     }
     if said["model_path"] not in _OWN_FORMAT:
         document["dtype"] = _DTYPES[said["precision"]]
     return document
 
 
+def _together(said: Mapping[str, str]) -> dict[str, Any]:
+    """One deployment for both phases."""
+    degrees = _degrees(said, "")
+    return {"machine": _machine(said, degrees["tp"] * degrees["dp"]), "parallelism": degrees}
+
+
+def _apart(said: Mapping[str, str]) -> dict[str, Any]:
+    """A pool of workers for each phase, on one machine. Batch sizes are those of a rank of attention."""
+    pools: dict[str, Any] = {}
+    devices = 0
+    for pool in ("prefill", "decode"):
+        degrees = _degrees(said, f"{pool}_")
+        workers = int(said[f"{pool}_num_workers"])
+        devices += degrees["tp"] * degrees["dp"] * workers
+        sequences = int(said[f"{pool}_batch_size"])
+        pools[pool] = {"parallelism": {**degrees, "replicas": workers}, "engine": {"max_sequences": sequences}}
+    return {"machine": _machine(said, devices), "pools": pools}
+
+
+def _degrees(said: Mapping[str, str], of: str) -> dict[str, int]:
+    """Experts that tensor parallelism divides over ranks of attention count as divided by expert parallelism, which
+    keeps and moves as much."""
+    tp, dp = int(said[f"{of}tp_size"]), int(said[f"{of}attention_dp_size"] or 1)
+    if said["is_moe"] != "1":
+        return {"tp": tp, "dp": dp}
+    return {"tp": tp, "dp": dp, "ep": tp * dp if dp > 1 else int(said[f"{of}moe_ep_size"])}
+
+
+def _machine(said: Mapping[str, str], devices: int) -> dict[str, Any]:
+    return {"extends": SYSTEMS[said["system"]], "nodes": -(-devices // _PER_NODE)}
+
+
 def _uniform(tokens: str) -> dict[str, Any]:
     return {"distribution": "uniform", "mean": 0.9 * int(tokens), "deviation": 0.1 * int(tokens)}
 
 
-def replay_point(point: Point) -> tuple[float, float]:
-    """Simulated (TTFT, TPOT) in seconds, means of what was sent.
+@dataclass(frozen=True)
+class Simulated:
+    """Latencies in seconds. shares: of the step time, by kind of operator."""
+
+    ttft: float
+    tpot: float
+    shares: Mapping[str, float]
+
+
+def replay_point(point: Point, changes: Sequence[str] = ()) -> Simulated:
+    """Means of what was sent, of which the first requests under way are the burst, and the last ones drain.
+
+    Args:
+        changes: `--set` texts.
 
     Raises:
         MoesimError: the experiment cannot run.
     """
+    from moesim.calibrate.serving.replay import step_shares
     from moesim.results.tables import request_columns
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment
 
-    changes = ["engine.prefix_caching=false", "engine.token_budget=8192", "engine.max_sequences=2048"]
-    requests = request_columns(simulate(load_experiment(point_experiment(point), changes).spec))
-    first = int(point.inputs["concurrency"])
-    burst, later = (float(np.mean(part)) for part in (requests["ttft"][:first], requests["ttft"][first:]))
-    return burst / _SENT + later * (1 - 1 / _SENT), float(np.nanmean(requests["tpot"]))
+    record = simulate(load_experiment(point_experiment(point), changes).spec)
+    requests = request_columns(record)
+    size = int(point.inputs["concurrency"])
+    weights = np.repeat([1.0, _SENT - 2.0, 1.0], size)
+    ttft, tpot = (
+        float(np.average(values[known], weights=weights[known]))
+        for values in (requests["ttft"], requests["tpot"])
+        for known in [~np.isnan(values)]
+    )
+    return Simulated(ttft, tpot, step_shares(record))
 
 
-def replay_points(points: Sequence[Point], workers: int = 1) -> Iterator[tuple[float, float] | None]:
-    """In their order; None for a point that cannot run."""
+def replay_points(points: Sequence[Point], workers: int = 1, changes: Sequence[str] = ()) -> Iterator[Simulated | str]:
+    """In their order; a text for a point that cannot run."""
+    job = partial(_job, changes=tuple(changes))
     if workers == 1:
-        yield from map(_job, points)
+        yield from map(job, points)
         return
     from concurrent.futures import ProcessPoolExecutor
 
     with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_job, points)
+        yield from pool.map(job, points, chunksize=8)
 
 
-def _job(point: Point) -> tuple[float, float] | None:
-    if not point.together:
-        return None
+def _job(point: Point, changes: Sequence[str]) -> Simulated | str:
     try:
-        return replay_point(point)
-    except MoesimError:
-        return None
+        return replay_point(point, changes)
+    except MoesimError as error:
+        return str(error)
+
+
+@dataclass(frozen=True)
+class PointScore:
+    """A point beside what it was simulated to be, or why it was not. errors: relative, by metric."""
+
+    point: Point
+    simulated: Simulated | None
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """What points have in common whose errors are of a kind."""
+        said = self.point.inputs
+        return " ".join((MODELS[said["model_path"]], said["system"], said["backend"], said["precision"], said["mode"]))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        assert self.simulated is not None
+        return {
+            "ttft": self.simulated.ttft / self.point.ttft - 1.0,
+            "tpot": self.simulated.tpot / self.point.tpot - 1.0,
+        }
+
+
+def scored(points: Sequence[Point], simulated: Iterable[Simulated | str]) -> list[PointScore]:
+    return [
+        PointScore(point, None, each) if isinstance(each, str) else PointScore(point, each)
+        for point, each in zip(points, simulated, strict=True)
+    ]
+
+
+def fitted_models() -> frozenset[str]:
+    """The half of the models on whose points engines' parameters are fitted."""
+    names = sorted(set(MODELS.values()))
+    return frozenset(name for name, fitted in zip(names, fitted_half(names), strict=True) if fitted)
+
+
+def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's, of values that are hardly ever equal."""
+    ranks = [values.argsort(kind="stable").argsort() for values in (first, second)]
+    return float(np.corrcoef(ranks)[0, 1])
