@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.calibrate.split import fitted_half
+from moesim.engine.record import RunRecord
 from moesim.spec.errors import MoesimError
 from moesim.spec.marked import display
 
@@ -45,6 +46,8 @@ _OWN_FORMAT = {"openai/gpt-oss-120b"}
 #: Random prompts have nothing in common; engines were told to take as many sequences as are sent.
 _ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 2048}
 _PER_NODE = 8
+
+_CONTEXT = 10240
 
 #: Prompts per request under way: sent, and simulated.
 _SENT, _SIMULATED = 10, 3
@@ -90,8 +93,8 @@ def point_experiment(point: Point) -> dict[str, Any]:
     said = point.inputs
     document = {
         "name": f"point-{point.row}",
-        # No longer than what is sent: what a step can hold is tabulated.
-        "model": {"extends": MODELS[said["model_path"]], "context": int(said["isl"]) + int(said["osl"])},
+        # What a step can hold is tabulated, and whole prompts of a longer context are never sent.
+        "model": {"extends": MODELS[said["model_path"]], "context": _CONTEXT},
         "engine": {"extends": ENGINES[said["backend"]], **_ENGINE},
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
@@ -152,49 +155,72 @@ class Simulated:
     shares: Mapping[str, float]
 
 
-def replay_point(point: Point, changes: Sequence[str] = ()) -> Simulated:
-    """Means of what was sent, of which the first requests under way are the burst, and the last ones drain.
+def replay_points(points: Sequence[Point], workers: int = 1, changes: Sequence[str] = ()) -> list[Simulated | str]:
+    """What each point was simulated to be, in their order; a text for one that cannot run. Points of one deployment are
+    simulated one after the other, so that what it tabulates is used by all.
 
     Args:
         changes: `--set` texts.
-
-    Raises:
-        MoesimError: the experiment cannot run.
     """
-    from moesim.calibrate.serving.replay import step_shares
-    from moesim.results.tables import request_columns
-    from moesim.serving.simulate import simulate
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        document = point_experiment(point)
+        kept = {key: document.get(key) for key in ("model", "engine", "machine", "parallelism", "pools", "dtype")}
+        groups.setdefault(repr(kept), []).append(point)
+    # Those that take longest first, so that no process is left alone with one at the end.
+    order = sorted(groups.values(), key=lambda group: -sum(int(each.inputs["concurrency"]) + 100 for each in group))
+    job = partial(_replay_group, changes=tuple(changes))
+    if workers == 1:
+        found = list(map(job, order))
+    else:
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(workers) as pool:
+            found = list(pool.map(job, order))
+    rows = {
+        point.row: each for group, results in zip(order, found, strict=True)
+        for point, each in zip(group, results, strict=True)
+    }  # fmt: skip
+    return [rows[point.row] for point in points]
+
+
+def _replay_group(points: Sequence[Point], changes: Sequence[str]) -> list[Simulated | str]:
+    from moesim.serving.simulate import Simulation
     from moesim.spec.loading import load_experiment
 
-    record = simulate(load_experiment(point_experiment(point), changes).spec)
+    before: Simulation | None = None
+    found: list[Simulated | str] = []
+    for point in points:
+        try:
+            spec = load_experiment(point_experiment(point), changes).spec
+            simulation = Simulation(spec, before=before if point.together else None)
+            found.append(_latencies(point, simulation.run()))
+            before = simulation
+        except MoesimError as error:
+            found.append(str(error))
+            before = None
+    return found
+
+
+def _latencies(point: Point, record: RunRecord) -> Simulated:
+    """Means of what was sent, of which the first requests under way are the burst, and the last ones drain."""
+    from moesim.calibrate.serving.replay import step_shares
+    from moesim.results.tables import request_columns
+
     requests = request_columns(record)
+    ttft, tpot = np.asarray(requests["ttft"]), np.asarray(requests["tpot"])
+    if not point.together:
+        # A client hears of the first token through the decode pool, with the second one.
+        moved = np.asarray(requests["transfer_end"] - requests["arrival"])
+        ttft = np.where(np.isnan(moved), ttft, moved + tpot)
     size = int(point.inputs["concurrency"])
     weights = np.repeat([1.0, _SENT - 2.0, 1.0], size)
-    ttft, tpot = (
-        float(np.average(values[known], weights=weights[known]))
-        for values in (requests["ttft"], requests["tpot"])
-        for known in [~np.isnan(values)]
+    known = ~np.isnan(tpot)
+    return Simulated(
+        float(np.average(ttft, weights=weights)),
+        float(np.average(tpot[known], weights=weights[known])),
+        step_shares(record),
     )
-    return Simulated(ttft, tpot, step_shares(record))
-
-
-def replay_points(points: Sequence[Point], workers: int = 1, changes: Sequence[str] = ()) -> Iterator[Simulated | str]:
-    """In their order; a text for a point that cannot run."""
-    job = partial(_job, changes=tuple(changes))
-    if workers == 1:
-        yield from map(job, points)
-        return
-    from concurrent.futures import ProcessPoolExecutor
-
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(job, points, chunksize=8)
-
-
-def _job(point: Point, changes: Sequence[str]) -> Simulated | str:
-    try:
-        return replay_point(point, changes)
-    except MoesimError as error:
-        return str(error)
 
 
 @dataclass(frozen=True)
@@ -235,5 +261,6 @@ def fitted_models() -> frozenset[str]:
 
 def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
     """Spearman's, of values that are hardly ever equal."""
-    ranks = [values.argsort(kind="stable").argsort() for values in (first, second)]
-    return float(np.corrcoef(ranks)[0, 1])
+    ranks = np.array([values.argsort(kind="stable").argsort() for values in (first, second)])
+    matrix: NDArray[np.float64] = np.asarray(np.corrcoef(ranks))
+    return float(matrix[0, 1])
