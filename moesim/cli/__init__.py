@@ -18,8 +18,8 @@ import click
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
 from moesim.cli.comparing import compare_command
-from moesim.cli.explaining import explain_command
 from moesim.cli.configuring import configure_command
+from moesim.cli.explaining import explain_command
 from moesim.cli.fabric import fabric_command
 from moesim.cli.fitting import COMMANDS as FITTING
 from moesim.cli.importing import import_group
@@ -108,15 +108,14 @@ def main() -> None:
 
 
 for command in (
-    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command, compare_command, plot_command, report_command,
-):  # fmt: skip
     run_command,
     whatif_command,
     explain_command,
     compare_command,
     sweep_command,
+    configure_command,
     plot_command,
+    report_command,
     list_command,
     show_command,
     import_group,
@@ -126,9 +125,6 @@ for command in (
     validate_command,
     reproduce_command,
 ):
-    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command, sweep_command, configure_command,
-):  # fmt: skip
     main.add_command(command)
 for command in (*MEASURING, *FITTING):
     calibrate_group.add_command(command)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.recorder import StepRecorder
+from moesim.engine.wires import Wires
 from moesim.fabric.library import ExpertKernels
 from moesim.fabric.machines import only_ports
 from moesim.fabric.scaled import scaled_experts, scaled_fabric
@@ -107,36 +108,82 @@ def deploy(
     launch = scales.launches.get(COLLECTIVE, 1.0)
     fabric, kernels = scaled_fabric(joined.fabric, paces, launch), scaled_experts(joined.kernels, paces, launch)
     routing = expert_routing(spec, streams["routing"])
-    recorder, keeper = StepRecorder(), DetailKeeper()
-    replicas, memories = [], []
+    memories, pricers = [], []
     for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
         memory = replica_memory(context, layout, programs)
         _check_requests(requests, memory, spec, pool)
-        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index)
-        caches = [
-            PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
-        ]
-        acceptance = _acceptance(spec.engine, streams)
-        whole = pool is not None and pool.prefills
-        scheduler = ContinuousBatching(spec.engine, caches, requests.block_tokens, requests.reacts, acceptance, whole)
-        make = Replica if wires is None else partial(LiveReplica, wires=wires)
-        replicas.append(
-            make(
-                index,
-                clock,
-                scheduler,
-                pricer,
-                recorder,
-                run_ahead=spec.run_ahead,
-                keep=keeper.offer,
-                on_finish=on_finish,
-                pool=pool,
-            )
-        )
         memories.append(memory)
+        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index))
+    recorder, keeper = StepRecorder(), DetailKeeper()
+    replicas = [
+        _replica(spec, number, pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, pool, wires)
+        for number, (pricer, memory) in enumerate(zip(pricers, memories, strict=True), place.replica)
+    ]
     notes = [*joined.notes, *_notes(spec, machine, routing, whole=pool is None)]
     return Deployment(machine, context, priced, fabric, kernels, replicas, memories, recorder, keeper, routing, notes)
+
+
+def redeploy(
+    before: Deployment,
+    spec: ExperimentSpec,
+    requests: Requests,
+    clock: Clock,
+    streams: dict[str, np.random.SeedSequence],
+    on_finish: Callable[[RequestState], None],
+) -> Deployment:
+    """The same replicas without their past, for other requests: what was tabulated and drawn is used again.
+
+    Args:
+        before: of an experiment that differs from `spec` in its requests alone, at the bound; it is of no use any more.
+
+    Raises:
+        MoesimError: a request does not fit.
+    """
+    recorder, keeper = StepRecorder(), DetailKeeper()
+    replicas = []
+    for old, memory in zip(before.replicas, before.memory, strict=True):
+        _check_requests(requests, memory, spec, None)
+        old.pricer.clear()
+        replicas.append(
+            _replica(
+                spec, old.index, old.pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, None, None
+            )
+        )  # fmt: skip
+    return replace(before, replicas=replicas, recorder=recorder, keeper=keeper)
+
+
+def _replica(
+    spec: ExperimentSpec,
+    number: int,
+    pricer: StepPricer,
+    memory: ReplicaMemory,
+    requests: Requests,
+    clock: Clock,
+    keeps: tuple[StepRecorder, DetailKeeper],
+    streams: dict[str, np.random.SeedSequence],
+    on_finish: Callable[[RequestState], None],
+    pool: Pool | None,
+    wires: Wires | None,
+) -> Replica:
+    """A replica with empty queues and caches."""
+    engine, (recorder, keeper) = spec.engine, keeps
+    caches = [PagedKVCache(memory.blocks, engine.block_size, engine.prefix_caching) for _ in range(pricer.layout.dp)]
+    acceptance = _acceptance(engine, streams)
+    whole = pool is not None and pool.prefills
+    scheduler = ContinuousBatching(engine, caches, requests.block_tokens, requests.reacts, acceptance, whole)
+    make = Replica if wires is None else partial(LiveReplica, wires=wires)
+    return make(
+        number,
+        clock,
+        scheduler,
+        pricer,
+        recorder,
+        run_ahead=spec.run_ahead,
+        keep=keeper.offer,
+        on_finish=on_finish,
+        pool=pool,
+    )
 
 
 def _acceptance(engine: EngineSpec, streams: dict[str, np.random.SeedSequence]) -> Acceptance | None:

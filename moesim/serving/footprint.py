@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
-from moesim.model.operators import epilogue_operators, kv_elements_per_token
+from moesim.model.operators import Operator, epilogue_operators, kv_elements_per_token
 from moesim.model.parameters import all_operators
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.experiment import DtypeSpec

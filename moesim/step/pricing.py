@@ -105,6 +105,12 @@ class StepPricer:
     def stage_costs(self, program: StageProgram) -> StageCosts:
         return StageCosts(self.context, self.layout, program, self.communication)
 
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.accounts = Accounts(self.stages, self.context, self.layout, self.routed)
+        if self.routed is not None:
+            self.routed.clear()
+
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""
         sizes = block_sizes(batch, self.context.graphs)

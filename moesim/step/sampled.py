@@ -33,6 +33,9 @@ class Sampled:
             for load, expert_tokens in price.origin[:steps]:
                 self._totals.add(load, _ONCE, expert_tokens)
 
+    def clear(self) -> None:
+        self._totals = self._costs.zeros()
+
     def totals(self) -> RoutedTotals:
         return self._totals
 

@@ -188,8 +188,9 @@ class AttentionShare:
         heads = spec.heads / tp, 1.0 if latent else max(spec.kv_heads / tp, 1.0)
         columns = (float(each or 0) for each in (*heads, query, value, cached))
         expanded = 2.0 * (spec.kv_rank or 0) * heads[0] * ((spec.nope_dim or 0) + (spec.value_dim or 0))
-        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded))
-        self._rest += (float(verified),) if verified > 1 else ()
+        self._rest: tuple[Any, ...] = (
+            *columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded), float(verified)
+        )  # fmt: skip
         self._formats = attention_formats(dtype.kv)
 
     def calls(self, sums: AttentionSums, reach: Reach) -> Calls:
