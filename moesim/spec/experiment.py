@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from moesim.spec.base import Dtype, Schema
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.placement import PlacementSpec, by_name
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
 from moesim.spec.units import Bytes
@@ -100,7 +101,7 @@ class ExperimentSpec(Schema):
     dtype: Annotated[DtypeSpec | None, BeforeValidator(_dtype)] = None
     engine: EngineSpec
     routing: RoutingSpec = RoutingSpec()
-    placement: str = "contiguous"
+    placement: Annotated[PlacementSpec, BeforeValidator(by_name)] = PlacementSpec()
     requests: RequestsSpec
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()
