@@ -17,6 +17,7 @@ from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
+from moesim.processors import make_mapping
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource, StatelessRouting
 from moesim.serving.detail import DetailKeeper
@@ -24,11 +25,11 @@ from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
-from moesim.serving.notes import overlaps_shared_experts, without_effect
+from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
 from moesim.serving.placing import Placed, placed
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
+from moesim.serving.scales import COLLECTIVE, NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
@@ -79,13 +80,15 @@ def deploy(
     machine = assemble(spec.machine, spec.library)
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
     check_stacks(spec.engine.kernels)
-    priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
+    priced = CalibratedKernels(spec.engine.kernels, kernel_scales, scales.launches, scales.relatives)
+    mapping = make_mapping(spec.processors, machine)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced, mapping)
     layouts = replica_layouts(spec.parallelism, spec.model, machine, spec.placement.redundant)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
-    fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
+    launch = scales.launches.get(COLLECTIVE, 1.0)
+    fabric, kernels = scaled_fabric(joined.fabric, paces, launch), scaled_experts(joined.kernels, paces, launch)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -165,7 +168,8 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    return spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
+    beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
+    return spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
@@ -193,7 +197,7 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
     if _executes(spec):
-        why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
+        why = "fidelity is op" if spec.fidelity == "op" else "computation and communication run side by side"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

@@ -16,6 +16,7 @@ from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray
 __all__ = [
     "ABSENT",
     "COMPUTE",
+    "COPROCESSORS",
     "NETWORK",
     "PICOSECONDS",
     "RESOURCES",
@@ -41,8 +42,13 @@ class Resource:
 
 
 COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
-#: The compute stream, a second compute stream beside it, and the ports; memory bandwidth is the shared one.
-RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
+#: Those of a device's coprocessors, in the order of its descriptor.
+COPROCESSORS = (3, 4)
+#: The compute stream, a second compute stream beside it, the ports, and coprocessors; memory bandwidth is the shared
+#: one.
+RESOURCES = tuple(
+    Resource(name) for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor")
+)
 
 
 @dataclass(frozen=True)
