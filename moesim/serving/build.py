@@ -18,17 +18,16 @@ from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
-from moesim.placement import make_placement
 from moesim.processors import make_mapping
 from moesim.routing import make_routing
-from moesim.routing.base import RoutingSource
-from moesim.routing.synthetic import CountRouting
+from moesim.routing.base import RoutingSource, StatelessRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
+from moesim.serving.placing import Placed, placed
 from moesim.serving.pools.base import Pool
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
@@ -44,6 +43,7 @@ from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
 from moesim.step.pricing import StepPricer
 from moesim.step.program import StageProgram, stage_program
+from moesim.step.relieved import SentWeights
 from moesim.step.routed import ExpertCosts
 from moesim.step.sampled import Sampled
 from moesim.step.tables import StepContext
@@ -101,7 +101,7 @@ def deploy(
     priced = CalibratedKernels(spec.engine.kernels, kernel_scales, scales.launches, scales.relatives)
     mapping = make_mapping(spec.processors, machine)
     context = StepContext(spec.model, machine, spec.storage, spec.engine, priced, mapping)
-    layouts = replica_layouts(spec.parallelism, spec.model, machine, place.device)
+    layouts = replica_layouts(spec.parallelism, spec.model, machine, place.device, spec.placement.redundant)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
@@ -111,10 +111,11 @@ def deploy(
     memories, pricers = [], []
     for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
-        memory = replica_memory(context, layout, programs)
+        where = None if routing is None else placed(spec, layout, machine, routing)
+        memory = replica_memory(context, layout, programs, None if where is None else where.held)
         _check_requests(requests, memory, spec, pool)
         memories.append(memory)
-        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index))
+        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, where, streams["draws"], index))
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas = [
         _replica(spec, number, pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, pool, wires)
@@ -208,7 +209,7 @@ def _pricer(
     programs: list[StageProgram],
     fabric: Fabric,
     kernels: ExpertKernels | None,
-    routing: RoutingSource | None,
+    where: Placed | None,
     stream: np.random.SeedSequence,
     index: int,
 ) -> StepPricer:
@@ -217,18 +218,21 @@ def _pricer(
     make: type[StepPricer] = StepPricer
     if executed:
         make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
-    if routing is None:
+    if where is None:
         return make(context, layout, programs, communication, None, None)
-    owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
-    costs = ExpertCosts(context, layout, programs, owner)
+    routing, relief = where.routing, where.relief
+    sent = None if relief is None else partial(SentWeights, relief, communication, programs)
+    costs = ExpertCosts(context, layout, programs, where.slots, sent)
     assert spec.model.moe is not None
-    places = expert_places(owner, layout.expert_ranks, spec.model.moe, limited=isinstance(routing, CountRouting))
+    limited = isinstance(routing, StatelessRouting)
+    places = expert_places(where.slots, layout.expert_ranks, spec.model.moe, limited)
+    places = places._replace(relief=relief, hops=where.hops)
     exchange = Exchange(communication, programs, places)
     key = int(
         np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
     )
     reuse = spec.plan_reuse and not executed and not (exchange.over_links and exchange.all_to_all)
-    if reuse and isinstance(routing, CountRouting):
+    if reuse and relief is None and isinstance(routing, StatelessRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
     else:
         routed = Sampled(costs, exchange, routing, key)

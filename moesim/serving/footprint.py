@@ -37,11 +37,15 @@ def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
     return dict(sizes)
 
 
-def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
+def lane_weight_bytes(
+    context: StepContext, layout: ReplicaLayout, program: StageProgram, held: float | None = None
+) -> float:
     """Bytes of weights that one lane of a stage holds. Tied embeddings stand at the head and, where that is another
-    stage, at the first one too."""
+    stage, at the first one too. held: experts of a layer on an expert rank; an even part of them by default."""
     operators = Counter(_held(context.model, program))
-    shards = layout.expert_ranks * layout.expert_tp
+    moe = context.model.moe
+    parts = layout.expert_ranks if held is None or moe is None else moe.experts / held
+    shards = parts * layout.expert_tp
     tied = context.model.tied_embeddings and layout.pp > 1 and program.stage == 0
     operators.update(op for op in epilogue_operators(context.model) if tied and op.name == "lm_head")
     return sum(
@@ -74,8 +78,11 @@ def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, progra
     return layers * elements * DTYPE_BYTES[context.dtype.kv]
 
 
-def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[StageProgram]) -> ReplicaMemory:
-    """Footprints of a replica's stages, and the KV blocks that all of them have room for.
+def replica_memory(
+    context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], held: float | None = None
+) -> ReplicaMemory:
+    """Footprints of a replica's stages, and the KV blocks that all of them have room for. held: experts of a layer on
+    the fullest expert rank; an even part by default.
 
     Raises:
         MoesimError: a stage's weights leave no room; says what is needed and what there is.
@@ -84,7 +91,7 @@ def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[S
     blocks: list[int] = []
     for program in programs:
         per_token = stage_kv_bytes_per_token(context, layout, program)
-        weights = lane_weight_bytes(context, layout, program)
+        weights = lane_weight_bytes(context, layout, program, held)
         for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):
             device = next(d for d in context.machine.devices if d.spec.name == name)
             found = footprint(

@@ -194,8 +194,14 @@ def _routed(deployment: Deployment) -> list[RoutedTotals]:
 
 
 def _expert_tokens(deployment: Deployment) -> FloatArray:
-    totals = _routed(deployment)
-    return sum((t.expert_tokens for t in totals[1:]), totals[0].expert_tokens) if totals else np.zeros((0, 0))
+    """[MoE layers, experts] tokens of all replicas of the deployment, and of all replicas of an expert."""
+    pricers = [replica.pricer for replica in deployment.replicas]
+    found = [
+        pricer.experts.by_expert(pricer.routed.totals().expert_tokens)
+        for pricer in pricers
+        if pricer.routed is not None and pricer.experts is not None
+    ]
+    return sum(found[1:], found[0]) if found else np.zeros((0, 0))
 
 
 def _totals(

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from moesim.spec.base import Dtype, Schema
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.placement import PlacementSpec, by_name
 from moesim.spec.processors import Processors, ProcessorsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
@@ -146,7 +147,7 @@ class ExperimentSpec(Schema):
     #: Prefill and decode apart; machine, parallelism and engine are then those of pools that have none of their own.
     pools: PoolsSpec | None = None
     routing: RoutingSpec = RoutingSpec()
-    placement: str = "contiguous"
+    placement: Annotated[PlacementSpec, BeforeValidator(by_name)] = PlacementSpec()
     #: Which processor of a device computes what, where it has several.
     processors: Processors = ProcessorsSpec()
     requests: RequestsSpec

@@ -22,7 +22,6 @@ from moesim.step.graph import (
 )
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
-from moesim.step.tokens import RoutedTokens
 
 #: The resources of a device's processors, its own arithmetic first; of rows beside others, a second stream of it.
 _STREAMS, _SIDE_STREAMS = (COMPUTE, *COPROCESSORS), (SIDE_COMPUTE, *COPROCESSORS)
@@ -227,8 +226,10 @@ class _Compiler:
         if not exchange.all_to_all:
             return exchange.gathers(stage, int(self.block.sizes.gathered[0]))[way]
         mine = exchange.slices[stage]
+        if way == 1 and exchange.coherent:
+            return [self.pricer.communication.context_gather(stage).at(int(self.block.sizes.gathered[0]))]
         if stage not in self.exchanged:
-            self.exchanged[stage] = exchange.transfers(stage, RoutedTokens(self.drawn, exchange.places).part(mine))
+            self.exchanged[stage] = exchange.transfers(stage, exchange.tokens(self.drawn).part(mine))
         return [self.exchanged[stage][way].at(self.layers[row.layer] - mine.start)]
 
     def graph(self) -> StepGraph:
