@@ -64,7 +64,7 @@ def interleave(graphs: Sequence[StepGraph]) -> StepGraph:
     """One graph of several on the same lanes that wait for each other only where they need the same resource.
 
     Rows take turns on a resource in the order of a list schedule: always the one next that can start first, of several
-    the first graph's. The durations of its slowest lane stand for a row.
+    that of the graph which is furthest behind. The durations of its slowest lane stand for a row.
     """
     order = _list_schedule(graphs)
     place = [np.zeros(graph.rows, dtype=np.int64) for graph in graphs]
@@ -131,7 +131,7 @@ def _list_schedule(graphs: Sequence[StepGraph]) -> list[tuple[int, int]]:
 
     waiting = list(range(len(graphs)))
     while waiting:
-        which = min(waiting, key=lambda each: (start(each), each))
+        which = min(waiting, key=lambda each: (start(each), len(finish[each]), each))
         row, begin = len(finish[which]), start(which)
         end = begin + longest[which][row]
         finish[which].append(end)
