@@ -46,10 +46,11 @@ class DetailKeeper:
 def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[TimelineStep]:
     """Compile and schedule the kept steps, as many as the limit of nodes allows. Their routing is drawn for each step,
     so that a step priced from tabulated routing may differ from its detail by the scatter of one draw."""
+    by_number = {replica.index: replica for replica in replicas}
     found: list[TimelineStep] = []
     nodes = 0
     for kept in sorted(keeper.steps, key=lambda kept: kept.start):
-        pricer = replicas[kept.replica].pricer
+        pricer = by_number[kept.replica].pricer
         graph = step_graph(pricer, pricer.price(kept.batch))
         nodes += graph.duration.size
         if found and nodes > _MOST_NODES:

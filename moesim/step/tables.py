@@ -38,7 +38,7 @@ class StepContext:
     @property
     def token_limit(self) -> int:
         """Most tokens that one DP rank can have in a step; where prefill is not chunked, decodes and a whole prompt."""
-        decodes = self.engine.max_sequences
+        decodes = self.engine.max_sequences * (1 + self.engine.drafts)
         budget = max(self.engine.token_budget, decodes)
         return budget if self.engine.chunked_prefill else max(budget, decodes + self.model.context)
 

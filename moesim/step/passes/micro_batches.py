@@ -34,7 +34,8 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     for part in range(parts):
         mine = turn == part
         columns = {name: getattr(first, name)[mine] for name in ("rank", "request", "context", "left")}
-        own = replace(first, **columns, chunks=tuple(chunks[part]), steps=1, first_step=batch.first_step + part * _APART)
+        step = batch.first_step + part * _APART
+        own = replace(first, **columns, chunks=tuple(chunks[part]), steps=1, first_step=step)
         found.append(own)
     return found
 
