@@ -11,6 +11,7 @@ from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
+from moesim.spec.training import TrainingSpec
 from moesim.spec.units import Bytes
 
 Degree = Annotated[int, Field(gt=0, le=MOST_PARTS)]
@@ -101,7 +102,9 @@ class ExperimentSpec(Schema):
     engine: EngineSpec
     routing: RoutingSpec = RoutingSpec()
     placement: str = "contiguous"
-    requests: RequestsSpec
+    #: What is simulated: requests that are served, or a training step.
+    requests: RequestsSpec | None = None
+    training: TrainingSpec | None = None
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()
     seed: int = Field(default=0, ge=0)
@@ -115,6 +118,19 @@ class ExperimentSpec(Schema):
     #: Price decode steps in blocks up to the next event that can change them.
     run_ahead: bool = True
     library: Library = Library()
+
+    @model_validator(mode="after")
+    def _serves_or_trains(self) -> ExperimentSpec:
+        if self.training is None:
+            if self.requests is None:
+                raise ValueError("the key 'requests' is missing; add requests: ..., or training: ... for a training step")
+            return self
+        if self.requests is not None:
+            raise ValueError("requests and training are two kinds of run; remove one of them")
+        idle = [name for name in ("router", "slo", "plan_reuse", "run_ahead") if name in self.model_fields_set]
+        if idle:
+            raise ValueError(f"{idle[0]} has no effect on a training step; remove it")
+        return self
 
     @property
     def storage(self) -> DtypeSpec:

@@ -16,6 +16,7 @@ from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray
 __all__ = [
     "ABSENT",
     "COMPUTE",
+    "COPY",
     "NETWORK",
     "PICOSECONDS",
     "RESOURCES",
@@ -40,9 +41,10 @@ class Resource:
     name: str
 
 
-COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
-#: The compute stream, a second compute stream beside it, and the ports; memory bandwidth is the shared one.
-RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
+COMPUTE, SIDE_COMPUTE, NETWORK, COPY = 0, 1, 2, 3
+#: The compute stream, a second compute stream beside it, the ports, and the engine that moves data between memory
+#: tiers; memory bandwidth is the shared one.
+RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"), Resource("copy"))
 
 
 @dataclass(frozen=True)
