@@ -6,11 +6,16 @@ import numpy as np
 
 from moesim.registry import Registry
 from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.clustered import ClusteredRouting
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
+from moesim.spec.errors import MoesimError
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 
-__all__ = ["DEFAULT_PROFILE", "SOURCES", "CountRouting", "RoutingSource", "TokenSpans", "TraceRouting", "make_routing"]
+__all__ = [
+    "DEFAULT_PROFILE", "SOURCES", "ClusteredRouting", "CountRouting", "RoutingSource", "TokenSpans", "TraceRouting",
+    "make_routing",
+]  # fmt: skip
 
 #: For a model whose routing nobody published: skew of a model trained with an auxiliary balance loss on real text (Gini
 #: 0.16), and a correlation in the middle of the published ones.
@@ -63,6 +68,20 @@ def _uniform(
     _: RoutingSpec, __: RoutingProfile | None, layers: int, experts: int, top_k: int, seed: np.random.SeedSequence
 ) -> CountRouting:
     return CountRouting(layers, experts, top_k, seed=seed, description="uniform")
+
+
+@SOURCES.register("clustered")
+def _clustered(
+    spec: RoutingSpec, _: RoutingProfile | None, layers: int, experts: int, top_k: int, seed: np.random.SeedSequence
+) -> ClusteredRouting:
+    assert spec.clusters is not None  # the schema requires both
+    assert spec.preference is not None
+    if experts % spec.clusters:
+        raise MoesimError(
+            f"{spec.clusters} clusters do not divide {experts} experts", key="routing.clusters",
+            fix=f"use a number that divides {experts}",
+        )  # fmt: skip
+    return ClusteredRouting(layers, experts, top_k, spec.clusters, spec.preference, seed)
 
 
 @SOURCES.register("profile")

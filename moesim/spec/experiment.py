@@ -123,7 +123,7 @@ class ExperimentSpec(Schema):
     def _serves_or_trains(self) -> ExperimentSpec:
         if self.training is None:
             if self.requests is None:
-                raise ValueError("the key 'requests' is missing; add requests: ..., or training: ... for a training step")
+                raise ValueError("the key 'requests' is missing; add requests: ..., or training: ... to train")
             return self
         if self.requests is not None:
             raise ValueError("requests and training are two kinds of run; remove one of them")

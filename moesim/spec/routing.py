@@ -34,13 +34,16 @@ class RoutingProfile(Descriptor):
 
 class RoutingSpec(Schema):
     """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file; a trace
-    alone is its own source."""
+    alone is its own source. `source: clustered` has experts in `clusters`, one of which each token prefers: its experts
+    are `preference` times as likely."""
 
     source: str = "profile"
     profile: str | None = None
     zipf: Zipf | None = None
     correlation: Correlation | None = None
     trace: str | None = None
+    clusters: int | None = Field(default=None, gt=0, le=4096)
+    preference: float | None = Field(default=None, ge=1, le=1e6)
 
     @model_validator(mode="before")
     @classmethod
@@ -54,6 +57,9 @@ class RoutingSpec(Schema):
         if (self.source == "trace") != (self.trace is not None):
             raise ValueError("source: trace and trace: FILE belong together; give both or neither")
         given = [name for name in ("profile", "zipf", "correlation") if getattr(self, name) is not None]
-        if self.source in ("uniform", "trace") and given:
+        if self.source in ("uniform", "trace", "clustered") and given:
             raise ValueError(f"{given[0]} has no effect with source: {self.source}; remove one of them")
+        together = [name for name in ("clusters", "preference") if getattr(self, name) is not None]
+        if len(together) != (2 if self.source == "clustered" else 0):
+            raise ValueError("source: clustered, clusters and preference belong together; give all or none of them")
         return self

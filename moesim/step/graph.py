@@ -18,6 +18,7 @@ __all__ = [
     "COMPUTE",
     "COPY",
     "NETWORK",
+    "PEER",
     "PICOSECONDS",
     "RESOURCES",
     "SIDE_COMPUTE",
@@ -41,10 +42,10 @@ class Resource:
     name: str
 
 
-COMPUTE, SIDE_COMPUTE, NETWORK, COPY = 0, 1, 2, 3
-#: The compute stream, a second compute stream beside it, the ports, and the engine that moves data between memory
-#: tiers; memory bandwidth is the shared one.
-RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"), Resource("copy"))
+COMPUTE, SIDE_COMPUTE, NETWORK, COPY, PEER = range(5)
+#: The compute stream, a second compute stream beside it, the ports, the engine that moves data between memory tiers,
+#: and what sends to other pipeline stages beside the collectives; memory bandwidth is the shared one.
+RESOURCES = tuple(Resource(name) for name in ("compute", "side_compute", "network", "copy", "peer"))
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,14 @@ between stages, the reduction of gradients and the optimizer."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 
 import numpy as np
 
 from moesim.fabric.transfer import Transfer
 from moesim.kernels.base import Calls
 from moesim.spec.base import DTYPE_BYTES
-from moesim.step.graph import COMPUTE, COPY, FloatArray, IntArray, StepGraph
+from moesim.step.graph import COMPUTE, COPY, PEER, FloatArray, IntArray, StepGraph
 from moesim.step.sharding import base_dtype
 from moesim.training.memory import optimizer_bytes, part_sizes
 from moesim.training.order import Placed, before, sequence
@@ -55,6 +56,7 @@ class _Run:
     loads: dict[int, int] = field(default_factory=dict)
     uses: dict[int, int] = field(default_factory=dict)
     ends: tuple[int, ...] = ()
+    stored: list[int] = field(default_factory=list)
 
 
 def compile_training(plan: TrainingPlan, passes: Passes, stream: Stream | None) -> Compiled:
@@ -81,8 +83,12 @@ class _Compiler:
         self.steps: dict[Placed, list[Piece | Move]] = {}  # priced to find the sequence, until they are compiled
 
     def compile(self) -> Compiled:
-        for placed in sequence(self.plan.order, self.layout.chunks, self._seconds):
+        waiting: list[tuple[float, int, Placed]] = []  # what is to be handed over, by when it is about ready
+        for number, (placed, start, end) in enumerate(sequence(self.plan.order, self.layout.chunks, self._seconds)):
+            while waiting and waiting[0][0] <= start:
+                self._hand_over(heappop(waiting)[2])
             self._task(placed)
+            heappush(waiting, (end, number, placed))
         for stage in range(self.layout.stages):
             self._finish(stage)
         return Compiled(self.rows.graph(), self.spans, self.pieces, self.moves, self.loads)
@@ -96,7 +102,7 @@ class _Compiler:
         return float(sum(duration(step) for step in steps))
 
     def _task(self, placed: Placed) -> None:
-        stage, task = placed
+        stage = placed.stage
         run = self.runs[stage][self.at[stage]]
         if self.stream is not None and self.left[stage][self.at[stage]] == run.passes:
             self._begin_run(stage)
@@ -108,7 +114,7 @@ class _Compiler:
             waits = [*after, *chain]
             if isinstance(step, Move):
                 if step.groups:
-                    chain = (self._collective(step, waits),)
+                    chain = (self._collective(step, [*waits, *self._whole_chunk(run)]),)
                 continue
             partition = 0
             if self.stream is not None:
@@ -124,7 +130,6 @@ class _Compiler:
         self.spans.append(span)
         self.done[placed] = self.last[stage] = span
         run.ends = tuple(dict.fromkeys([*run.ends, *ends])) if self.stream is not None else ()
-        self._hand_over(placed, ends)
         self.left[stage][self.at[stage]] -= 1
         if not self.left[stage][self.at[stage]]:
             self._end_run(stage)
@@ -154,7 +159,7 @@ class _Compiler:
         self.moves[row] = move
         return row
 
-    def _hand_over(self, placed: Placed, ends: tuple[int, ...]) -> None:
+    def _hand_over(self, placed: Placed) -> None:
         """Hidden states to the next part, or their gradients to the one before, lane by lane."""
         stage, task = placed
         part = task.chunk * self.layout.stages + stage
@@ -167,7 +172,10 @@ class _Compiler:
         pairs = [(int(a), int(b)) for a, b in zip(here, there, strict=True)]
         transfers = tuple(self.plan.fabric.send(size, a, b).at(()) for a, b in pairs)
         name = "send_backward" if task.backward else "send"
-        self.sent[placed] = self._collective(Move(name, -1, tuple(pairs), transfers), list(ends))
+        move = Move(name, -1, tuple(pairs), transfers)
+        after = self.done[placed].ends
+        self.sent[placed] = row = self.rows.collective(name, -1, move.groups, transfers, after, PEER)
+        self.moves[row] = move
 
     # Streamed weights
 
@@ -225,12 +233,14 @@ class _Compiler:
     def _store(self, run: _Run, stage: int) -> list[int]:
         """Activations after a run of forward passes; gradients, states and weights after one backwards."""
         assert self.stream is not None
+        after = [*run.ends, *run.uses.values()]  # the latter on the lanes of experts
         if run.backward:
-            after = [*run.ends, *self.reduced.get(run.part, ())]
+            after += self.reduced.get(run.part, ())
             loads, name = self.stream.update(run.part), "update"
         else:
-            after, (loads, name) = list(run.ends), (self.stream.activations(run.part, run.passes), "store_activations")
-        return [self._load(load, name, after) for load in loads if load.size.any()]
+            loads, name = self.stream.activations(run.part, run.passes), "store_activations"
+        run.stored = [self._load(load, name, after) for load in loads if load.size.any()]
+        return run.stored
 
     def _load(self, load: Load, name: str, after: list[int]) -> int:
         groups = [load.lanes[load.label == mine].tolist() for mine in np.unique(load.label)]
@@ -240,16 +250,28 @@ class _Compiler:
         self.loads[row] = load
         return row
 
+    def _whole_chunk(self, run: _Run) -> list[int]:
+        """All loads of a run, where it begins and may not begin before they are there."""
+        begins = self.stream is not None and not self.stream.spec.ahead and not run.uses
+        return list(run.loads.values()) if begins else []
+
     def _needed(self, run: _Run, step: Piece, stage: int) -> tuple[list[int], int]:
-        """Loads that a stretch waits for, and the partition over whose groups: without `ahead`, all of the chunk's."""
+        """Loads that a stretch waits for, and the partition over whose groups."""
+        whole = self._whole_chunk(run)
+        if whole:
+            lanes = [self.layout.stage_lanes(group, stage) for group in range(self.layout.groups)]
+            return whole, self.rows.label(lanes)
+        load = run.loads.get(step.piece)
+        return [*([] if load is None else [load]), *self._room_for_gradients(run, stage)], 0
+
+    def _room_for_gradients(self, run: _Run, stage: int) -> list[int]:
+        """Gradients take as much room as weights do: those of an earlier chunk have to be stored before."""
         assert self.stream is not None
-        if self.stream.spec.ahead or step.piece >= 0:
-            load = run.loads.get(step.piece)
-            return ([] if load is None else [load]), 0
-        if step.piece in run.uses:
-            return [], 0
-        lanes = [self.layout.stage_lanes(group, stage) for group in range(self.layout.groups)]
-        return list(run.loads.values()), self.rows.label(lanes)
+        if not run.backward or any(piece >= 0 for piece in run.uses):
+            return []
+        number = self.at[stage] - max((self.stream.spec.ahead + 1) // self.stream.spec.pieces, 1)
+        earlier = self.runs[stage][number] if number >= 0 else None
+        return earlier.stored if earlier is not None and earlier.backward else []
 
     # The end of the step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -58,17 +58,14 @@ class ExpertPasses:
 
     def totals(self) -> FloatArray:
         """[MoE layers, experts] token copies of the whole step."""
-        draws = [self.drawn(g, m) for g in range(self.plan.layout.groups) for m in range(self.plan.training.micro_batches)]
+        groups, micro_batches = self.plan.layout.groups, self.plan.training.micro_batches
+        draws = [self.drawn(group, number) for group in range(groups) for number in range(micro_batches)]
         return np.asarray(np.sum([each.totals for each in draws], axis=0), dtype=np.float64)
 
-    @property
+    @cached_property
     def piece_of(self) -> IntArray:
         """[layers, experts] piece of each expert: a rank's experts by the copies of the whole step, the most popular
         in piece 0, as many in each as can be."""
-        return self._piece_of()
-
-    @lru_cache(maxsize=1)  # noqa: B019: lives as long as the plan
-    def _piece_of(self) -> IntArray:
         totals, found = self.totals(), np.zeros(self.owner.shape, dtype=np.int64)
         for layer in range(len(self.owner)):
             for rank in range(self.plan.layout.expert_ranks):

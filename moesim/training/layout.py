@@ -139,8 +139,8 @@ def _check_divisible(spec: ExperimentSpec, training: TrainingSpec) -> None:
     ranks = spec.parallelism.dp * spec.parallelism.replicas
     if training.batch % (ranks * training.micro_batches):
         raise MoesimError(
-            f"a batch of {training.batch} sequences does not divide into {training.micro_batches} micro-batches on each "
-            f"of {ranks} data-parallel rank{'s' if ranks > 1 else ''}",
+            f"a batch of {training.batch} sequences does not divide into {training.micro_batches} micro-batches on "
+            f"each of {ranks} data-parallel rank{'s' if ranks > 1 else ''}",
             key="training.micro_batches",
             fix=f"use a batch that is a multiple of {ranks * training.micro_batches}, or other micro_batches",
         )

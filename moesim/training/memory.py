@@ -26,14 +26,18 @@ MASTER = 4.0
 class PartSize:
     """One lane's share of a part of the model, in bytes, but for the numbers of parameters.
 
-    dense, experts: parameters, and bytes of their weights. saved: activations kept per token of a dense lane, and per
-    (token, expert) pair of an expert lane. peak: those of the largest layer while it is computed.
+    dense, experts: parameters, and bytes of their weights. read: of the dense ones, bytes that a pass reads as a whole
+    (not a table of embeddings, in which it looks up rows); resident: bytes of those that it holds as a whole (the head
+    is read tile by tile). saved: activations kept per token of a dense lane, and per (token, expert) pair of an expert
+    lane; layer_saved: those of the largest layer, where layers are recomputed.
     """
 
     dense: float
     dense_bytes: float
     experts: float
     expert_bytes: float
+    read: float
+    resident: float
     saved: float
     saved_pair: float
     layer_saved: float
@@ -51,7 +55,7 @@ def _part_size(plan: TrainingPlan, part: int) -> PartSize:
     shards = layout.expert_ranks * layout.expert_tp
     sizes = {"dense": [0.0, 0.0], "experts": [0.0, 0.0]}
     by_layer: dict[int, float] = {}
-    pairs = 0.0
+    pairs = read = resident = 0.0
     for operator, layer in operators:
         elements = weight_elements(operator, model, layout.tp, shards)
         entry = sizes["experts" if operator.kind == "experts" else "dense"]
@@ -61,14 +65,17 @@ def _part_size(plan: TrainingPlan, part: int) -> PartSize:
             pairs += (operator.inputs + operator.intermediate / layout.expert_tp) * DTYPE_BYTES[base_dtype(dtype)]
         else:
             by_layer[layer] = by_layer.get(layer, 0.0) + saved_bytes(plan, operator)
+            held = elements * DTYPE_BYTES[weight_dtype(operator, dtype)]
+            read += held if operator.kind != "embedding" else 0.0
+            resident += held if operator.tensor != "embedding" else 0.0
     inputs = model.hidden * DTYPE_BYTES[base_dtype(dtype)]
     full = plan.training.recompute == "full"
     kept = {layer: inputs if full and layer >= 0 else size for layer, size in by_layer.items()}
     layers = [size for layer, size in by_layer.items() if layer >= 0]
     return PartSize(
         dense=sizes["dense"][0], dense_bytes=sizes["dense"][1], experts=sizes["experts"][0],
-        expert_bytes=sizes["experts"][1], saved=sum(kept.values()), saved_pair=0.0 if full else pairs,
-        layer_saved=max(layers, default=0.0) if full else 0.0,
+        expert_bytes=sizes["experts"][1], read=read, resident=resident, saved=sum(kept.values()),
+        saved_pair=0.0 if full else pairs, layer_saved=max(layers, default=0.0) if full else 0.0,
     )  # fmt: skip
 
 
@@ -83,15 +90,13 @@ def saved_bytes(plan: TrainingPlan, operator: Operator) -> float:
     element = DTYPE_BYTES[base_dtype(plan.spec.storage)]
     if operator.kind == "embedding":
         return 0.0
-    if operator.kind == "norm":
-        return min(operator.inputs, operator.outputs) / (2 if operator.inputs == 2 * model.hidden else 1) * element
     if operator.kind == "attention":
         if plan.training.recompute == "attention":
             return 0.0
         return (operator.inputs / tp + kv_elements_per_token(model) * kv_share(model, tp)) * element
-    divided = operator.shard in ("row", "heads") or (operator.kind, operator.shard) == ("elementwise", "column")
-    divided = divided or operator.kind == "sampling"
-    return operator.inputs / (tp if divided else 1) * element
+    divided = operator.kind in ("sampling", "elementwise") or operator.shard in ("row", "heads")
+    streams = 2 if operator.kind == "norm" and operator.inputs == 2 * model.hidden else 1
+    return operator.inputs / (tp if divided else 1) / streams * element
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,14 @@ class Placed(NamedTuple):
     task: Task
 
 
+class Timed(NamedTuple):
+    """A task with about when it begins and ends."""
+
+    placed: Placed
+    start: float
+    end: float
+
+
 def before(stage: int, task: Task, stages: int, chunks: int) -> Placed | None:
     """The pass that hands over what this one computes on: of the part before or, backwards, of the one after; a
     backward pass through the last part begins with its own forward pass. None: the first of all."""
@@ -45,7 +53,7 @@ def check_complete(order: Order, micro_batches: int, chunks: int) -> None:
                 )
 
 
-def sequence(order: Order, chunks: int, seconds: Callable[[int, Task], float]) -> list[Placed]:
+def sequence(order: Order, chunks: int, seconds: Callable[[int, Task], float]) -> list[Timed]:
     """All tasks in a sequence in which each follows what it waits for: by the time at which it could begin.
 
     Args:
@@ -57,7 +65,7 @@ def sequence(order: Order, chunks: int, seconds: Callable[[int, Task], float]) -
     stages = len(order)
     ends: dict[Placed, float] = {}
     position, free = [0] * stages, [0.0] * stages
-    found: list[Placed] = []
+    found: list[Timed] = []
     for _ in range(sum(map(len, order))):
         ready: list[tuple[float, int]] = []
         for stage in range(stages):
@@ -75,7 +83,7 @@ def sequence(order: Order, chunks: int, seconds: Callable[[int, Task], float]) -
         position[stage] += 1
         free[stage] = start + seconds(stage, task)
         ends[Placed(stage, task)] = free[stage]
-        found.append(Placed(stage, task))
+        found.append(Timed(Placed(stage, task), start, free[stage]))
     return found
 
 

@@ -62,6 +62,7 @@ class Passes:
             np.array([*plan.layout.dense[:, stage].ravel()], dtype=np.int64) for stage in range(plan.layout.stages)
         ]
         self._kernel = lru_cache(maxsize=None)(self._kernel_of)
+        self._collective = lru_cache(maxsize=None)(self._collective_of)
         self._stretch = lru_cache(maxsize=None)(self._stretch_of)
         self._token_bytes = plan.spec.model.hidden * DTYPE_BYTES[base_dtype(self.dtype)]
 
@@ -109,8 +110,7 @@ class Passes:
         else:
             yield self._collective(part % self.plan.layout.stages, action, segment.layer)
 
-    @lru_cache(maxsize=None)  # noqa: B019: a plan's passes live as long as the plan
-    def _collective(self, stage: int, action: str, layer: int) -> Move:
+    def _collective_of(self, stage: int, action: str, layer: int) -> Move:
         """Within each tensor-parallel group."""
         plan, tp = self.plan, self.plan.layout.tp
         groups = [tuple(int(d) for d in group) for group in plan.layout.dense[:, stage].reshape(-1, tp)]
@@ -142,7 +142,10 @@ class Passes:
         """The kernel on each of the lanes, whose devices may be of several kinds. way: 0 forwards, 1 and 2 the two
         calls backwards."""
         names = [self.plan.machine.devices[lane].spec.name for lane in lanes]
-        found = {n: self._kernel(row.operator, row.attention, way, int(lanes[names.index(n)])) for n in dict(zip(names, names, strict=True))}
+        found = {
+            name: self._kernel(row.operator, row.attention, way, int(lanes[names.index(name)]))
+            for name in dict.fromkeys(names)
+        }
         return found[names[0]] if len(found) == 1 else by_lane([found[name] for name in names])
 
     def _kernel_of(self, operator: Operator, reach: Reach | None, way: int, lane: int) -> Kernel:

@@ -16,8 +16,10 @@ from moesim.kernels.calibrated import CalibratedKernels
 from moesim.model.operators import Operator
 from moesim.placement import make_placement
 from moesim.placement.base import check_owner
+from moesim.placement.clustered import Clustered, Coactivation
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
+from moesim.routing.clustered import coactivation
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
@@ -30,6 +32,7 @@ from moesim.training.layout import TrainingLayout, training_layout
 from moesim.training.order import check_complete
 from moesim.training.pieces import Kernel
 from moesim.training.schedules import SCHEDULES, Listed, Order, PipelineSchedule
+from moesim.training.tokens import draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +110,7 @@ def make_plan(spec: ExperimentSpec) -> TrainingPlan:
     programs = tuple(stage_program(spec.model, parts, part, engine) for part in range(layout.parts))
     fabric, said = library_fabric(machine, machine_fabric(machine), spec.engine.collectives, machine.nodes == 1)
     routing = _routing(spec)
-    owner = None if routing is None else _owner(spec, routing, layout.expert_ranks)
+    owner = None if routing is None else _owner(spec, routing, machine, layout)
     notes = [said] if len(machine.devices) > 1 and spec.engine.collectives else []
     if routing is not None:
         notes.append(f"routing: {routing.description}")
@@ -137,11 +140,19 @@ def _routing(spec: ExperimentSpec) -> RoutingSource | None:
     return make_routing(spec.routing, profile, layers, moe.experts, moe.top_k, stream)
 
 
-def _owner(spec: ExperimentSpec, routing: RoutingSource, ranks: int) -> IntArray:
-    owner = np.asarray(
-        make_placement(spec.placement).owner(routing.layers, routing.experts, ranks), dtype=np.int64
-    )
-    check_owner(owner, routing.layers, routing.experts, ranks)
+#: Tokens from which a placement learns which experts are chosen together, not those of the step.
+LEARNED_FROM = 4096
+
+
+def _owner(spec: ExperimentSpec, routing: RoutingSource, machine: Machine, layout: TrainingLayout) -> IntArray:
+    placement = make_placement(spec.placement)
+    if isinstance(placement, Clustered):
+        drawn = draw(routing, 1, 1, LEARNED_FROM, -1, [spec.seed, 3])
+        lane = int(layout.experts[0, 0, 0, 0])
+        sharers = max(tier.shared_by for tier in machine.devices[lane].tiers)
+        placement.learn(Coactivation(coactivation(drawn), sharers))
+    owner = np.asarray(placement.owner(routing.layers, routing.experts, layout.expert_ranks), dtype=np.int64)
+    check_owner(owner, routing.layers, routing.experts, layout.expert_ranks)
     return owner
 
 

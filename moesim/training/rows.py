@@ -57,14 +57,14 @@ class Rows:
 
     def collective(
         self, name: str, layer: int, groups: Sequence[Sequence[int]], transfers: Sequence[Transfer],
-        after: Sequence[int],
+        after: Sequence[int], resource: int = NETWORK,
     ) -> int:  # fmt: skip
         """A row in which each group exchanges its transfer of a single size."""
         lanes = np.array([lane for group in groups for lane in group], dtype=np.int64)
         took = [int(transfer.picoseconds) for transfer in transfers]
         duration = np.repeat(took, [len(group) for group in groups])
         label = self.label(groups)
-        index = self.add(name, "collective", layer, NETWORK, lanes, duration, after, label, joint=True)
+        index = self.add(name, "collective", layer, resource, lanes, duration, after, label, joint=True)
         self.collectives[index] = collective([list(group) for group in groups], list(transfers))
         return index
 

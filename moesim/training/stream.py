@@ -45,7 +45,7 @@ class Stream:
         size = self.sizes[part]
         saved, pairs = self._saved(part, passes)
         each = (size.expert_bytes + pairs) / self.spec.pieces
-        loads = [self._load(dense, size.dense_bytes + saved, write=False)]
+        loads = [self._load(dense, size.read + saved, write=False)]
         return loads + [self._load(experts, each, write=False) for _ in range(self.spec.pieces if size.experts else 0)]
 
     def activations(self, part: int, passes: int) -> list[Load]:
@@ -92,7 +92,7 @@ class Stream:
         size, spec = self.sizes[part], self.spec
         dense, experts = self._lanes(part)
         needed = np.zeros(len(self.plan.machine.devices))
-        needed[dense] += size.dense_bytes * max((spec.ahead + 1) // spec.pieces, 1)
+        needed[dense] += size.resident * max((spec.ahead + 1) // spec.pieces, 1)
         needed[experts] += size.expert_bytes / spec.pieces * (spec.ahead + 1)
         for lane in np.flatnonzero(needed):
             room = sum(tier.capacity for tier in self.plan.near[lane].tiers)

@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.fabric.tokens import Tokens
+from moesim.routing import ClusteredRouting, CountRouting, TraceRouting
 from moesim.routing.base import RoutingSource, TokenSpans
 from moesim.routing.drawn import Drawn
-from moesim.routing.replay import TraceRouting
-from moesim.routing.synthetic import CountRouting
 from moesim.step.graph import FloatArray, IntArray
 
 
@@ -29,7 +28,7 @@ def draw(routing: RoutingSource, ranks: int, sequences: int, length: int, first:
         tokens=np.full(count, length, dtype=np.int64),
     )
     rng = np.random.default_rng(seed)
-    if isinstance(routing, CountRouting | TraceRouting):
+    if isinstance(routing, CountRouting | TraceRouting | ClusteredRouting):
         return routing.drawn(spans, ranks, rng)
     return Drawn.of_counts(routing.counts(spans, ranks, rng))
 
