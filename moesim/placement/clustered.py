@@ -68,7 +68,7 @@ def owners(pairs: FloatArray, ranks: int, sharers: int = 1) -> IntArray:
         pairs: [experts, experts] of the layer, see Coactivation.
     """
     cluster = clusters(pairs, ranks)
-    load = np.bincount(cluster, np.diag(pairs), minlength=ranks)
+    load = np.bincount(cluster, np.diag(pairs), minlength=ranks).astype(np.float64)
     if sharers == 1 or ranks % sharers or ranks == sharers:
         return cluster
     group = balanced_groups(load, ranks // sharers)

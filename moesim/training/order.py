@@ -88,22 +88,25 @@ def sequence(order: Order, chunks: int, seconds: Callable[[int, Task], float]) -
 
 
 def _deadlock(order: Order, position: list[int], ends: dict[Placed, float], chunks: int) -> MoesimError:
-    """Names the first stage that is stuck, what it waits for, and where that stands."""
+    """Names a stage that is stuck, what it waits for, and where that stands: from the first one on, as long as a stage
+    waits for what is next on another one."""
     stages = len(order)
     stage = next(s for s in range(stages) if position[s] < len(order[s]))
-    task = order[stage][position[stage]]
-    waits = [before(stage, task, stages, chunks)]
-    if task.backward:
-        waits.append(Placed(stage, task._replace(backward=False)))
-    other = next(each for each in waits if each is not None and each not in ends)
-    there = order[other.stage][position[other.stage]]
+    while True:
+        task = order[stage][position[stage]]
+        waits = [before(stage, task, stages, chunks)]
+        if task.backward:
+            waits.append(Placed(stage, task._replace(backward=False)))
+        other = next(each for each in waits if each is not None and each not in ends)
+        there = order[other.stage][position[other.stage]]
+        if there != other.task:
+            break
+        stage = other.stage
     return MoesimError(
         f"the schedule deadlocks: stage {stage} waits before {task} for {other.task} of stage {other.stage}, which "
         f"stands before {there}",
         key="training.order",
-        fix=f"on stage {other.stage} put {other.task} before {there}"
-        if other.stage != stage
-        else f"put {other.task} before {task}",
+        fix=f"on stage {other.stage} put {other.task} before {there}",
     )
 
 
