@@ -20,7 +20,7 @@ from moesim.engine.invariants import check_collective, require
 from moesim.engine.topology import Groups
 from moesim.engine.wires import OwnWires, Wires
 from moesim.fabric.transfer import Phase, Transfer, concurrent, picoseconds
-from moesim.step.graph import ABSENT, NETWORK, PEER, PICOSECONDS, RESOURCES, Schedule, StepGraph
+from moesim.step.graph import ABSENT, PEER, PICOSECONDS, RESOURCES, Schedule, StepGraph
 
 Steps = Generator[simpy.Event, Any, Any]
 
@@ -127,7 +127,7 @@ class _Execution:
     def __init__(self, graph: StepGraph, clock: Clock, wires: Wires) -> None:
         self.graph, self.clock, self.origin = graph, clock, clock.now
         # What goes to other pipeline stages runs beside the collectives, in the plan too.
-        self.wires = {NETWORK: wires, PEER: OwnWires(clock)}
+        self.wires, self.beside = wires, OwnWires(clock)
         self.labels = [Groups(labels).label.tolist() for labels in graph.partitions]
         self.lanes = [self._lane(index) for index in range(graph.lanes)]
         for row in range(graph.rows):
@@ -214,7 +214,8 @@ class _Execution:
 
     def _transfer(self, row: int, lane: int) -> Steps:
         """What the group of `lane` exchanges: the call's overhead, then stage by stage what runs side by side."""
-        collective, wires = self.graph.collectives[row], self.wires[int(self.graph.resource[row])]
+        collective = self.graph.collectives[row]
+        wires = self.beside if self.graph.resource[row] == PEER else self.wires
         index = next(i for i, group in enumerate(collective.members) if lane in group)
         members, transfer = collective.members[index], collective.transfers[index]
         if transfer.phases:

@@ -108,7 +108,7 @@ def test_fidelities_agree_with_everything_at_once() -> None:
     )
     base = agree(tree)
     assert agree(tree, "training.recompute=none") < agree(tree, "training.recompute=attention") < base
-    assert agree(tree, "training.overlap=true") < base
+    assert agree(tree, "training.overlap=true") <= base
 
 
 def test_fidelities_agree_with_streamed_weights() -> None:
