@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from moesim.report.service import class_lines, stage_lines
+from moesim.report.service import class_lines, pool_lines, stage_lines
 from moesim.report.text import ends, memory_size, percent, short_quantity, short_time, significant
 from moesim.report.training import print_training
 from moesim.results.metrics import numbers
@@ -137,6 +137,7 @@ def _facts(results: Results) -> Table:
         ("goodput", _goodput(values)),
         ("stages", stage_lines(summary)),
         ("classes", class_lines(summary)),
+        ("pools", pool_lines(summary)),
         ("utilisation", _utilisation(values)),
         ("network", _network(values)),
         ("experts", _experts(values)),

@@ -56,7 +56,8 @@ def trace(record: RunRecord, name: str = "experiment", seed: int | None = None) 
     for replica in np.unique(record.iterations["replica"]).tolist():
         chosen = record.iterations["replica"] == replica
         steps = {key: column[chosen] for key, column in record.iterations.items()}
-        events += process(_pid(replica), f"replica {replica}")
+        pool = f" ({steps['pool'][0]})" if "pool" in steps else ""
+        events += process(_pid(replica), f"replica {replica}{pool}")
         events += _steps(_pid(replica), steps, about)
         events += _counters(_pid(replica), steps)
     events += _requests(record, about)
@@ -171,11 +172,11 @@ def _counters(pid: int, steps: Columns) -> Iterator[Event]:
 
 
 def _requests(record: RunRecord, about: dict[str, Any]) -> Iterator[Event]:
-    """Asynchronous spans of the first requests: the request, and in it queued, prefill, decode."""
+    """Asynchronous spans of the first requests: the request, and in it queued, prefill, decode; and its transfer."""
     columns, order = record.requests, np.argsort(record.requests["arrival"], kind="stable")
     if len(order) > MOST_REQUESTS:
         about["requests"] = f"the first {MOST_REQUESTS} of {len(order)}"
-    times = np.array([columns[name] for name in ("arrival", "first_scheduled", "first_token", "finish")], float)
+    phases, times = _phases(columns)
     # What has not happened lasts until the end of the run.
     marks = nanoseconds(np.fmin(times, record.end))
     if np.any(columns["replica"] < 0):
@@ -188,11 +189,30 @@ def _requests(record: RunRecord, about: dict[str, Any]) -> Iterator[Event]:
         name = f"request {number}" + ("" if finished else " (unfinished)")
         yield {"ph": "b", "name": name, "ts": microseconds(int(marks[0, i])), "args": args, **base}
         known = int(np.count_nonzero(~np.isnan(times[:, i])))  # the phase in progress is shown too
-        ends = marks[: min(known + 1, 4), i].tolist()
-        for phase, (start, end) in zip(("queued", "prefill", "decode"), pairwise(ends), strict=False):
+        ends = marks[: min(known + 1, len(times)), i].tolist()
+        for phase, (start, end) in zip(phases, pairwise(ends), strict=False):
+            if start == end and phase in _BETWEEN_POOLS:
+                continue
             yield {"ph": "b", "name": phase, "ts": microseconds(start), **base}
             yield {"ph": "e", "name": phase, "ts": microseconds(end), **base}
         yield {"ph": "e", "name": name, "ts": microseconds(ends[-1]), **base}
+
+
+#: Phases of a request that moves from one pool to another.
+_BETWEEN_POOLS = ("waiting for blocks", "transfer")
+
+
+def _phases(columns: Columns) -> tuple[tuple[str, ...], NDArray[np.float64]]:
+    """Names of a request's phases, and [phases + 1, requests] the times between which they lie. Of a transfer, what
+    comes after the first token."""
+    names = ["arrival", "first_scheduled", "first_token", "finish"]
+    times = np.array([columns[name] for name in names], float)
+    if "transfer_start" not in columns:
+        return ("queued", "prefill", "decode"), times
+    stays = (columns["decode_replica"] < 0) | (columns["output_tokens"] == 1)
+    begin, end = (np.where(stays, times[2], columns[name]) for name in ("transfer_start", "transfer_end"))
+    times = np.insert(times, 3, [np.maximum(begin, times[2]), end], axis=0)
+    return ("queued", "prefill", *_BETWEEN_POOLS, "decode"), times
 
 
 def node_events(timeline: Iterable[TimelineStep], devices: Columns, about: dict[str, Any]) -> Iterator[Event]:

@@ -8,7 +8,7 @@ from moesim.engine.fidelity import schedule
 from moesim.engine.record import TimelineStep
 from moesim.serving.replica import Replica
 from moesim.step.batch import Batch
-from moesim.step.compile import compile_step
+from moesim.step.passes.micro_batches import step_graph
 
 #: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
 _MOST_NODES, _MOST_STEPS = 300_000, 3
@@ -46,12 +46,12 @@ class DetailKeeper:
 def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[TimelineStep]:
     """Compile and schedule the kept steps, as many as the limit of nodes allows. Their routing is drawn for each step,
     so that a step priced from tabulated routing may differ from its detail by the scatter of one draw."""
+    by_number = {replica.index: replica for replica in replicas}
     found: list[TimelineStep] = []
     nodes = 0
     for kept in sorted(keeper.steps, key=lambda kept: kept.start):
-        pricer = replicas[kept.replica].pricer
-        drawn = pricer.routed.drawn(kept.batch, 0) if pricer.routed is not None else None
-        graph = compile_step(pricer, pricer.price(kept.batch), drawn)
+        pricer = by_number[kept.replica].pricer
+        graph = step_graph(pricer, pricer.price(kept.batch))
         nodes += graph.duration.size
         if found and nodes > _MOST_NODES:
             break

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
@@ -39,7 +40,7 @@ def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
 def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
     """Bytes of weights that one lane of a stage holds. Tied embeddings stand at the head and, where that is another
     stage, at the first one too."""
-    operators: list[Operator] = [row.operator for row in program.rows if row.operator is not None]
+    operators: list[Operator] = list(_held(context.model, program))
     shards = layout.expert_ranks * layout.expert_tp
     tied = context.model.tied_embeddings and layout.pp > 1 and program.stage == 0
     operators += [op for op in epilogue_operators(context.model) if op.name == "lm_head"] if tied else []
@@ -49,9 +50,26 @@ def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: Stag
     )
 
 
+def _held(model: ModelSpec, program: StageProgram) -> Iterator[Operator]:
+    """The stage's operators, each once that drafts share: all of them pass one layer and the model's embedding and
+    head."""
+    seen: set[tuple[str, int]] = set()
+    for row in program.rows:
+        shared = row.operator is not None and row.operator.tensor == "embedding"
+        place = (row.name, -1 if shared else min(row.layer, model.layers))
+        if row.operator is not None and place not in seen:
+            seen.add(place)
+            yield row.operator
+
+
+def stage_attention_layers(program: StageProgram) -> set[int]:
+    """The model's layers whose KV entries a stage keeps."""
+    return {row.layer for row in program.rows if row.action == "attention"}
+
+
 def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
     """Bytes that one token adds to the KV cache of one lane of a stage; sliding-window layers keep every token."""
-    layers = sum(row.action == "attention" for row in program.rows)
+    layers = sum(operator.kind == "attention" for operator in _held(context.model, program))
     elements = kv_elements_per_token(context.model) * kv_share(context.model, layout.tp)
     return layers * elements * DTYPE_BYTES[context.dtype.kv]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moesim.engine.record import Column, RunRecord, Totals
@@ -45,10 +47,11 @@ def run_record(
     ]
     iterations = deployment.recorder.columns()
     capacity = np.array([m.blocks * spec.engine.block_size * r.scheduler.ranks for m, r in _pairs(deployment)])
-    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[iterations["replica"].astype(np.int64)]
+    replica = iterations["replica"].astype(np.int64) - deployment.replicas[0].index
+    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[replica]
     devices = _device_columns(deployment, ledgers, seconds)
     return RunRecord(
-        requests=_request_columns(states, deployment),
+        requests=request_columns(states, deployment.replicas),
         iterations=iterations,
         itl=deployment.recorder.gaps(),
         devices=devices,
@@ -80,10 +83,11 @@ def _pairs(deployment: Deployment) -> list[tuple[ReplicaMemory, Replica]]:
     return list(zip(deployment.memory, deployment.replicas, strict=True))
 
 
-def _request_columns(states: list[RequestState], deployment: Deployment) -> dict[str, Column]:
+def request_columns(states: list[RequestState], replicas: Sequence[Replica]) -> dict[str, Column]:
+    """Columns of the requests that were sent, which these replicas serve."""
     left = {
         state.request: int(left)
-        for replica in deployment.replicas
+        for replica in replicas
         for state, left in zip(replica.scheduler.running.states, replica.scheduler.running.left, strict=True)
     }
     columns: dict[str, Column] = {
@@ -142,6 +146,8 @@ def _operator_columns(ledgers: list[Ledger]) -> dict[str, Column]:
         "seconds": table.sum(axis=1),
         **{f"{bound}_seconds": table[:, i] for i, bound in enumerate(BOUNDS)},
         "least_seconds": np.array([_least(ledgers, name) for name in names]),
+        "level": np.array([_level(ledgers, name) for name in names], dtype=str),
+        **_work(ledgers, names),
     }
 
 
@@ -149,6 +155,20 @@ def _least(ledgers: list[Ledger], name: str) -> float:
     """Seconds that a kind of transfer takes at least, over all replicas; NaN where it is none."""
     parts = [ledger.least(name) for ledger in ledgers if name in ledger.traffic]
     return sum(parts) if parts else np.nan
+
+
+def _work(ledgers: list[Ledger], names: list[str]) -> dict[str, Column]:
+    """Seconds, FLOP and bytes of each operator over all devices; NaN of what does not compute."""
+    none = np.full(3, np.nan)
+    sums = [[ledger.work[name] for ledger in ledgers if name in ledger.work] for name in names]
+    table = np.array([np.sum(parts, axis=0) if parts else none for parts in sums]).reshape(len(names), 3)
+    return {name: table[:, i] for i, name in enumerate(("device_seconds", "flops", "memory_bytes"))}
+
+
+def _level(ledgers: list[Ledger], name: str) -> str:
+    """The part of the machine whose links a kind of transfer keeps busy the longest; empty where it is none."""
+    traffic = [ledger.traffic[name] for ledger in ledgers if name in ledger.traffic]
+    return max(traffic, key=lambda each: each.seconds).level if traffic else ""
 
 
 def _link_columns(ledgers: list[Ledger]) -> dict[str, Column]:
@@ -216,11 +236,11 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
     accounts = replica.pricer.accounts
     sizes = np.arange(accounts.context.token_limit + 1)
     tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies - accounts.padding
-    sequences = float((accounts.stages[-1].sequences @ sizes).sum()) - accounts.dummies
+    samples = float((accounts.stages[-1].samples @ sizes).sum()) - accounts.dummies
     flops = kv = 0.0
     for account in accounts.stages:
         flops += sum(op.flops_per_token * times for op, times in account.costs.operators.items()) * tokens
-        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * sequences
+        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * account.costs.total("heads") * samples
         for (reach, _), sums in account.attention.items():
             layers = account.costs.total(f"{reach}_attention")
             flops += float(sums[1].sum()) * layers

@@ -17,6 +17,7 @@ __all__ = [
     "ABSENT",
     "COMPUTE",
     "COPY",
+    "COPROCESSORS",
     "NETWORK",
     "PEER",
     "PICOSECONDS",
@@ -42,10 +43,17 @@ class Resource:
     name: str
 
 
-COMPUTE, SIDE_COMPUTE, NETWORK, COPY, PEER = range(5)
-#: The compute stream, a second compute stream beside it, the ports, the engine that moves data between memory tiers,
-#: and what sends to other pipeline stages beside the collectives; memory bandwidth is the shared one.
-RESOURCES = tuple(Resource(name) for name in ("compute", "side_compute", "network", "copy", "peer"))
+COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
+#: Those of a device's coprocessors, in the order of its descriptor.
+COPROCESSORS = (3, 4)
+#: The engine that moves data between memory tiers, and what sends to other pipeline stages beside the collectives.
+COPY, PEER = 5, 6
+#: The compute stream, a second compute stream beside it, the ports, coprocessors, copies and sends; memory bandwidth is
+#: the shared one.
+RESOURCES = tuple(
+    Resource(name)
+    for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor", "copy", "peer")
+)
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,8 @@ def token_spans(batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
         chunks = ()
     source = [batch.rank[active], np.array([c.rank for c in chunks], dtype=np.int64)]
     request = [batch.request[active], np.array([c.request for c in chunks], dtype=np.int64)]
-    position = [batch.context[active] + step, np.array([c.cached for c in chunks], dtype=np.int64)]
-    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in chunks], dtype=np.int64)]
+    position = [batch.cached()[step][active], np.array([c.cached for c in chunks], dtype=np.int64)]
+    tokens = [np.full(int(active.sum()), batch.queries), np.array([c.tokens for c in chunks], dtype=np.int64)]
     idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
     source.append(idle)
     request.append(np.full(len(idle), -1))
@@ -88,11 +88,9 @@ def token_spans(batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
 
 def _padded(spans: TokenSpans, batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
     """The spans, and each rank's padding as single tokens of no request."""
-    per_rank, chunked = np.zeros((2, 1, batch.ranks), dtype=np.int64)
+    per_rank = np.zeros((1, batch.ranks), dtype=np.int64)
     np.add.at(per_rank[0], spans.source, spans.tokens)
-    for chunk in batch.chunks if step == 0 else ():
-        chunked[0, chunk.rank] += chunk.tokens
-    padding = graphs.padding(per_rank, chunked)[0]
+    padding = graphs.padding(per_rank, step == 0 and bool(batch.chunks))[0]
     rank = np.repeat(np.arange(batch.ranks), padding)
     place = np.arange(len(rank)) - np.repeat(np.cumsum(padding) - padding, padding)
     return TokenSpans(
