@@ -7,6 +7,7 @@ import numpy as np
 from moesim.registry import Registry
 from moesim.routing.affinity import AffinityRouting
 from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.clustered import ClusteredRouting
 from moesim.routing.concentrated import ConcentratedRouting
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
@@ -17,6 +18,7 @@ __all__ = [
     "DEFAULT_PROFILE",
     "SOURCES",
     "AffinityRouting",
+    "ClusteredRouting",
     "ConcentratedRouting",
     "CountRouting",
     "RoutingSource",
@@ -105,6 +107,20 @@ def _uniform(
     _: RoutingSpec, __: RoutingProfile | None, layers: int, experts: int, top_k: int, seed: np.random.SeedSequence
 ) -> CountRouting:
     return CountRouting(layers, experts, top_k, seed=seed, description="uniform")
+
+
+@SOURCES.register("clustered")
+def _clustered(
+    spec: RoutingSpec, _: RoutingProfile | None, layers: int, experts: int, top_k: int, seed: np.random.SeedSequence
+) -> ClusteredRouting:
+    assert spec.clusters is not None  # the schema requires both
+    assert spec.preference is not None
+    if experts % spec.clusters:
+        raise MoesimError(
+            f"{spec.clusters} clusters do not divide {experts} experts", key="routing.clusters",
+            fix=f"use a number that divides {experts}",
+        )  # fmt: skip
+    return ClusteredRouting(layers, experts, top_k, spec.clusters, spec.preference, seed)
 
 
 @SOURCES.register("profile")

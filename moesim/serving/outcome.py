@@ -9,7 +9,6 @@ import numpy as np
 from moesim.engine.record import Column, RunRecord, Totals
 from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.transfer import PICOSECONDS
-from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
 from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
@@ -220,9 +219,8 @@ def _totals(
         preemptions=sum(r.scheduler.preemptions for r in deployment.replicas),
         dropped=requests.dropped,
         clipped=requests.clipped,
-        price=_price(spec, machine),
-        chassis_power=spec.machine.chassis_power * spec.machine.nodes
-        + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
+        price=machine.price,
+        chassis_power=machine.standing_power,
         hidden=sum(ledger.hidden for ledger in ledgers),
         sharing=sum(ledger.sharing for ledger in ledgers),
         peak_flops=float(devices["peak_flops"][used].sum()),
@@ -266,11 +264,3 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
         totals.dense_flops += tokens * experts.layers * experts.experts * pair
         totals.sparse_bytes += float(routed.touched.sum()) * one
         totals.dense_bytes += accounts.steps * elements["experts"]
-
-
-def _price(spec: ExperimentSpec, machine: Machine) -> float:
-    """Dollars per second; NaN where a device's price is unknown."""
-    if spec.machine.price is not None:
-        return spec.machine.price * spec.machine.nodes
-    prices = [device.spec.price for device in machine.devices]
-    return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))

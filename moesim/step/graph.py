@@ -17,7 +17,9 @@ __all__ = [
     "ABSENT",
     "COMPUTE",
     "COPROCESSORS",
+    "COPY",
     "NETWORK",
+    "PEER",
     "PICOSECONDS",
     "RESOURCES",
     "SIDE_COMPUTE",
@@ -44,10 +46,13 @@ class Resource:
 COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
 #: Those of a device's coprocessors, in the order of its descriptor.
 COPROCESSORS = (3, 4)
-#: The compute stream, a second compute stream beside it, the ports, and coprocessors; memory bandwidth is the shared
-#: one.
+#: The engine that moves data between memory tiers, and what sends to other pipeline stages beside the collectives.
+COPY, PEER = 5, 6
+#: The compute stream, a second compute stream beside it, the ports, coprocessors, copies and sends; memory bandwidth is
+#: the shared one.
 RESOURCES = tuple(
-    Resource(name) for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor")
+    Resource(name)
+    for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor", "copy", "peer")
 )
 
 
