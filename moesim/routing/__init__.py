@@ -6,11 +6,21 @@ import numpy as np
 
 from moesim.registry import Registry
 from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.documents import DocumentRouting
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 
-__all__ = ["DEFAULT_PROFILE", "SOURCES", "CountRouting", "RoutingSource", "TokenSpans", "TraceRouting", "make_routing"]
+__all__ = [
+    "DEFAULT_PROFILE",
+    "SOURCES",
+    "CountRouting",
+    "DocumentRouting",
+    "RoutingSource",
+    "TokenSpans",
+    "TraceRouting",
+    "make_routing",
+]
 
 #: For a model whose routing nobody published: skew of a model trained with an auxiliary balance loss on real text (Gini
 #: 0.16), and a correlation in the middle of the published ones.
@@ -90,3 +100,17 @@ def _profile(
         seed=seed,
         description=f"{origin}: zipf {zipf:g}, correlation {correlation:g} over {base.segment} tokens",
     )
+
+
+@SOURCES.register("documents")
+def _documents(
+    spec: RoutingSpec,
+    profile: RoutingProfile | None,
+    layers: int,
+    experts: int,
+    top_k: int,
+    seed: np.random.SeedSequence,
+) -> DocumentRouting:
+    base = profile or DEFAULT_PROFILE
+    given = {name: getattr(spec, name) for name in ("zipf", "correlation") if getattr(spec, name) is not None}
+    return DocumentRouting(layers, experts, top_k, base.model_copy(update=given), seed)

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from moesim.spec.base import Dtype, Schema
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.offload import ExpertsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
 from moesim.spec.units import Bytes
@@ -101,6 +102,8 @@ class ExperimentSpec(Schema):
     engine: EngineSpec
     routing: RoutingSpec = RoutingSpec()
     placement: str = "contiguous"
+    #: Where the routed experts live if not on the devices; they do where it is not given.
+    experts: ExpertsSpec | None = None
     requests: RequestsSpec
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()

@@ -33,8 +33,9 @@ class RoutingProfile(Descriptor):
 
 
 class RoutingSpec(Schema):
-    """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file; a trace
-    alone is its own source."""
+    """`source: uniform`, a `profile` of the library (or numbers given here), `documents` (the same statistics, but the
+    tokens of a request choose alike for as long as it lasts), or the replay of a `trace` file; a trace alone is its own
+    source."""
 
     source: str = "profile"
     profile: str | None = None

@@ -9,12 +9,31 @@ from numpy.typing import NDArray
 
 from moesim.fabric.transfer import Transfer, collective
 from moesim.routing.drawn import Drawn
-from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, FloatArray, IntArray, StepGraph
+from moesim.step.graph import (
+    ABSENT,
+    COMPUTE,
+    COPY,
+    HOST,
+    NETWORK,
+    SIDE_COMPUTE,
+    Collective,
+    FloatArray,
+    IntArray,
+    StepGraph,
+)
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
 from moesim.step.tokens import RoutedTokens
 
-_STREAM = {"operator": COMPUTE, "attention": COMPUTE, "experts": COMPUTE, "barrier": COMPUTE, "shared": SIDE_COMPUTE}
+_STREAM = {
+    "operator": COMPUTE,
+    "attention": COMPUTE,
+    "experts": COMPUTE,
+    "barrier": COMPUTE,
+    "shared": SIDE_COMPUTE,
+    "copy": COPY,
+    "host": HOST,
+}
 
 
 @dataclass
@@ -67,7 +86,7 @@ def compile_step(
         drawn: what its tokens choose; None for a dense model.
         stage: only this one of a pipeline; None: all, one after the other.
     """
-    compiler = _Compiler(pricer, block, drawn)
+    compiler = StepCompiler(pricer, block, drawn)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
         if stage in (None, program.stage):
@@ -75,7 +94,9 @@ def compile_step(
     return compiler.graph()
 
 
-class _Compiler:
+class StepCompiler:
+    """Builds the graph of one step, stage by stage."""
+
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
         self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
@@ -109,8 +130,12 @@ class _Compiler:
             elif row.action == "shared":
                 side = (self._append(program, row, side or fork),)
             else:
-                chain = (self._append(program, row, chain),)
+                chain = self.exchange(program, row, chain)
         return chain + side
+
+    def exchange(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Append dispatch, experts or combine; returns the rows that what follows waits for."""
+        return (self._append(program, row, after),)
 
     def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> int:
         stage, base = program.stage, program.stage * self.layout.stage_lanes

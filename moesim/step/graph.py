@@ -16,6 +16,8 @@ from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray
 __all__ = [
     "ABSENT",
     "COMPUTE",
+    "COPY",
+    "HOST",
     "NETWORK",
     "PICOSECONDS",
     "RESOURCES",
@@ -40,9 +42,10 @@ class Resource:
     name: str
 
 
-COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
-#: The compute stream, a second compute stream beside it, and the ports; memory bandwidth is the shared one.
-RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
+COMPUTE, SIDE_COMPUTE, NETWORK, COPY, HOST = range(5)
+#: The compute stream, a second compute stream beside it, the ports, the engine that copies into the device's memory,
+#: and the host's processor; memory bandwidth is the shared one.
+RESOURCES = tuple(Resource(name) for name in ("compute", "side_compute", "network", "copy", "host"))
 
 
 @dataclass(frozen=True)

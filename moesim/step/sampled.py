@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.documents import DocumentRouting
 from moesim.routing.drawn import Drawn
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
@@ -60,7 +61,7 @@ def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
 def draw(routing: RoutingSource, key: int, batch: Batch, step: int, graphs: CapturedGraphs) -> Drawn:
     """The choices of a step's tokens."""
     given = token_spans(batch, step, graphs), batch.ranks, step_stream(key, batch, step)
-    if isinstance(routing, CountRouting | TraceRouting):
+    if isinstance(routing, CountRouting | TraceRouting | DocumentRouting):
         return routing.drawn(*given)
     return Drawn.of_counts(routing.counts(*given))
 
