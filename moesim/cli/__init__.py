@@ -23,6 +23,7 @@ from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
 from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
+from moesim.cli.reproducing import reproduce_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
 from moesim.cli.showing import show_command
@@ -101,7 +102,7 @@ def main() -> None:
 
 for command in (
     run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command,
+    validate_command, reproduce_command,
 ):  # fmt: skip
     main.add_command(command)
 for command in (*MEASURING, *FITTING):
