@@ -25,6 +25,9 @@ from moesim.spec.routing import RoutingProfile
 #: Requests whose preferences are kept; those of others are drawn again when they come back.
 _REMEMBERED = 512
 
+#: The least exponential number, so that its logarithm is finite.
+_TINY = np.float32(1e-30)
+
 
 class DocumentRouting:
     """Draws tokens one by one, with the preferences of their requests.
@@ -66,7 +69,7 @@ class DocumentRouting:
         """The choices of all tokens and, with them, their routers' scores."""
         levels = np.stack([self._level + self._sigma * self._taste(int(r)) for r in spans.request], axis=1)
         logits = np.repeat(levels, spans.tokens, axis=1)  # [layers, tokens, experts]
-        logits -= np.log(rng.standard_exponential(logits.shape, dtype=np.float32))  # Gumbel noise
+        logits -= np.log(np.maximum(rng.standard_exponential(logits.shape, dtype=np.float32), _TINY))  # Gumbel noise
         ids = np.argpartition(logits, -self.top_k, axis=2)[..., -self.top_k :]
         source = np.repeat(spans.source, spans.tokens)
         chosen = Drawn.of_choices(ids.transpose(2, 0, 1).astype(np.uint16), source, sources, self.experts)

@@ -20,6 +20,7 @@ from moesim.memory.kv_cache import PagedKVCache
 from moesim.placement import make_placement
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
+from moesim.routing.documents import popularity_of
 from moesim.routing.synthetic import CountRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
@@ -27,16 +28,19 @@ from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, without_effect
+from moesim.serving.offloaded import OffloadedPricer
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
+from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.kernels import check_stacks
 from moesim.step.communication import Communication
 from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
+from moesim.step.offload import Offload
 from moesim.step.pricing import StepPricer
 from moesim.step.program import StageProgram, stage_program
 from moesim.step.routed import ExpertCosts
@@ -91,9 +95,10 @@ def deploy(
     replicas, memories = [], []
     for index, layout in enumerate(layouts):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
-        memory = replica_memory(context, layout, programs)
+        offload = _offload(spec, context, layout, programs)
+        memory = replica_memory(context, layout, programs, offload)
         _check_requests(requests, memory, spec)
-        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index)
+        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index, offload)
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
@@ -125,6 +130,22 @@ def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSou
     return make_routing(spec.routing, profile, layers, moe.experts, moe.top_k, stream)
 
 
+def _offload(
+    spec: ExperimentSpec, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram]
+) -> Offload | None:
+    """Where the experts are, if not on the devices."""
+    if spec.experts is None:
+        return None
+    operators = [row.operator for program in programs for row in program.rows if row.action == "experts"]
+    if not operators or operators[0] is None:
+        raise MoesimError(f"{spec.model.name} is dense and has no experts", key="experts", fix="leave experts out")
+    if spec.fabric != "bound":
+        raise MoesimError(
+            f"fabric {spec.fabric} does not know the copies of experts", key="fabric", fix="use fabric: bound"
+        )
+    return Offload(spec.experts, context, layout, operators[0])
+
+
 def _pricer(
     spec: ExperimentSpec,
     context: StepContext,
@@ -135,6 +156,7 @@ def _pricer(
     routing: RoutingSource | None,
     stream: np.random.SeedSequence,
     index: int,
+    offload: Offload | None,
 ) -> StepPricer:
     communication = Communication(context, layout, fabric, kernels)
     executed = _executes(spec)
@@ -151,6 +173,11 @@ def _pricer(
     key = int(
         np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
     )
+    if offload is not None:
+        popularity = popularity_of(routing, routing.layers, routing.experts)
+        make = partial(
+            OffloadedPricer, offload=offload, popularity=popularity, key=key, fidelity=spec.fidelity
+        )  # type: ignore[assignment]
     reuse = spec.plan_reuse and not executed and not (exchange.over_links and exchange.all_to_all)
     if reuse and isinstance(routing, CountRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
@@ -161,7 +188,7 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    return spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
+    return spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
@@ -191,5 +218,6 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
     if _executes(spec):
         why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
+        why = why if spec.experts is None else "every step changes which experts the devices hold"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

@@ -56,7 +56,7 @@ def unused_scales(
     Args:
         communicates: whether a replica has several devices. measured: whether a measured library paces them.
     """
-    families = {device.spec.name: device.spec.family for device in machine.devices}
+    families = {device.spec.name: device.spec.family for device in (*machine.devices, *machine.hosts)}
     notes: dict[str, None] = {}
     priced = kernels.priced()
     for device, sources in kernels.sources().items():

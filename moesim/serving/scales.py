@@ -31,7 +31,7 @@ NOMINAL = Scales()
 
 def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
     """Factors of the kernels that an engine scales, by device and kernel."""
-    families = {device.spec.name: device.spec.family for device in machine.devices}
+    families = {device.spec.name: device.spec.family for device in (*machine.devices, *machine.hosts)}
     return {
         (name, kernel): factor
         for name, family in families.items()
