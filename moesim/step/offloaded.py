@@ -162,7 +162,7 @@ class OffloadCompiler(StepCompiler):
         if not self.offload.prefetch.exact:
             active = np.flatnonzero(tokens)
             wrong = active[self.rng.random(len(active)) >= self.offload.spec.prefetch.accuracy**steps]
-            others = np.setdiff1d(order, active)
+            others = np.flatnonzero(tokens == 0)
             instead = self.rng.permutation(others)[: len(wrong)]
             wrong = wrong[: len(instead)]
             order[wrong], order[instead] = instead, wrong
