@@ -79,7 +79,7 @@ def refresh_reproduced() -> None:
 
 
 def refresh_figure() -> None:
-    from moesim.run import run
+    from moesim.running import run
     from moesim.spec.loading import load_experiment
 
     with tempfile.TemporaryDirectory() as folder:

@@ -18,6 +18,7 @@ from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.placement import make_placement
+from moesim.processors import make_mapping
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
 from moesim.routing.documents import popularity_of
@@ -27,11 +28,11 @@ from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
-from moesim.serving.notes import overlaps_shared_experts, without_effect
+from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
 from moesim.serving.offloaded import OffloadedPricer
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
+from moesim.serving.scales import COLLECTIVE, NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.spec.errors import MoesimError
@@ -83,13 +84,15 @@ def deploy(
     machine = assemble(spec.machine, spec.library)
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
     check_stacks(spec.engine.kernels)
-    priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
+    priced = CalibratedKernels(spec.engine.kernels, kernel_scales, scales.launches, scales.relatives)
+    mapping = make_mapping(spec.processors, machine)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced, mapping)
     layouts = replica_layouts(spec.parallelism, spec.model, machine)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
-    fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
+    launch = scales.launches.get(COLLECTIVE, 1.0)
+    fabric, kernels = scaled_fabric(joined.fabric, paces, launch), scaled_experts(joined.kernels, paces, launch)
     routing = _routing(spec, streams["routing"])
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas, memories = [], []
@@ -143,6 +146,13 @@ def _offload(
         raise MoesimError(
             f"fabric {spec.fabric} does not know the copies of experts", key="fabric", fix="use fabric: bound"
         )
+    if spec.engine.micro_batches > 1 or context.mapping is not None:
+        what = "micro-batches" if spec.engine.micro_batches > 1 else "coprocessors"
+        raise MoesimError(
+            f"experts outside the devices' memory are not computed in {what} yet",
+            key="experts",
+            fix="leave experts out, or engine.micro_batches and processors",
+        )
     return Offload(spec.experts, context, layout, operators[0])
 
 
@@ -188,7 +198,8 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    return spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
+    beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
+    return spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec) -> None:
@@ -216,7 +227,7 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
     if _executes(spec):
-        why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
+        why = "fidelity is op" if spec.fidelity == "op" else "computation and communication run side by side"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
         why = why if spec.experts is None else "every step changes which experts the devices hold"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")

@@ -9,8 +9,8 @@ from moesim.engine.record import TimelineStep
 from moesim.serving.offloaded import OffloadedPricer
 from moesim.serving.replica import Replica
 from moesim.step.batch import Batch
-from moesim.step.compile import compile_step
 from moesim.step.graph import Schedule, StepGraph
+from moesim.step.passes.micro_batches import step_graph
 from moesim.step.pricing import StepPricer
 
 #: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
@@ -73,6 +73,5 @@ def _detail(pricer: StepPricer, batch: Batch) -> tuple[StepGraph, Schedule] | No
     if isinstance(pricer, OffloadedPricer):
         step = pricer.detailed(batch)
         return None if step is None else (step.graph, step.executed)
-    drawn = pricer.routed.drawn(batch, 0) if pricer.routed is not None else None
-    graph = compile_step(pricer, pricer.price(batch), drawn)
+    graph = step_graph(pricer, pricer.price(batch))
     return graph, schedule(graph)

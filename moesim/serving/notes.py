@@ -20,6 +20,13 @@ def overlaps_shared_experts(spec: ExperimentSpec) -> bool:
     return spec.engine.overlap_shared_experts and beside
 
 
+def shares_memory(spec: ExperimentSpec) -> bool:
+    """Whether processors of a device may work side by side on one memory bandwidth."""
+    coprocessors = [each for device in spec.library.devices.values() for each in device.coprocessors.values()]
+    concurrent = spec.processors.concurrent or spec.processors.policy == "co-processing"
+    return concurrent and any(each.shared for each in coprocessors)
+
+
 def without_effect(spec: ExperimentSpec) -> Iterator[str]:
     """Settings that somebody chose and that the run does not depend on."""
     engine, moe, parallelism = spec.engine, spec.model.moe, spec.parallelism
@@ -56,7 +63,7 @@ def unused_scales(
     Args:
         communicates: whether a replica has several devices. measured: whether a measured library paces them.
     """
-    families = {device.spec.name: device.spec.family for device in (*machine.devices, *machine.hosts)}
+    families = {each.spec.name: each.spec.family for device in (*machine.devices, *machine.hosts) for each in device.processors}
     notes: dict[str, None] = {}
     priced = kernels.priced()
     for device, sources in kernels.sources().items():

@@ -39,9 +39,7 @@ class OffloadedPricer(ExecutedPricer):
         offload: where the experts are. popularity: [layers, experts] long-run shares of tokens. key: of random numbers.
     """
 
-    def __init__(
-        self, *arguments: Any, offload: Offload, popularity: FloatArray, key: int, fidelity: Fidelity
-    ) -> None:
+    def __init__(self, *arguments: Any, offload: Offload, popularity: FloatArray, key: int, fidelity: Fidelity) -> None:
         super().__init__(*arguments)
         self.offload, self.popularity, self.key, self.fidelity = offload, popularity, key, fidelity
         self._state = offload.initial(popularity)

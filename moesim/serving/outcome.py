@@ -144,6 +144,8 @@ def _operator_columns(ledgers: list[Ledger]) -> dict[str, Column]:
         "seconds": table.sum(axis=1),
         **{f"{bound}_seconds": table[:, i] for i, bound in enumerate(BOUNDS)},
         "least_seconds": np.array([_least(ledgers, name) for name in names]),
+        "level": np.array([_level(ledgers, name) for name in names], dtype=str),
+        **_work(ledgers, names),
     }
 
 
@@ -151,6 +153,20 @@ def _least(ledgers: list[Ledger], name: str) -> float:
     """Seconds that a kind of transfer takes at least, over all replicas; NaN where it is none."""
     parts = [ledger.least(name) for ledger in ledgers if name in ledger.traffic]
     return sum(parts) if parts else np.nan
+
+
+def _work(ledgers: list[Ledger], names: list[str]) -> dict[str, Column]:
+    """Seconds, FLOP and bytes of each operator over all devices; NaN of what does not compute."""
+    none = np.full(3, np.nan)
+    sums = [[ledger.work[name] for ledger in ledgers if name in ledger.work] for name in names]
+    table = np.array([np.sum(parts, axis=0) if parts else none for parts in sums]).reshape(len(names), 3)
+    return {name: table[:, i] for i, name in enumerate(("device_seconds", "flops", "memory_bytes"))}
+
+
+def _level(ledgers: list[Ledger], name: str) -> str:
+    """The part of the machine whose links a kind of transfer keeps busy the longest; empty where it is none."""
+    traffic = [ledger.traffic[name] for ledger in ledgers if name in ledger.traffic]
+    return max(traffic, key=lambda each: each.seconds).level if traffic else ""
 
 
 def _link_columns(ledgers: list[Ledger]) -> dict[str, Column]:

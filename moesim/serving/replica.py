@@ -20,8 +20,9 @@ from moesim.step.batch import Batch
 from moesim.step.graph import IntArray
 from moesim.step.pricing import Block, StepPricer
 
-#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
-_LONGEST, _SHORTEST = 256, 4
+#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used. The shortest holds so
+#: many steps of ranks, or 4 steps: up to there pricing takes about as long as for one.
+_LONGEST, _RANK_STEPS = 256, 64
 
 #: The end of a step that is not known yet.
 _NEVER = np.array([LATEST])
@@ -67,7 +68,8 @@ class Replica:
         # Where every step draws its own routing, a step that is priced but not executed costs too much.
         reuses = pricer.routed is None or pricer.routed.reuses
         self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps
-        self._horizon = _SHORTEST
+        self._shortest = max(4, _RANK_STEPS // scheduler.ranks)
+        self._horizon = self._shortest
         self._flights: list[Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
         self._starting: Timer | None = None
@@ -230,7 +232,7 @@ class Replica:
         if flight.block.batch.chunks and flight.block.batch.steps == 1:
             return
         used = flight.steps
-        self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(_SHORTEST, 2 * used)
+        self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(self._shortest, 2 * used)
 
     def _complete_prompts(self, flight: Flight) -> int:
         """Count the computed prompt tokens; prompts that are complete emit a token. Returns the tokens emitted."""
@@ -274,7 +276,7 @@ class Replica:
     def _record(self, flight: Flight, rows: IntArray, emitted: int) -> None:
         block, steps = flight.block, flight.steps
         chunks, ends = block.batch.chunks, flight.ends[:steps]
-        active = block.sizes.decodes[:steps].sum(axis=1)
+        active = np.add.reduce(block.sizes.decodes[:steps], axis=1)
         waiting = np.full(steps, flight.waiting)
         if flight.arrivals:
             starts = np.concatenate([[flight.start], ends[:-1]])
@@ -299,7 +301,7 @@ class Replica:
         computed = self.scheduler.running.computed
         others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
         # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
-        held: IntArray = (sizes.keys[:steps] - sizes.idle[:steps]).sum(axis=1).astype(np.int64) + others
+        held: IntArray = np.add.reduce(sizes.keys[:steps] - sizes.idle[:steps], axis=1).astype(np.int64) + others
         if batch.joining:  # they have computed their prompts, and see them from the next step on
             held[0] += int((batch.context[-batch.joining :] + 1).sum())
         for rank, cache in enumerate(self.scheduler.caches):

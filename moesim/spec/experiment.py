@@ -10,6 +10,7 @@ from moesim.spec.base import Dtype, Schema
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.offload import ExpertsSpec
+from moesim.spec.processors import Processors, ProcessorsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
 from moesim.spec.units import Bytes
@@ -22,6 +23,9 @@ def _folder_name(value: str) -> str:
     if not value.strip() or value.strip(".") == "" or "/" in value or "\\" in value or not value.isprintable():
         raise ValueError(f"{value!r} cannot be the name of a results folder; use letters, digits, - and _")
     return value
+
+
+FolderName = Annotated[str, Field(max_length=100), AfterValidator(_folder_name)]
 
 
 class ParallelismSpec(Schema):
@@ -92,7 +96,7 @@ class Library(Schema):
 class ExperimentSpec(Schema):
     """All that a run depends on. The loader replaces names (`model: qwen3-30b-a3b`) by the descriptors themselves."""
 
-    name: Annotated[str, Field(max_length=100), AfterValidator(_folder_name)] = "experiment"
+    name: FolderName = "experiment"
     description: str = ""
     model: ModelSpec
     machine: SystemSpec
@@ -104,6 +108,8 @@ class ExperimentSpec(Schema):
     placement: str = "contiguous"
     #: Where the routed experts live if not on the devices; they do where it is not given.
     experts: ExpertsSpec | None = None
+    #: Which processor of a device computes what, where it has several.
+    processors: Processors = ProcessorsSpec()
     requests: RequestsSpec
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()

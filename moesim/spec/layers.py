@@ -121,6 +121,15 @@ def apply_overrides(tree: Marked, overrides: Sequence[str], expand: Expand) -> M
     return tree
 
 
+def assignment(path: str, value: object) -> str:
+    """The override that sets `path` to a value of ordinary dicts, lists and scalars."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump([value], Dumper=dumper, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return f"{path}={text.strip()[1:-1]}"
+
+
 def parse_override(text: str) -> tuple[Location, Marked]:
     """The location and the value of "a.b.c=value"; a key that holds a dot stands in double quotes.
 

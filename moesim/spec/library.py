@@ -31,8 +31,10 @@ _FOLDER: dict[Kind, str] = {
 
 _SUFFIXES = (".yaml", ".yml")
 
-#: Files among the experiments that hold something else: cases, claims of papers, and what was recorded of both.
-_NO_EXPERIMENTS = ("validation/suites/*", "validation/recorded/*", "papers/recorded/*", "papers/*/claims")
+#: Files among the experiments that hold something else: cases, claims of papers, what was recorded of both, studies.
+_NO_EXPERIMENTS = (
+    "validation/suites/*", "validation/recorded/*", "papers/recorded/*", "papers/*/claims", "explore/*"
+)  # fmt: skip
 
 
 def is_path(reference: str) -> bool:

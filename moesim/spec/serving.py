@@ -97,6 +97,8 @@ class EngineSpec(Descriptor):
     transport: Literal["allgather", "alltoall"] = "allgather"
     dispatch: DispatchSpec = DispatchSpec()
     collectives: tuple[str, ...] = ()
+    #: A step's sequences in so many groups, of which one computes while another's tokens travel.
+    micro_batches: int = Field(default=1, ge=1, le=8)
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
     overlap_shared_experts: bool = False
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.model.attention import Reach
-from moesim.step.attention import AttentionSums
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.routed import RoutedPricer
@@ -73,12 +72,10 @@ class StageAccount:
             key = (kind, mixed)
             slowest = _joined(block.critical[stage][at] for block, at in parts)
             durations = _joined(block.attention[stage][kind][at] for block, at in parts)
-            sums = [(block.sums[kind], at) for block, at in parts]
-            works = (_joined(work[column][at] for work, at in sums) for column in range(len(AttentionSums._fields)))
-            columns = (durations, *works)
-            totals = self.attention.setdefault(key, np.zeros((len(columns), durations.shape[1])))
-            for row, values in enumerate(columns):
-                totals[row] = np.cumsum(np.concatenate([totals[row][None], values]), axis=0)[-1]
+            works = np.concatenate([block.sums[kind][:, at] for block, at in parts], axis=1)
+            totals = self.attention.setdefault(key, np.zeros((1 + len(works), durations.shape[1])))
+            columns = np.concatenate([durations[None], works])
+            totals[:] = np.cumsum(np.concatenate([totals[:, None], columns], axis=1), axis=1)[:, -1]
             on_path = int(durations[np.arange(len(slowest)), slowest].sum())
             self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
             self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
@@ -107,8 +104,8 @@ class Accounts:
         self.sharing += block.sharing
         if block.offload is not None:
             self.offload = block.offload if self.offload is None else self.offload.plus(block.offload)
-        self._waiting.append((block, executed))
-        if len(self._waiting) == _TOGETHER:
+        self._waiting += [(part, executed) for part in block.parts or (block,)]
+        if len(self._waiting) >= _TOGETHER:
             self.settle()
 
     def settle(self) -> None:

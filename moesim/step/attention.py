@@ -11,6 +11,9 @@ from moesim.model.operators import attention_work
 from moesim.spec.model import ModelSpec
 from moesim.step.graph import FloatArray, IntArray
 
+#: The last columns of AttentionSums where there are no chunks: a number is seen to be nothing without looking through.
+_NO_CHUNKS: Any = (0.0, 0.0, 0.0, 0.0)
+
 
 class AttentionSums(NamedTuple):
     """Model-wide work of one attention kernel per layer, summed over the sequences of each rank: [steps, ranks].
@@ -28,6 +31,11 @@ class AttentionSums(NamedTuple):
     queries: FloatArray
     pairs: FloatArray
     chunk_keys: FloatArray
+
+
+def without_chunks(sums: FloatArray) -> AttentionSums:
+    """Those of steps in which all sequences decode, from [9, steps, ranks] sums."""
+    return AttentionSums(*sums[:5], *_NO_CHUNKS)
 
 
 def chunk_work(model: ModelSpec, reach: Reach, tokens: int, cached: int) -> FloatArray:

@@ -65,7 +65,7 @@ class Exchange:
     def of_gathered(self, tokens: IntArray) -> Picoseconds:
         """Where tokens are gathered: [P, ...] for so many tokens [...] per rank, see `Sizes.gathered`."""
         there, back = self._gathered
-        return there[:, tokens], back[:, tokens]
+        return there.take(tokens, axis=1), back.take(tokens, axis=1)
 
     def of_drawn(self, drawn: Drawn) -> Picoseconds:
         """Of an all-to-all, for the choices of a step."""

@@ -16,6 +16,7 @@ from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray
 __all__ = [
     "ABSENT",
     "COMPUTE",
+    "COPROCESSORS",
     "COPY",
     "HOST",
     "NETWORK",
@@ -42,10 +43,17 @@ class Resource:
     name: str
 
 
-COMPUTE, SIDE_COMPUTE, NETWORK, COPY, HOST = range(5)
-#: The compute stream, a second compute stream beside it, the ports, the engine that copies into the device's memory,
-#: and the host's processor; memory bandwidth is the shared one.
-RESOURCES = tuple(Resource(name) for name in ("compute", "side_compute", "network", "copy", "host"))
+COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
+#: Those of a device's coprocessors, in the order of its descriptor.
+COPROCESSORS = (3, 4)
+#: The engine that copies into the device's memory, and the host's processor.
+COPY, HOST = 5, 6
+#: The compute stream, a second compute stream beside it, the ports, coprocessors, copies and the host; memory bandwidth
+#: is the shared one.
+RESOURCES = tuple(
+    Resource(name)
+    for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor", "copy", "host")
+)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,18 @@ from moesim.memory.experts.residency import Experts, Residency, admit
 from moesim.memory.experts.scheduling import makespan
 from moesim.routing.drawn import Drawn
 from moesim.step.compile import StepCompiler
-from moesim.step.graph import ABSENT, PICOSECONDS, FloatArray, IntArray, Schedule, StepGraph, picoseconds
+from moesim.step.graph import (
+    ABSENT,
+    COMPUTE,
+    COPY,
+    HOST,
+    PICOSECONDS,
+    FloatArray,
+    IntArray,
+    Schedule,
+    StepGraph,
+    picoseconds,
+)
 from moesim.step.offload import Offload
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
@@ -122,7 +133,7 @@ class OffloadCompiler(StepCompiler):
         if at_hand:
             pairs = np.array(float(self.counts[layer][at_hand].sum()))
             kernel = self.offload.seconds(pairs, np.array(float(len(at_hand))), self.offload.device)
-            use.device.append(self._timed(program, row, "experts", "experts", float(kernel), after))
+            use.device.append(self._timed(program, row, COMPUTE, float(kernel), after))
         for expert in use.split.device:
             if use.resident[expert]:
                 continue
@@ -131,10 +142,10 @@ class OffloadCompiler(StepCompiler):
                 use.copied += 1
             copy = coming[expert] if expert in coming else self._copy(program, row, row.layer, after)
             seconds = float(self.on_device[layer][expert])
-            use.device.append(self._timed(program, row, "experts", "experts", seconds, (*after, copy)))
+            use.device.append(self._timed(program, row, COMPUTE, seconds, (*after, copy)))
         if use.split.host:
             seconds = float(self.on_host[layer][list(use.split.host)].sum())
-            use.host = self._timed(program, row, "host", "host_experts", seconds, after)
+            use.host = self._timed(program, Row("host_experts", "experts", row.layer), HOST, seconds, after)
         return fetched
 
     def _fetch_ahead(
@@ -208,19 +219,15 @@ class OffloadCompiler(StepCompiler):
         return mask
 
     def _copy(self, program: StageProgram, row: Row, layer: int, after: tuple[int, ...]) -> int:
-        to = Row("expert_copy", "copy", layer)
-        return self._timed(program, to, "copy", "copy", self.offload.copy_seconds, after)
+        copy = Row("expert_copy", "copy", layer)
+        return self._timed(program, copy, COPY, self.offload.copy_seconds, after)
 
-    def _timed(
-        self, program: StageProgram, row: Row, action: str, kind: str, seconds: float, after: tuple[int, ...]
-    ) -> int:
-        """A row on the lanes of a stage that take so long, all alike; what the host computes is on the first lane."""
+    def _timed(self, program: StageProgram, row: Row, resource: int, seconds: float, after: tuple[int, ...]) -> int:
+        """A row that takes so long on all lanes of a stage."""
         base = program.stage * self.layout.stage_lanes
         duration = np.full(self.lanes, ABSENT, dtype=np.int64)
         duration[base : base + self.layout.stage_lanes] = int(picoseconds(np.asarray(seconds)))
-        name = "host_experts" if action == "host" else row.name
-        shown = Row(name, "host" if action == "host" else row.action, row.layer)
-        return self.rows.add(shown, kind, duration, np.zeros(self.lanes), 0, after)
+        return self.rows.add(row, row.action, resource, duration, np.zeros(self.lanes), 0, after)
 
 
 class Waits(NamedTuple):

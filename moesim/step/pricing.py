@@ -15,7 +15,7 @@ from moesim.fabric.transfer import LONGEST_STEP
 from moesim.model.attention import Reach
 from moesim.spec.errors import MoesimError
 from moesim.step.accounting import Accounts
-from moesim.step.attention import AttentionSums, FullAttention, chunk_work
+from moesim.step.attention import FullAttention, chunk_work
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray
@@ -48,9 +48,10 @@ class ExpertUse(NamedTuple):
 class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
-    Per stage: `attention[kind]` durations [steps, ranks] of one layer's kernel, `critical` [steps] the rank that is
-    slowest in all local parts together. `routed`: the MoE parts, None for dense models. `hidden`, `sharing`: of an
-    executed step, picoseconds of communication behind computation, and of waiting for others on shared links.
+    `sums[kind]`: [9, steps, ranks], the rows of AttentionSums. Per stage: `attention[kind]` durations [steps, ranks]
+    of one layer's kernel, `critical` [steps] the rank that is slowest in all local parts together. `routed`: the MoE
+    parts, None for dense models. `hidden`, `sharing`: of an executed step, picoseconds of communication behind
+    computation, and of waiting for others on shared links. `parts`: its micro-batches, where it has any.
     `offload`: of a step whose experts are not all on the devices.
     """
 
@@ -58,7 +59,7 @@ class Block(NamedTuple):
     sizes: Sizes
     stages: IntArray
     host: IntArray
-    sums: dict[Reach, AttentionSums]
+    sums: dict[Reach, FloatArray]
     attention: list[dict[Reach, IntArray]]
     critical: list[IntArray]
     routed: RoutedPrice | None
@@ -66,6 +67,7 @@ class Block(NamedTuple):
     durations: IntArray  # [steps] picoseconds
     hidden: int = 0
     sharing: int = 0
+    parts: tuple[Block, ...] = ()
     offload: ExpertUse | None = None
 
 
@@ -119,9 +121,9 @@ class StepPricer:
         routed = self.routed.price(sizes, batch) if self.routed is not None else None
         stages = np.zeros((len(self.stages), batch.steps), dtype=np.int64)
         sends = np.zeros(stages.shape, dtype=np.int64)
-        attention, critical = [], []
+        attention, critical, prompts = [], [], bool(batch.chunks)
         for p, stage in enumerate(self.stages):
-            times = {kind: stage.attention(each, kind) for kind, each in sums.items()}
+            times = {kind: stage.attention(each, kind, prompts) for kind, each in sums.items()}
             stages[p], slowest = stage.local(sizes.tokens, sizes.sequences, times)
             attention.append(times)
             critical.append(slowest)
@@ -130,7 +132,7 @@ class StepPricer:
             stages += routed.dispatch
             stages += routed.combine
         if len(stages) > 1:
-            sends = self.communication.send(sizes.tokens.max(axis=1))
+            sends = self.communication.send(sizes.fullest)
             stages += sends
         device = np.add.reduce(stages, axis=0)
         host = self.host.beyond(device, sizes, rested)
@@ -138,8 +140,8 @@ class StepPricer:
         _check_length(durations, sizes)
         return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends, durations)
 
-    def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> AttentionSums:
-        """Sums over each rank's sequences; dummy tokens see one key."""
+    def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> FloatArray:
+        """[9, steps, ranks] sums over each rank's sequences; dummy tokens see one key."""
         keys = sizes.keys if kind == "full" else self._local_keys(batch) + sizes.idle
         work = self._full.decode(keys, sizes.decodes + sizes.idle)
         for chunk in batch.chunks:
@@ -147,7 +149,7 @@ class StepPricer:
                 work[:, 0, chunk.rank] += self._full.chunk(chunk.tokens, chunk.cached)
             else:
                 work[:, 0, chunk.rank] += chunk_work(self.context.model, kind, chunk.tokens, chunk.cached)
-        return AttentionSums(*work)
+        return work
 
     def _local_keys(self, batch: Batch) -> FloatArray:
         """[steps, ranks] keys that local attention sees: at most the window, or those since the chunk's start."""

@@ -27,7 +27,7 @@ from moesim.step.layout import ReplicaLayout
 
 Action = Literal[
     "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "barrier", "send",
-    "shared", "copy", "host",
+    "shared", "copy",
 ]  # fmt: skip
 
 

@@ -16,13 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Calls
+from moesim.kernels.base import Calls, Cost
 from moesim.model.operators import Operator
 from moesim.placement import rank_loads
+from moesim.processors.mapped import Mapped
 from moesim.routing.drawn import Drawn
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
-from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
+from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 from moesim.step.sharding import ExpertShare
@@ -44,6 +45,7 @@ class RoutedLoad:
     bound: FloatArray
     copies: FloatArray  # [D, P, E] (token, expert) pairs
     touched: FloatArray  # [D, P, E] distinct experts, summed over layers
+    joules: FloatArray  # [D, P, E, 2] of arithmetic, and of memory
     rank_imbalance: FloatArray  # [D] largest rank's tokens over the mean, mean over layers
     expert_imbalance: FloatArray  # [D]
 
@@ -56,6 +58,7 @@ class RoutedTotals:
     bound: FloatArray  # [3] as in RoutedLoad
     copies: FloatArray  # [P, E]
     touched: FloatArray  # [P, E]
+    joules: FloatArray  # [P, E, 2]
     expert_tokens: FloatArray  # [L, experts]
     weight: float = 0.0
     rank_imbalance: float = 0.0
@@ -64,7 +67,8 @@ class RoutedTotals:
     @classmethod
     def zeros(cls, stages: int, ranks: int, layers: int, experts: int) -> RoutedTotals:
         by_rank = [np.zeros((stages, ranks)) for _ in range(3)]
-        return cls(by_rank[0], np.zeros(3), by_rank[1], by_rank[2], np.zeros((layers, experts)))
+        joules, tokens = np.zeros((stages, ranks, 2)), np.zeros((layers, experts))
+        return cls(by_rank[0], np.zeros(3), by_rank[1], by_rank[2], joules, tokens)
 
     def add(self, load: RoutedLoad, steps: FloatArray, expert_tokens: NDArray[Any]) -> None:
         """Add each draw `steps` [D] times, and tokens [L, experts] once."""
@@ -73,6 +77,7 @@ class RoutedTotals:
         self.bound += (load.bound * steps[:, None]).sum(axis=0)
         self.copies += (load.copies * each).sum(axis=0)
         self.touched += (load.touched * each).sum(axis=0)
+        self.joules += (load.joules * each[..., None]).sum(axis=0)
         self.expert_tokens += expert_tokens
         tokens = load.copies.sum(axis=(1, 2)) * steps
         self.weight += float(tokens.sum())
@@ -97,13 +102,20 @@ class RoutedPrice(NamedTuple):
 
 
 class _Kernels(NamedTuple):
-    """[L, D, E] of the expert kernels of every layer and rank; bound: [3, L, D, E] as in RoutedLoad."""
+    """[L, D, E] of the expert kernels of every layer and rank; bound: [3, L, D, E] as in RoutedLoad. joules:
+    [L, D, E, 2]. durations, memory: [processors, L, D, E] of each of a device's processors (Mapped)."""
 
     copies: FloatArray
     touched: FloatArray
     duration: IntArray
-    memory: FloatArray
     bound: FloatArray
+    joules: FloatArray
+    durations: IntArray
+    memory: FloatArray
+
+
+#: A place in a table [layers, D, expert ranks].
+_Place = tuple[slice, slice, slice | list[int]]
 
 
 class ExpertCosts:
@@ -152,18 +164,20 @@ class ExpertCosts:
             bound=bound.sum(axis=(1, 3)).T,
             copies=self._by_stage(kernels.copies),
             touched=self._by_stage(kernels.touched),
+            joules=self._by_stage(kernels.joules),
             rank_imbalance=_imbalance(kernels.copies),
             expert_imbalance=_imbalance(counts),
         )
 
     def by_layer(self, counts: IntArray) -> tuple[IntArray, FloatArray]:
-        """[layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full bandwidth.
+        """[processors, layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full
+        bandwidth.
 
         Args:
             counts: [layers, experts] tokens per expert.
         """
         kernels = self._kernels(counts[:, None])
-        return kernels.duration[:, 0], kernels.memory[:, 0]
+        return kernels.durations[:, :, 0], kernels.memory[:, :, 0]
 
     def _kernels(self, counts: IntArray) -> _Kernels:
         """Args: counts: [layers, D, experts]."""
@@ -171,22 +185,49 @@ class ExpertCosts:
         copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
         touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
         everywhere = np.broadcast_to(counts.sum(axis=2, dtype=np.float64)[..., None], copies.shape)
-        seconds, memory, bound = np.zeros(copies.shape), np.zeros(copies.shape), np.zeros((3, *copies.shape))
+        most = max(len(self.context.mapped.processors(device)) for _, device in self._kinds)
+        duration, bound = np.zeros(copies.shape, dtype=np.int64), np.zeros((3, *copies.shape))
+        durations, memory = np.zeros((most, *copies.shape), dtype=np.int64), np.zeros((most, *copies.shape))
+        joules = np.zeros((*copies.shape, 2))
         for at, device in self._kinds:
-            cost = self.context.kernels.cost(self.calls(copies[at], touched[at], everywhere[at]), device)
-            seconds[at], memory[at] = cost.seconds, cost.memory
+            mapped = self._mapped(counts, copies, touched, everywhere, at, device)
+            cost, used = mapped.cost, len(mapped.durations)
+            duration[at], durations[:used][:, *at], memory[:used][:, *at] = mapped.duration, *mapped[1::2]
             compute_bound = cost.compute > cost.memory
             bound[0][at] = cost.overhead
             bound[1][at] = np.where(compute_bound, cost.compute, 0)
             bound[2][at] = np.where(compute_bound, 0, cost.memory)
-        return _Kernels(copies, touched, picoseconds(seconds), memory, bound)
+            joules[*at, 0], joules[*at, 1] = cost.arithmetic_joules, cost.memory_joules
+        return _Kernels(copies, touched, duration, bound, joules, durations, memory)
+
+    def _mapped(
+        self, counts: IntArray, copies: FloatArray, touched: FloatArray, everywhere: FloatArray, at: _Place,
+        device: Device,
+    ) -> Mapped:  # fmt: skip
+        """Of the ranks of one kind. The experts of a device with several processors may part, rank by rank."""
+        mapped = self.context.mapped
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(self.calls(copies[at], touched[at], everywhere[at]), device)
+        layers, _, ranks = at
+        found = []
+        for rank in np.arange(self.layout.expert_ranks)[ranks]:
+            held = self.owner[layers] == rank
+            if (held == held[0]).all():
+                tokens = counts[layers][..., held[0]]
+            else:
+                tokens = np.where(held[:, None], counts[layers], 0)
+            found.append(
+                mapped.experts(self.calls, tokens.astype(np.float64), everywhere[layers][..., rank], device)
+            )
+        cost = Cost(*(np.stack(column, axis=-1) for column in zip(*(each.cost for each in found), strict=True)))
+        return Mapped(cost, *(np.stack(column, axis=-1) for column in list(zip(*found, strict=True))[1:]))
 
     def _by_stage(self, values: NDArray[Any]) -> FloatArray:
         """[L, D, ...] summed over the layers of each stage, [D, P, ...]."""
         return np.stack([values[at].sum(axis=0) for at in self.stage_layers], axis=1).astype(np.float64)
 
 
-def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slice, slice | list[int]], Device]]:
+def _kinds(layers: slice, devices: list[Device]) -> list[tuple[_Place, Device]]:
     """Places in a table [layers, D, expert ranks] that devices of one kind fill, with one of these devices."""
     names = [device.spec.name for device in devices]
     if len(set(names)) == 1:

@@ -89,11 +89,9 @@ def token_spans(batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
 
 def _padded(spans: TokenSpans, batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
     """The spans, and each rank's padding as single tokens of no request."""
-    per_rank, chunked = np.zeros((2, 1, batch.ranks), dtype=np.int64)
+    per_rank = np.zeros((1, batch.ranks), dtype=np.int64)
     np.add.at(per_rank[0], spans.source, spans.tokens)
-    for chunk in batch.chunks if step == 0 else ():
-        chunked[0, chunk.rank] += chunk.tokens
-    padding = graphs.padding(per_rank, chunked)[0]
+    padding = graphs.padding(per_rank, step == 0 and bool(batch.chunks))[0]
     rank = np.repeat(np.arange(batch.ranks), padding)
     place = np.arange(len(rank)) - np.repeat(np.cumsum(padding) - padding, padding)
     return TokenSpans(

@@ -185,9 +185,9 @@ class AttentionShare:
         query, value = ((spec.nope_dim or 0) + (spec.rope_dim or 0), spec.value_dim) if latent else (spec.head_dim,) * 2
         cached = (spec.kv_rank or 0) + (spec.rope_dim or 0) if latent else 0
         heads = spec.heads / tp, 1.0 if latent else max(spec.kv_heads / tp, 1.0)
-        columns = (np.asarray(float(each or 0)) for each in (*heads, query, value, cached))
+        columns = (float(each or 0) for each in (*heads, query, value, cached))
         expanded = 2.0 * (spec.kv_rank or 0) * heads[0] * ((spec.nope_dim or 0) + (spec.value_dim or 0))
-        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], np.asarray(expanded))
+        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded))
         self._formats = attention_formats(dtype.kv)
 
     def calls(self, sums: AttentionSums, reach: Reach) -> Calls:

@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
-from moesim.step.attention import AttentionSums
+from moesim.processors.mapped import Mapped
+from moesim.step.attention import AttentionSums, FullAttention, without_chunks
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
@@ -37,6 +38,7 @@ class StageCosts:
         self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
         self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
         self._share = AttentionShare(context.model, layout.tp, context.dtype)
+        self._decodes = FullAttention(context.model)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
@@ -86,23 +88,44 @@ class StageCosts:
     def attention_calls(self, sums: AttentionSums, reach: Reach) -> Calls:
         return self._share.calls(sums, reach)
 
-    def attention_cost(self, calls: Calls, kind: int) -> Cost:
-        return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
+    def attention_by_processor(self, sums: AttentionSums, reach: Reach, kind: int) -> Mapped:
+        """What one layer's attention takes on a class of ranks."""
+        device, mapped = self.devices[self.representative[kind]], self.context.mapped
+        calls = self.attention_calls(sums, reach)
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(calls, device)
+        rows = np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes)
+        decode = AttentionSums(*self._decodes.decode(*rows).reshape(len(sums), *sums.keys.shape))
+        prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
+        parts = (self.attention_calls(part, reach) for part in (prefill, decode))
+        return mapped.attention(*parts, calls, device)
 
-    def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
-        """[steps, ranks] picoseconds of one layer's attention kernel."""
+    def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
+        """[steps, ranks] picoseconds of one layer's attention kernel.
+
+        Args:
+            sums: [9, steps, ranks], the rows of AttentionSums. prompts: whether the first step has any.
+        """
         if len(self.tables) == 1:
-            return picoseconds(self._attention_seconds(sums, reach, 0))
-        times = np.zeros(sums.flops.shape, dtype=np.int64)
+            return self._attention_duration(sums, reach, 0, prompts)
+        times = np.zeros(sums.shape[1:], dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            part = AttentionSums(*(column[:, mine] for column in sums))
-            times[:, mine] = picoseconds(self._attention_seconds(part, reach, kind))
+            times[:, mine] = self._attention_duration(sums[:, :, mine], reach, kind, prompts)
         return times
 
-    def _attention_seconds(self, sums: AttentionSums, reach: Reach, kind: int) -> FloatArray:
-        device = self.devices[self.representative[kind]]
-        return self.context.kernels.seconds(self.attention_calls(sums, reach), device)
+    def _attention_duration(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> IntArray:
+        """[steps, ranks]; steps with prompts and without are calls of different kernels."""
+        device, kernels = self.devices[self.representative[kind]], self.context.kernels
+        if len(self.context.mapped.processors(device)) > 1:
+            return self.attention_by_processor(AttentionSums(*sums), reach, kind).duration
+        if not prompts:
+            return picoseconds(kernels.seconds(self.attention_calls(without_chunks(sums), reach), device))
+        first = kernels.seconds(self.attention_calls(AttentionSums(*sums[:, :1]), reach), device)
+        if sums.shape[1] == 1:
+            return picoseconds(first)
+        rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
+        return picoseconds(np.concatenate([first, rest]))
 
     def local(
         self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
@@ -113,9 +136,10 @@ class StageCosts:
             tokens, sequences: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
-        times = self._parts[:, self.rank_class, tokens]  # [parts, steps, ranks]
-        if self._final >= 0:
-            times[self._final] += self._head[self.rank_class, sequences]
+        alike = len(self.tables) == 1
+        times = self._parts[:, 0].take(tokens, axis=1) if alike else self._parts[:, self.rank_class, tokens]
+        if self._final >= 0:  # times: [parts, steps, ranks]
+            times[self._final] += self._head[0].take(sequences) if alike else self._head[self.rank_class, sequences]
         if "full" in attention:
             times += self._full * attention["full"]
         if "local" in attention:

@@ -79,11 +79,11 @@ class Tabulated:
         return draw(self.routing, self.key, batch, step, self.costs.context.graphs)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
-        tokens = sizes.tokens.sum(axis=1)
+        tokens = np.add.reduce(sizes.tokens, axis=1)
         uses, times = [], []
         if batch.chunks:
             total, turn = int(tokens[0]), batch.first_step % _TURNS
-            mixtures = _mixture_weights(int(sizes.chunked.sum()) / total)
+            mixtures = _mixture_weights(sum(sizes.chunked[0].tolist()) / total)
             uses.append(_Use(mixtures, int(self._below[total]), float(self._weight[total]), turn))
             times.append(self._of_one(uses[0]))
         if batch.steps > len(uses):
@@ -96,7 +96,7 @@ class Tabulated:
 
     def _of_many(self, use: _Use) -> IntArray:
         """[P, steps] picoseconds of the slowest experts in steps without prefill."""
-        if not self._ready[0][use.below].all():
+        if not np.logical_and.reduce(self._ready[0][use.below]):
             self._prepare(0, use.below)
         times = self._slowest[:, 0, use.below, use.turn]
         above = self._slowest[:, 0, use.below + 1, use.turn]

@@ -89,11 +89,16 @@ class LaneTokens:
         self.rank, self.expert_rank = lanes // layout.tp, lanes // layout.expert_tp
         self.of_rank = self.expert_rank[:, None] == np.arange(layout.expert_ranks)
 
-    @property
+    @cached_property
     def copies(self) -> FloatArray:
         """[L, lanes, lanes]"""
-        copies: FloatArray = self.tokens.copies[..., self.rank, :][..., self.expert_rank] / self.tp
-        return copies
+        copies = self.tokens.copies
+        if len(self.rank) > copies.shape[-1]:
+            copies = copies[..., self.expert_rank]
+        if len(self.rank) > copies.shape[-2]:
+            copies = copies[..., self.rank, :]
+        divided: FloatArray = copies / self.tp
+        return divided
 
     def visits(self, sets: NDArray[np.bool_]) -> FloatArray:
         """[L, lanes, E] for sets [E, lanes]."""

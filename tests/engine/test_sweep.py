@@ -9,7 +9,7 @@ from engine_graphs import graph, layered, longest_path, step_graphs
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.engine import accelerate
+from moesim import accelerate
 from moesim.engine.analysis import busy, critical_path
 from moesim.engine.invariants import InvariantError, check_order, check_schedule
 from moesim.engine.sweep import Sweep, sweep
