@@ -21,7 +21,6 @@ from moesim.placement import make_placement
 from moesim.processors import make_mapping
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
-from moesim.routing.documents import popularity_of
 from moesim.routing.synthetic import CountRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
@@ -29,19 +28,17 @@ from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
-from moesim.serving.offloaded import OffloadedPricer
+from moesim.serving.outside import Outside, outside, outside_pricer
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.scales import COLLECTIVE, NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
-from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.kernels import check_stacks
 from moesim.step.communication import Communication
 from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
-from moesim.step.offload import Offload
 from moesim.step.pricing import StepPricer
 from moesim.step.program import StageProgram, stage_program
 from moesim.step.routed import ExpertCosts
@@ -98,10 +95,10 @@ def deploy(
     replicas, memories = [], []
     for index, layout in enumerate(layouts):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
-        offload = _offload(spec, context, layout, programs)
-        memory = replica_memory(context, layout, programs, offload)
+        elsewhere = outside(spec, context, layout, programs)
+        memory = replica_memory(context, layout, programs, None if elsewhere is None else elsewhere.beyond)
         _check_requests(requests, memory, spec)
-        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index, offload)
+        pricer = _pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index, elsewhere)
         caches = [
             PagedKVCache(memory.blocks, spec.engine.block_size, spec.engine.prefix_caching) for _ in range(layout.dp)
         ]
@@ -133,29 +130,6 @@ def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSou
     return make_routing(spec.routing, profile, layers, moe.experts, moe.top_k, stream)
 
 
-def _offload(
-    spec: ExperimentSpec, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram]
-) -> Offload | None:
-    """Where the experts are, if not on the devices."""
-    if spec.experts is None:
-        return None
-    operators = [row.operator for program in programs for row in program.rows if row.action == "experts"]
-    if not operators or operators[0] is None:
-        raise MoesimError(f"{spec.model.name} is dense and has no experts", key="experts", fix="leave experts out")
-    if spec.fabric != "bound":
-        raise MoesimError(
-            f"fabric {spec.fabric} does not know the copies of experts", key="fabric", fix="use fabric: bound"
-        )
-    if spec.engine.micro_batches > 1 or context.mapping is not None:
-        what = "micro-batches" if spec.engine.micro_batches > 1 else "coprocessors"
-        raise MoesimError(
-            f"experts outside the devices' memory are not computed in {what} yet",
-            key="experts",
-            fix="leave experts out, or engine.micro_batches and processors",
-        )
-    return Offload(spec.experts, context, layout, operators[0])
-
-
 def _pricer(
     spec: ExperimentSpec,
     context: StepContext,
@@ -166,12 +140,17 @@ def _pricer(
     routing: RoutingSource | None,
     stream: np.random.SeedSequence,
     index: int,
-    offload: Offload | None,
+    elsewhere: Outside | None,
 ) -> StepPricer:
     communication = Communication(context, layout, fabric, kernels)
     executed = _executes(spec)
-    make: type[StepPricer] = StepPricer
-    if executed:
+    key = int(
+        np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
+    )
+    make: Callable[..., StepPricer] = StepPricer
+    if elsewhere is not None:
+        make = outside_pricer(spec, elsewhere, routing, key)
+    elif executed:
         make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
     if routing is None:
         return make(context, layout, programs, communication, None, None)
@@ -180,14 +159,6 @@ def _pricer(
     assert spec.model.moe is not None
     places = expert_places(owner, layout.expert_ranks, spec.model.moe, limited=isinstance(routing, CountRouting))
     exchange = Exchange(communication, programs, places)
-    key = int(
-        np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
-    )
-    if offload is not None:
-        popularity = popularity_of(routing, routing.layers, routing.experts)
-        make = partial(
-            OffloadedPricer, offload=offload, popularity=popularity, key=key, fidelity=spec.fidelity
-        )  # type: ignore[assignment]
     reuse = spec.plan_reuse and not executed and not (exchange.over_links and exchange.all_to_all)
     if reuse and isinstance(routing, CountRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)

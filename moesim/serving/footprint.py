@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
@@ -12,7 +13,6 @@ from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.step.layout import ReplicaLayout
-from moesim.step.offload import Offload
 from moesim.step.program import StageProgram
 from moesim.step.sharding import kv_share, weight_dtype, weight_elements
 from moesim.step.tables import StepContext
@@ -58,12 +58,15 @@ def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, progra
 
 
 def replica_memory(
-    context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], offload: Offload | None = None
+    context: StepContext,
+    layout: ReplicaLayout,
+    programs: list[StageProgram],
+    beyond: Callable[[StageProgram], float] | None = None,
 ) -> ReplicaMemory:
     """Footprints of a replica's stages, and the KV blocks that all of them have room for.
 
     Args:
-        offload: where the experts are, if not on the devices.
+        beyond: bytes that a lane of a stage holds beyond its share of one model; negative where it lacks some.
 
     Raises:
         MoesimError: a stage's weights leave no room; says what is needed and what there is.
@@ -73,9 +76,8 @@ def replica_memory(
     for program in programs:
         per_token = stage_kv_bytes_per_token(context, layout, program)
         weights = lane_weight_bytes(context, layout, program)
-        if offload is not None:
-            moe_layers = len(program.moe_layers)
-            weights -= offload.experts * moe_layers * offload.expert_bytes - offload.resident_bytes(moe_layers)
+        if beyond is not None:
+            weights += beyond(program)
         for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):
             device = next(d for d in context.machine.devices if d.spec.name == name)
             found = footprint(

@@ -45,6 +45,11 @@ class OffloadedPricer(ExecutedPricer):
         self._state = offload.initial(popularity)
         self._before: dict[int, Residency] = {}
 
+    @property
+    def copy_bytes(self) -> float:
+        """Bytes that one copy moves to all devices together."""
+        return self.offload.expert_bytes * self.layout.expert_tp
+
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """As ever; executing the step is what changes the residency, so a batch is priced once."""
         block = StepPricer.price(self, batch, rested)

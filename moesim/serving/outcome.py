@@ -9,6 +9,7 @@ from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.transfer import PICOSECONDS
 from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
+from moesim.serving.composed import ComposedPricer
 from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
 from moesim.serving.notes import kernel_notes, unused_scales
@@ -234,13 +235,13 @@ def _totals(
 
 def _add_offload(totals: Totals, replica: Replica) -> None:
     use = replica.pricer.accounts.offload
-    if use is None or not isinstance(replica.pricer, OffloadedPricer):
+    if use is None or not isinstance(replica.pricer, OffloadedPricer | ComposedPricer):
         return
     totals.expert_requests += use.requests
     totals.expert_hits += use.hits
     totals.expert_fetched_ahead += use.fetched_ahead
     totals.expert_on_host += use.on_host
-    totals.expert_copied += use.copied * replica.pricer.offload.expert_bytes * replica.pricer.layout.expert_tp
+    totals.expert_copied += use.copied * replica.pricer.copy_bytes
 
 
 def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict[str, float], kv_bytes: float) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Dtype, Schema
+from moesim.spec.composition import CompositionSpec
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.offload import ExpertsSpec
@@ -108,6 +109,8 @@ class ExperimentSpec(Schema):
     placement: str = "contiguous"
     #: Where the routed experts live if not on the devices; they do where it is not given.
     experts: ExpertsSpec | None = None
+    #: Many models of this architecture, of which the devices hold a few.
+    composition: CompositionSpec | None = None
     #: Which processor of a device computes what, where it has several.
     processors: Processors = ProcessorsSpec()
     requests: RequestsSpec

@@ -24,7 +24,7 @@ def _share(value: object) -> object:
 Share = Annotated[float, BeforeValidator(_share), Field(ge=0, le=1)]
 
 
-def _policy(value: object) -> object:
+def named(value: object) -> object:
     """A name alone stands for the policy of that name."""
     return {"policy": value} if isinstance(value, str) else value
 
@@ -66,8 +66,8 @@ class ExpertsSpec(Schema):
     """
 
     tier: Tier
-    cache: Annotated[CacheSpec, BeforeValidator(_policy)] = CacheSpec()
-    prefetch: Annotated[PrefetchSpec, BeforeValidator(_policy)] = PrefetchSpec()
+    cache: Annotated[CacheSpec, BeforeValidator(named)] = CacheSpec()
+    prefetch: Annotated[PrefetchSpec, BeforeValidator(named)] = PrefetchSpec()
     scheduling: str = "device"
     #: Who computes them in steps with prompt tokens; as `scheduling` where it is not given.
     prefill_scheduling: str | None = None

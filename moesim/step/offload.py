@@ -17,6 +17,7 @@ from moesim.spec.errors import MoesimError
 from moesim.spec.offload import ExpertsSpec
 from moesim.step.graph import FloatArray
 from moesim.step.layout import ReplicaLayout
+from moesim.step.program import StageProgram
 from moesim.step.sharding import ExpertShare, weight_dtype
 
 if TYPE_CHECKING:
@@ -151,9 +152,10 @@ class Offload:
     def copy_seconds(self) -> float:
         return self.source.latency + self.expert_bytes / self.source.rate
 
-    def resident_bytes(self, moe_layers: int) -> float:
-        """Bytes that a device of a stage keeps for experts: the cache of each layer, and those in transit."""
-        return (self.slots * moe_layers + (self.staged if moe_layers else 0)) * self.expert_bytes
+    def beyond(self, program: StageProgram) -> float:
+        """Bytes of experts on a device of a stage (the cache of each layer, and those in transit) less all experts."""
+        layers = len(program.moe_layers)
+        return ((self.slots - self.experts) * layers + (self.staged if layers else 0)) * self.expert_bytes
 
     def initial(self, popularity: FloatArray) -> Residency:
         return initial(popularity, self.slots)
