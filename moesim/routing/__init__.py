@@ -9,6 +9,7 @@ from moesim.routing.affinity import AffinityRouting
 from moesim.routing.base import RoutingSource, TokenSpans
 from moesim.routing.clustered import ClusteredRouting
 from moesim.routing.concentrated import ConcentratedRouting
+from moesim.routing.documents import DocumentRouting
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.errors import MoesimError
@@ -21,6 +22,7 @@ __all__ = [
     "ClusteredRouting",
     "ConcentratedRouting",
     "CountRouting",
+    "DocumentRouting",
     "RoutingSource",
     "TokenSpans",
     "TraceRouting",
@@ -148,3 +150,17 @@ def _profile(
         seed=seed,
         description=f"{origin}: zipf {zipf:g}, correlation {correlation:g} over {base.segment} tokens",
     )
+
+
+@SOURCES.register("documents")
+def _documents(
+    spec: RoutingSpec,
+    profile: RoutingProfile | None,
+    layers: int,
+    experts: int,
+    top_k: int,
+    seed: np.random.SeedSequence,
+) -> DocumentRouting:
+    base = profile or DEFAULT_PROFILE
+    given = {name: getattr(spec, name) for name in ("zipf", "correlation") if getattr(spec, name) is not None}
+    return DocumentRouting(layers, experts, top_k, base.model_copy(update=given), seed)

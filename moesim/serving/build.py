@@ -27,6 +27,7 @@ from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
+from moesim.serving.outside import Outside, outside, outside_pricer
 from moesim.serving.placing import Placed, placed
 from moesim.serving.pools.base import Pool
 from moesim.serving.replica import Replica
@@ -112,10 +113,13 @@ def deploy(
     for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
         where = None if routing is None else placed(spec, layout, machine, routing)
-        memory = replica_memory(context, layout, programs, None if where is None else where.held)
+        elsewhere = outside(spec, context, layout, programs)
+        held, beyond = None if where is None else where.held, None if elsewhere is None else elsewhere.beyond
+        memory = replica_memory(context, layout, programs, held, beyond)
         _check_requests(requests, memory, spec, pool)
         memories.append(memory)
-        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, where, streams["draws"], index))
+        draws = streams["draws"]
+        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, where, draws, index, elsewhere))
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas = [
         _replica(spec, number, pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, pool, wires)
@@ -212,11 +216,17 @@ def _pricer(
     where: Placed | None,
     stream: np.random.SeedSequence,
     index: int,
+    elsewhere: Outside | None,
 ) -> StepPricer:
     communication = Communication(context, layout, fabric, kernels)
     executed = _executes(spec)
-    make: type[StepPricer] = StepPricer
-    if executed:
+    key = int(
+        np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
+    )
+    make: Callable[..., StepPricer] = StepPricer
+    if elsewhere is not None:
+        make = outside_pricer(spec, elsewhere, None if where is None else where.routing, key)
+    elif executed:
         make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
     if where is None:
         return make(context, layout, programs, communication, None, None)
@@ -228,9 +238,6 @@ def _pricer(
     places = expert_places(where.slots, layout.expert_ranks, spec.model.moe, limited)
     places = places._replace(relief=relief, hops=where.hops)
     exchange = Exchange(communication, programs, places)
-    key = int(
-        np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
-    )
     reuse = spec.plan_reuse and not executed and not (exchange.over_links and exchange.all_to_all)
     if reuse and relief is None and isinstance(routing, StatelessRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
@@ -242,7 +249,7 @@ def _pricer(
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
     beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
-    return spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
+    return spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec, pool: Pool | None) -> None:
@@ -274,5 +281,6 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
     if _executes(spec):
         why = "fidelity is op" if spec.fidelity == "op" else "computation and communication run side by side"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
+        why = why if spec.experts is None else "every step changes which experts the devices hold"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
@@ -79,10 +79,17 @@ def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, progra
 
 
 def replica_memory(
-    context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], held: float | None = None
+    context: StepContext,
+    layout: ReplicaLayout,
+    programs: list[StageProgram],
+    held: float | None = None,
+    beyond: Callable[[StageProgram], float] | None = None,
 ) -> ReplicaMemory:
     """Footprints of a replica's stages, and the KV blocks that all of them have room for. held: experts of a layer on
     the fullest expert rank; an even part by default.
+
+    Args:
+        beyond: bytes that a lane of a stage holds beyond its share of one model; negative where it lacks some.
 
     Raises:
         MoesimError: a stage's weights leave no room; says what is needed and what there is.
@@ -92,6 +99,8 @@ def replica_memory(
     for program in programs:
         per_token = stage_kv_bytes_per_token(context, layout, program)
         weights = lane_weight_bytes(context, layout, program, held)
+        if beyond is not None:
+            weights += beyond(program)
         for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):
             device = next(d for d in context.machine.devices if d.spec.name == name)
             found = footprint(

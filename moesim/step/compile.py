@@ -79,7 +79,7 @@ def compile_step(
         drawn: what its tokens choose; None for a dense model.
         stage: only this one of a pipeline; None: all, one after the other.
     """
-    compiler = _Compiler(pricer, block, drawn)
+    compiler = StepCompiler(pricer, block, drawn)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
         if stage in (None, program.stage):
@@ -87,7 +87,9 @@ def compile_step(
     return compiler.graph()
 
 
-class _Compiler:
+class StepCompiler:
+    """Builds the graph of one step, stage by stage."""
+
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
         self.tokens, self.samples = block.sizes.tokens[0], block.sizes.samples[0]
@@ -127,8 +129,12 @@ class _Compiler:
             elif row.action == "shared":
                 side = self._append(program, row, side or fork)
             else:
-                chain = self._append(program, row, chain)
+                chain = self.exchange(program, row, chain)
         return chain + side
+
+    def exchange(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Append dispatch, experts or combine; returns the rows that what follows waits for."""
+        return self._append(program, row, after)
 
     def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
         """Append a row, which may be one on each of several processors; returns those that what follows waits for."""

@@ -90,6 +90,9 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
     ledger.hidden, ledger.sharing = accounts.hidden / PICOSECONDS, accounts.sharing / PICOSECONDS
     if accounts.sharing:
         ledger.charge("link_sharing", "collective", NETWORK, ledger.sharing)
+    if accounts.offload is not None:
+        ledger.charge("expert_copies", "copy", NETWORK, accounts.offload.waiting_for_copies / PICOSECONDS)
+        ledger.charge("host_experts", "experts", COMPUTE, accounts.offload.waiting_for_host / PICOSECONDS)
     if any(account.costs.program.beside for account in accounts.stages):
         # What a second stream adds to a step is not in the rows: it slows what it shares the memory with.
         known = sum(float(seconds.sum()) for _, seconds in ledger.critical.values())

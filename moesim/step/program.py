@@ -28,7 +28,7 @@ from moesim.step.layout import ReplicaLayout
 
 Action = Literal[
     "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "barrier", "send",
-    "shared",
+    "shared", "copy",
 ]  # fmt: skip
 
 
