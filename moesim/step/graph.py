@@ -16,8 +16,8 @@ from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray
 __all__ = [
     "ABSENT",
     "COMPUTE",
-    "COPY",
     "COPROCESSORS",
+    "COPY",
     "NETWORK",
     "PEER",
     "PICOSECONDS",

@@ -122,9 +122,13 @@ def value_of(setting: Setting, run: Run) -> float:
 def summary_of(experiment: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """The summary of a run, simulated once for all its cases."""
     from moesim.results.metrics import summarise
+    from moesim.results.training import training_summary
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment
+    from moesim.training.outcome import simulate_training
 
     loaded = load_experiment(experiment, overrides)
     with loaded.placing():
+        if loaded.spec.training is not None:
+            return training_summary(simulate_training(loaded.spec))
         return summarise(simulate(loaded.spec), loaded.spec.slo)
