@@ -26,6 +26,7 @@ from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
+from moesim.cli.searching import search_command
 from moesim.cli.showing import show_command
 from moesim.cli.sweeping import sweep_command
 from moesim.cli.validating import validate_command
@@ -103,7 +104,7 @@ def main() -> None:
 
 for command in (
     run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command, sweep_command, configure_command,
+    validate_command, sweep_command, search_command, configure_command,
 ):  # fmt: skip
     main.add_command(command)
 for command in (*MEASURING, *FITTING):
