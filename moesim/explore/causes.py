@@ -50,6 +50,8 @@ def divided(results: Results, spec: ExperimentSpec) -> dict[str, Parts]:
     """Mean seconds of those of DIVIDED that are defined, by part. Each sums to its mean; what is rounded away is a
     part too."""
     step = _step(results, spec)
+    if spec.training is not None:
+        return {"step": step}
     requests = counted({str(name): column.to_numpy() for name, column in results.requests.items()})
     found = {"step": step, "tpot": _decoding(requests, step, requests["output_tokens"] - 1.0)}
     served, finished = (~np.isnan(requests[name]) for name in ("first_token", "finish"))
@@ -63,18 +65,19 @@ def divided(results: Results, spec: ExperimentSpec) -> dict[str, Parts]:
 
 
 def _step(results: Results, spec: ExperimentSpec) -> Parts:
-    """Of the mean step of a replica."""
-    summary, operators = results.summary, results.operators
-    steps, replicas = summary["steps"], len(set(results.devices["replica"]) - {-1})
-    busy = (summary["utilisation"]["busy"] or 0.0) * summary["duration"] * replicas
+    """Of the mean step of a replica, or of the training step."""
+    summary, operators, steps = results.summary, results.operators, results.summary["steps"]
+    busy = summary["duration"]
+    if spec.training is None:
+        busy *= (summary["utilisation"]["busy"] or 0.0) * len(set(results.devices["replica"]) - {-1})
     places = _places(results, spec)
     found: Parts = {}
     for row in operators.to_dict("records"):
         for bound in RESOURCES:
             if seconds := row[f"{bound}_seconds"]:
-                where = _level(str(row["level"]), spec) if bound == "network" else places[bound]
+                where = _level(str(row.get("level", "scale_up")), spec) if bound == "network" else places[bound]
                 found[Part(str(row["name"]), bound)] = Share(seconds / steps, where)
-    hidden = summary["network"]["hidden"]
+    hidden = summary["network"].get("hidden")
     if hidden:
         found[Part("hidden behind computation", "network")] = Share(-hidden / steps, "")
     rest = busy / steps - math.fsum(each.seconds for each in found.values()) if steps else math.nan
@@ -115,15 +118,17 @@ def _decoding(requests: Columns, step: Parts, tokens: NDArray[np.float64]) -> Pa
 
 def _over(seconds: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
     """NaN where there are no tokens."""
-    return np.divide(seconds, tokens, out=np.full(len(seconds), np.nan), where=tokens > 0)
+    found: NDArray[np.float64] = np.divide(seconds, tokens, out=np.full(len(seconds), np.nan), where=tokens > 0)
+    return found
 
 
 def _places(results: Results, spec: ExperimentSpec) -> dict[str, str]:
     """What the devices in use wait for, by what bounds them."""
-    used = results.devices[results.devices["replica"] >= 0]
+    devices = results.devices
+    used = devices[devices["stage"] >= 0]
     names = dict.fromkeys(used["descriptor"].astype(str))
-    devices = [make_device(spec.library.devices[name], index=0, name=name, node=0) for name in names]
-    tiers = {device.name: device.memory.tier for device in devices}
+    known = [make_device(spec.library.devices[name], index=0, name=name, node=0) for name in names]
+    tiers = {device.name: device.memory.tier for device in known}
     return {
         "compute": ", ".join(names),
         "memory": ", ".join(f"{tiers[name]} of {name}" for name in names),

@@ -109,7 +109,7 @@ def whatif(
 
     Args:
         metrics: names of metrics, or their first parts; all without any.
-        repeats: 0 for none, and no intervals.
+        repeats: 0 for none, and no intervals; training steps are not repeated.
         workers: processes to share the repeats.
         progress: called with (finished, all) simulations.
 
@@ -120,6 +120,8 @@ def whatif(
         check_repeats(repeats)
     begin = time.perf_counter()
     first, second = made(base), made(change)
+    if first.deployment is None or second.deployment is None:
+        repeats = 0
     workers = worthwhile((time.perf_counter() - begin) * repeats, workers)
     names = chosen(metrics, dict.fromkeys((*first.metrics, *second.metrics)))
     drawn = _paired(first, second, repeats, workers, progress) if repeats else _Drawn()
@@ -146,6 +148,8 @@ class _Drawn(NamedTuple):
 
 def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Progress | None) -> _Drawn:
     """The repeats of both that finished, in pairs."""
+    assert base.deployment is not None
+    assert change.deployment is not None
     apart = apart_sources(base, change)
 
     def report(before: int) -> Progress | None:
@@ -174,6 +178,8 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
 def apart_sources(base: Made, change: Made) -> frozenset[str]:
     """Labels of the change's sources of error that are not the base's, although some are called alike: terms measured
     on another device or in another stack, overheads of another engine."""
+    assert base.deployment is not None
+    assert change.deployment is not None
     known = {source.label: source.origin for source in error_sources(base.spec, base.deployment)}
     other_engine = base.spec.engine.name != change.spec.engine.name
     return frozenset(
