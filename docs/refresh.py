@@ -1,5 +1,5 @@
 """Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs and
-of fidelities, and the page of accuracy.
+of fidelities, and the pages of accuracy and of reproduced systems.
 
     python docs/refresh.py [PAGE ...]
 
@@ -69,8 +69,17 @@ def refresh_accuracy() -> None:
     renew_page(Shelf(folder() / "recorded"), page_path())
 
 
+def refresh_reproduced() -> None:
+    """From the recorded tables; `moesim reproduce --all --record` renews those."""
+    from moesim.reproduce.command import shelf
+    from moesim.reproduce.page import renew_page
+    from moesim.validate.page import page_path
+
+    renew_page(shelf(), page_path("reproduced"))
+
+
 def refresh_figure() -> None:
-    from moesim.run import run
+    from moesim.running import run
     from moesim.spec.loading import load_experiment
 
     with tempfile.TemporaryDirectory() as folder:
@@ -86,6 +95,7 @@ def main(pages: list[str]) -> None:
         refresh_measured_runs()
         refresh_fidelities()
         refresh_accuracy()
+        refresh_reproduced()
         refresh_figure()
 
 

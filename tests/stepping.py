@@ -39,7 +39,7 @@ def document(model: str, devices: Mapping[str, int], fabric: str | None = None, 
 
 def deployment(tree: Mapping[str, Any], *overrides: str) -> Deployment:
     spec = load_experiment(tree, overrides).spec
-    streams = dict(zip(("requests", "routing", "draws"), np.random.SeedSequence(1).spawn(3), strict=True))
+    streams = dict(zip(("requests", "routing", "draws", "drafts"), np.random.SeedSequence(1).spawn(4), strict=True))
     return deploy(spec, _REQUESTS, Clock(), streams, lambda state: None)
 
 
@@ -165,4 +165,19 @@ MACHINES = {
         document("snowflake-arctic", {"mi355x": 2}, "xgmi-mesh", parallelism={"dp": 2, "ep": 2}, dtype="int4"), 2,
     ),
     "one processor": (document("qwen1.5-moe-a2.7b", {"epyc-9755": 1}), 2),
+    "PIM, one processor at a time": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 4, "ep": 4}, processors="intensity") | {"machine": "duplex-4"},
+        3,
+    ),
+    "PIM, co-processing, DP 2, TP 2, EP 4": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 2, "dp": 2, "ep": 4}, processors="co-processing")
+        | {"machine": "duplex-4"}, 3,
+    ),
+    "PIM, co-processing, tensor-parallel experts": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 4}, processors="co-processing") | {"machine": "duplex-4"}, 3,
+    ),
+    "PIM in one of two devices": (
+        document("olmoe-1b-7b", {"duplex": 1, "h100-sxm": 1}, "nvlink4-switch", parallelism={"dp": 2, "ep": 2},
+                 processors="co-processing"), 3,
+    ),
 }  # fmt: skip

@@ -1,1 +1,1 @@
-"""Many runs of one experiment: sweeps, searches, and the parallelism configurator."""
+"""What if: one change, what each number is worth; and many runs of one experiment: sweeps, searches, parallelism."""

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost, FloatArray
-from moesim.kernels.forms import Form, Rates, Times, make_form, together
+from moesim.kernels.forms import Form, Rates, Times, larger, make_form, together
 from moesim.kernels.forms.attention import Decode, LatentPrefill, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.selection import far_sizes, select, static_sizes
-from moesim.kernels.shapes import AttentionShape, rows_of
+from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
+from moesim.spec.hardware import DeviceSpec
 from moesim.spec.kernels import KernelFit
 
 #: Kernels whose form prices a class of calls: one, or the parts of a batch.
@@ -36,7 +38,7 @@ _KERNELS = {
 _ONE_KERNEL = ("vllm", "flash_attn")
 
 #: Up to so many calls are priced faster one by one, as numbers, than as arrays.
-_FEW = 4
+_FEW = 8
 
 #: Seconds below which a call without work stays.
 _NO_TIME = 1e-30
@@ -79,10 +81,21 @@ class CalibratedKernels:
         stacks: names of software stacks, the preferred first, without version (`vllm`), with it (`vllm-0.24.0`), or
             with the beginning of one (`vllm-0.24`).
         scales: kernels that take so many times as long as their terms say; the others take just as long.
+        launches: the same of what a launch takes, by device; the rest of a call takes just as long.
+        relatives: by device, the descriptor that stands for it in the choice of terms, where another than its own
+            shall: with other rates, another relative may be the nearest.
     """
 
-    def __init__(self, stacks: Sequence[str], scales: KernelScales | None = None) -> None:
-        self._stacks, self._scales, self._datasheet = tuple(stacks), dict(scales or {}), DatasheetRoofline()
+    def __init__(
+        self,
+        stacks: Sequence[str],
+        scales: KernelScales | None = None,
+        launches: Mapping[str, float] | None = None,
+        relatives: Mapping[str, DeviceSpec] | None = None,
+    ) -> None:
+        self._stacks, self._scales, self._launches = tuple(stacks), dict(scales or {}), dict(launches or {})
+        self._relatives = dict(relatives or {})
+        self._datasheet = DatasheetRoofline(self._launches)
         self._known: dict[_Key, _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
@@ -146,17 +159,24 @@ class CalibratedKernels:
         return {name: sorted(sources, key=lambda each: (each.kind, each.far)) for name, sources in found.items()}
 
     def _find(self, device: Device, kind: str, calls: Calls) -> _Priced | None:
-        selected = select(device.spec, self._stacks, _KERNELS.get(kind, ()), calls)
+        spec = self._relatives.get(device.spec.name, device.spec)
+        selected = select(spec, self._stacks, _KERNELS.get(kind, ()), calls)
         if selected is None:
             return None
         fits = selected.fits
         return _Priced(
             fits=fits,
-            forms=tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in fits),
+            forms=tuple(_in_a_step(make_form(fit.kernel, self._terms(fit, device))) for fit in fits),
             scales=tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in fits),
             rates=device_rates(device, calls.dtype),
             source=Source(kind, selected.device, selected.stack, fits[0].format, tuple(far_sizes(fits, calls))),
         )
+
+    def _terms(self, fit: KernelFit, device: Device) -> Mapping[str, float]:
+        factor = self._launches.get(device.spec.name, 1.0)
+        if factor == 1.0 or "launch" not in fit.terms:
+            return fit.terms
+        return {**fit.terms, "launch": fit.terms["launch"] * factor}
 
 
 @dataclass(frozen=True)
@@ -171,20 +191,22 @@ class _Priced:
         shape = calls.shape
         if isinstance(shape, AttentionShape):
             prefill, decode = self.forms
-            if not shape.chunks.any():
+            if isinstance(shape.chunks, float) or not np.any(shape.chunks):  # a number: 0
                 return _scaled(decode.times(shape, self.rates), self.scales[1])
-            if len(np.atleast_1d(shape.chunks)) > 1 and not shape.chunks[1:].any():  # prompts in a block's first step
-                parts = [self.times(calls._replace(shape=rows_of(shape, at))) for at in (slice(1), slice(1, None))]
-                return Times(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-            stack, implementation = _ONE_KERNEL
-            joins = self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
-            latent = isinstance(prefill, LatentPrefill)  # expanded keys for chunks, latents for decodes: two kernels
-            if joins and not latent and isinstance(prefill, Prefill) and isinstance(decode, Decode):
+            if self.joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 if shape.pairs.size > _FEW:
                     return self._mixed(prefill, decode, shape)
                 alone = [self._alone(prefill, decode, each) for each in _one_by_one(shape)]
                 return Times(*(np.array(column).reshape(shape.pairs.shape) for column in zip(*alone, strict=True)))
         return together(self._apart(shape))
+
+    @cached_property
+    def joins(self) -> bool:
+        """Whether chunks and decoding sequences run in one kernel. MLA expands keys for chunks and reads latents for
+        decodes, with a kernel for each."""
+        stack, implementation = _ONE_KERNEL
+        latent = isinstance(self.forms[0], LatentPrefill)
+        return not latent and self.source.stack.startswith(stack) and implementation in self.fits[0].implementation
 
     def _apart(self, shape: Any) -> list[Times]:
         """Of each form by itself."""
@@ -205,7 +227,7 @@ class _Priced:
         if first == second:
             return _scaled(times, first)
         chunks, decodes = (form.times(shape, self.rates).seconds for form in (prefill, decode))
-        factor = (first * chunks + second * decodes) / np.maximum(chunks + decodes, _NO_TIME)
+        factor = (first * chunks + second * decodes) / larger(chunks + decodes, _NO_TIME)
         return Times(*(column * factor for column in times))
 
 
@@ -213,7 +235,8 @@ def _one_by_one(shape: AttentionShape) -> list[AttentionShape]:
     """The calls of a shape as numbers each."""
     count = shape.pairs.size
     columns: list[Any] = [
-        each.ravel() if isinstance(each, np.ndarray) and each.ndim else (np.float64(each),) * count for each in shape
+        each.ravel().tolist() if isinstance(each, np.ndarray) and each.ndim else (float(each),) * count
+        for each in shape
     ]
     return [AttentionShape(*call) for call in zip(*columns, strict=True)]
 

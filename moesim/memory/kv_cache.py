@@ -170,9 +170,12 @@ class PagedKVCache:
         holding = self._holdings[request]
         new = -(-tokens // self.block_size) - holding.blocks
         if new > 0:
-            if new > self._unused + self._evictable:
+            if new <= self._unused:
+                self._unused -= new
+            elif new <= self._unused + self._evictable:
+                self._take(new)
+            else:
                 return False
-            self._take(new)
             holding.blocks += new
             holding.private += new
             self._held += new

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.model.attention import Reach
-from moesim.step.attention import AttentionSums
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.routed import RoutedPricer
@@ -22,7 +21,7 @@ from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 if TYPE_CHECKING:
-    from moesim.step.pricing import Block
+    from moesim.step.pricing import Block, ExpertUse
 
 #: Blocks that are counted together.
 _TOGETHER = 64
@@ -38,22 +37,22 @@ class StageAccount:
         ranks, sizes = layout.dp, context.token_limit + 1
         self.costs = costs
         self.tokens = np.zeros((ranks, sizes))  # steps in which the rank had so many tokens
-        self.sequences = np.zeros((ranks, sizes))
+        self.samples = np.zeros((ranks, sizes))
         self.critical_tokens = np.zeros((ranks, sizes))  # the same where the rank was the slowest
-        self.critical_sequences = np.zeros((ranks, sizes))
+        self.critical_samples = np.zeros((ranks, sizes))
         self.attention: dict[tuple[Reach, bool], FloatArray] = {}
         self.critical_attention: dict[tuple[Reach, bool], int] = {}
         self.attention_calls: dict[tuple[Reach, bool], int] = {}  # steps
         self.dispatch = self.combine = self.send = self.experts = 0  # picoseconds on the critical path
 
-    def count(self, stage: int, blocks: Executed, tokens: IntArray, sequences: IntArray) -> None:
-        """Args: tokens, sequences: [steps, ranks] of the blocks."""
+    def count(self, stage: int, blocks: Executed, tokens: IntArray, samples: IntArray) -> None:
+        """Args: tokens, samples: [steps, ranks] of the blocks."""
         slowest = _joined(block.critical[stage][:steps] for block, steps in blocks)
         step, rank = np.arange(len(slowest)), np.arange(tokens.shape[1])
         np.add.at(self.tokens, (rank, tokens), 1)
-        np.add.at(self.sequences, (rank, sequences), 1)
+        np.add.at(self.samples, (rank, samples), 1)
         np.add.at(self.critical_tokens, (slowest, tokens[step, slowest]), 1)
-        np.add.at(self.critical_sequences, (slowest, sequences[step, slowest]), 1)
+        np.add.at(self.critical_samples, (slowest, samples[step, slowest]), 1)
         self.send += int(_joined(block.sends[stage, :steps] for block, steps in blocks).sum())
         routed = [(block.routed, steps) for block, steps in blocks if block.routed is not None]
         if routed:
@@ -73,12 +72,10 @@ class StageAccount:
             key = (kind, mixed)
             slowest = _joined(block.critical[stage][at] for block, at in parts)
             durations = _joined(block.attention[stage][kind][at] for block, at in parts)
-            sums = [(block.sums[kind], at) for block, at in parts]
-            works = (_joined(work[column][at] for work, at in sums) for column in range(len(AttentionSums._fields)))
-            columns = (durations, *works)
-            totals = self.attention.setdefault(key, np.zeros((len(columns), durations.shape[1])))
-            for row, values in enumerate(columns):
-                totals[row] = np.cumsum(np.concatenate([totals[row][None], values]), axis=0)[-1]
+            works = np.concatenate([block.sums[kind][:, at] for block, at in parts], axis=1)
+            totals = self.attention.setdefault(key, np.zeros((1 + len(works), durations.shape[1])))
+            columns = np.concatenate([durations[None], works])
+            totals[:] = np.cumsum(np.concatenate([totals[:, None], columns], axis=1), axis=1)[:, -1]
             on_path = int(durations[np.arange(len(slowest)), slowest].sum())
             self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
             self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
@@ -96,6 +93,7 @@ class Accounts:
         self.gathered_tokens = np.zeros(context.token_limit + 1)  # steps by Sizes.gathered
         self.host = self.busy = self.steps = self.dummies = self.padding = 0
         self.hidden = self.sharing = 0  # picoseconds, see Block
+        self.offload: ExpertUse | None = None
         self._waiting: Executed = []
 
     def record(self, block: Block, executed: int, busy: int) -> None:
@@ -104,8 +102,10 @@ class Accounts:
         self.busy += busy
         self.hidden += block.hidden
         self.sharing += block.sharing
-        self._waiting.append((block, executed))
-        if len(self._waiting) == _TOGETHER:
+        if block.offload is not None:
+            self.offload = block.offload if self.offload is None else self.offload.plus(block.offload)
+        self._waiting += [(part, executed) for part in block.parts or (block,)]
+        if len(self._waiting) >= _TOGETHER:
             self.settle()
 
     def settle(self) -> None:
@@ -114,14 +114,14 @@ class Accounts:
         if not blocks:
             return
         tokens = _joined(block.sizes.tokens[:steps] for block, steps in blocks)
-        sequences = _joined(block.sizes.sequences[:steps] for block, steps in blocks)
+        samples = _joined(block.sizes.samples[:steps] for block, steps in blocks)
         self.host += int(_joined(block.host[:steps] for block, steps in blocks).sum())
         self.dummies += int(_joined(block.sizes.idle[:steps] for block, steps in blocks).sum())
         self.padding += int(_joined(block.sizes.padding[:steps] for block, steps in blocks).sum())
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
         np.add.at(self.gathered_tokens, _joined(block.sizes.gathered[:steps] for block, steps in blocks), 1)
         for stage, account in enumerate(self.stages):
-            account.count(stage, blocks, tokens, sequences)
+            account.count(stage, blocks, tokens, samples)
         if self.routed is not None:
             self.routed.record([(block.routed, steps) for block, steps in blocks if block.routed is not None])
 

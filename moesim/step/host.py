@@ -18,7 +18,7 @@ class HostCosts:
 
     def __init__(self, context: StepContext, programs: Sequence[StageProgram]) -> None:
         engine = context.engine
-        self._graphs, self._asynchronous = context.graphs, engine.asynchronous_scheduling
+        self._asynchronous = engine.asynchronous_scheduling
         self._step, self._sequence, self._request, self._exposed = (
             round(seconds * PICOSECONDS)
             for seconds in (
@@ -37,12 +37,13 @@ class HostCosts:
         Args:
             rested: the devices were idle before the first step, so that nothing hides its host work.
         """
-        work: IntArray = self._step + self._sequence * sizes.sequences.max(axis=1)
-        if self._request and sizes.chunked.any():
+        work: IntArray = self._step + self._sequence * np.maximum.reduce(sizes.sequences, axis=1)
+        if self._request and sizes.prompts:
             work[0] += self._request * int((sizes.sequences - sizes.decodes - sizes.idle)[0].max())
-        if not self._asynchronous:
-            return work if not self._launches.any() else work + np.maximum(self._launching(sizes) - device, 0)
         launching = self._launching(sizes)
+        if not self._asynchronous:
+            work += np.maximum(launching - device, 0)
+            return work
         hidden: IntArray = np.maximum(launching + work - device, self._exposed)
         if rested:
             hidden[0] = work[0] + max(int(launching[0] - device[0]), self._exposed)
@@ -50,10 +51,7 @@ class HostCosts:
 
     def _launching(self, sizes: Sizes) -> IntArray:
         """[steps] picoseconds."""
-        if not self._launches.any():
-            return np.zeros(len(sizes.tokens), dtype=np.int64)
-        kind = 2 * (sizes.tokens.max(axis=1) <= self._graphs.largest).astype(np.int64)
-        if sizes.chunked.any():
-            kind[0] = int(self._graphs.captured(sizes.tokens[:1], sizes.chunked)[0] > 0)
-        launching: IntArray = self._launches[kind]
+        launching: IntArray = self._launches.take(2 * (sizes.graph > 0))
+        if sizes.prompts:
+            launching[0] = self._launches[int(sizes.graph[0] > 0)]
         return launching

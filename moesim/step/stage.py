@@ -6,10 +6,11 @@ from collections import Counter
 
 import numpy as np
 
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
-from moesim.step.attention import AttentionSums
+from moesim.processors.mapped import Mapped
+from moesim.step.attention import AttentionSums, FullAttention, without_chunks
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
@@ -35,13 +36,15 @@ class StageCosts:
         self.rank_class: IntArray = np.array([classes.index(key) for key in keys], dtype=np.int64)
         self.representative = [keys.index(key) for key in classes]
         self.tables = [context.table(self.devices[rank], layout.tp) for rank in self.representative]
-        self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
-        self._share = AttentionShare(context.model, layout.tp, context.dtype)
+        found = (row.operator for row in program.rows)
+        self.per_sequence = list(dict.fromkeys(each for each in found if each is not None and each.per_sequence))
+        self._share = AttentionShare(context.model, layout.tp, context.dtype, 1 + context.engine.drafts)
+        self._decodes = FullAttention(context.model)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
         self._local = np.array([part.local_attention for part in parts])[:, None, None]
-        self._final = next((i for i, part in enumerate(parts) if part.final), -1)
+        self._heads = [(i, part.heads) for i, part in enumerate(parts) if part.heads]
         self._parts = np.stack([[self._tabulate(i, c) for c in range(len(classes))] for i in range(len(parts))])
         self._head = np.stack([self._tabulate_head(c) for c in range(len(classes))])
 
@@ -55,7 +58,7 @@ class StageCosts:
         return found
 
     def total(self, name: str) -> int:
-        """How often the parts hold `reductions`, `gathers`, `full_attention` or `local_attention` in all."""
+        """How often the parts hold `reductions`, `gathers`, `heads`, `full_attention` or `local_attention` in all."""
         return sum(getattr(part, name) * times for part, times in self.program.parts)
 
     def _link_key(self, rank: int) -> tuple[object, ...]:
@@ -75,7 +78,7 @@ class StageCosts:
         return total
 
     def _tabulate_head(self, kind: int) -> IntArray:
-        """[sizes] picoseconds of head and sampling, by the rank's sequences."""
+        """[sizes] picoseconds of head and sampling, by the rank's samples."""
         total = np.zeros(self.context.token_limit + 1, dtype=np.int64)
         for operator in self.per_sequence:
             total += self.tables[kind][operator].duration
@@ -86,36 +89,58 @@ class StageCosts:
     def attention_calls(self, sums: AttentionSums, reach: Reach) -> Calls:
         return self._share.calls(sums, reach)
 
-    def attention_cost(self, calls: Calls, kind: int) -> Cost:
-        return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
+    def attention_by_processor(self, sums: AttentionSums, reach: Reach, kind: int) -> Mapped:
+        """What one layer's attention takes on a class of ranks."""
+        device, mapped = self.devices[self.representative[kind]], self.context.mapped
+        calls = self.attention_calls(sums, reach)
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(calls, device)
+        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes))
+        decode = AttentionSums(*decoding.reshape(len(sums), *sums.keys.shape))
+        prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
+        apart = self.attention_calls(prefill, reach), self.attention_calls(decode, reach)
+        return mapped.attention(*apart, calls, device)
 
-    def attention(self, sums: AttentionSums, reach: Reach) -> IntArray:
-        """[steps, ranks] picoseconds of one layer's attention kernel."""
+    def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
+        """[steps, ranks] picoseconds of one layer's attention kernel.
+
+        Args:
+            sums: [9, steps, ranks], the rows of AttentionSums. prompts: whether the first step has any.
+        """
         if len(self.tables) == 1:
-            return picoseconds(self._attention_seconds(sums, reach, 0))
-        times = np.zeros(sums.flops.shape, dtype=np.int64)
+            return self._attention_duration(sums, reach, 0, prompts)
+        times = np.zeros(sums.shape[1:], dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            part = AttentionSums(*(column[:, mine] for column in sums))
-            times[:, mine] = picoseconds(self._attention_seconds(part, reach, kind))
+            times[:, mine] = self._attention_duration(sums[:, :, mine], reach, kind, prompts)
         return times
 
-    def _attention_seconds(self, sums: AttentionSums, reach: Reach, kind: int) -> FloatArray:
-        device = self.devices[self.representative[kind]]
-        return self.context.kernels.seconds(self.attention_calls(sums, reach), device)
+    def _attention_duration(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> IntArray:
+        """[steps, ranks]; steps with prompts and without are calls of different kernels."""
+        device, kernels = self.devices[self.representative[kind]], self.context.kernels
+        if len(self.context.mapped.processors(device)) > 1:
+            return self.attention_by_processor(AttentionSums(*sums), reach, kind).duration
+        if not prompts:
+            return picoseconds(kernels.seconds(self.attention_calls(without_chunks(sums), reach), device))
+        first = kernels.seconds(self.attention_calls(AttentionSums(*sums[:, :1]), reach), device)
+        if sums.shape[1] == 1:
+            return picoseconds(first)
+        rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
+        return picoseconds(np.concatenate([first, rest]))
 
     def local(
-        self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
+        self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]
     ) -> tuple[IntArray, IntArray]:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
 
         Args:
-            tokens, sequences: [steps, ranks].
+            tokens, samples: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
-        times = self._parts[:, self.rank_class, tokens]  # [parts, steps, ranks]
-        if self._final >= 0:
-            times[self._final] += self._head[self.rank_class, sequences]
+        alike = len(self.tables) == 1
+        times = self._parts[:, 0].take(tokens, axis=1) if alike else self._parts[:, self.rank_class, tokens]
+        for part, heads in self._heads:  # times: [parts, steps, ranks]
+            times[part] += heads * (self._head[0].take(samples) if alike else self._head[self.rank_class, samples])
         if "full" in attention:
             times += self._full * attention["full"]
         if "local" in attention:

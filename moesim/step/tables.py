@@ -10,28 +10,35 @@ import numpy as np
 from moesim.hardware.machine import Device, Machine
 from moesim.kernels.base import Calls, Cost, KernelModel
 from moesim.model.operators import Operator
+from moesim.processors.base import ProcessorMapping
+from moesim.processors.mapped import MappedKernels
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.serving import EngineSpec
-from moesim.step.graph import IntArray, picoseconds
+from moesim.step.graph import FloatArray, IntArray
 from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What every step of a run shares."""
+    """What every step of a run shares. mapping: which processor of a device computes what, where it has several."""
 
     model: ModelSpec
     machine: Machine
     dtype: DtypeSpec
     engine: EngineSpec
     kernels: KernelModel
+    mapping: ProcessorMapping | None = None
+
+    @cached_property
+    def mapped(self) -> MappedKernels:
+        return MappedKernels(self.kernels, self.mapping)
 
     @property
     def token_limit(self) -> int:
         """Most tokens that one DP rank can have in a step; where prefill is not chunked, decodes and a whole prompt."""
-        decodes = self.engine.max_sequences
+        decodes = self.engine.max_sequences * (1 + self.engine.drafts)
         budget = max(self.engine.token_budget, decodes)
         return budget if self.engine.chunked_prefill else max(budget, decodes + self.model.context)
 
@@ -53,11 +60,14 @@ class StepContext:
 
 @dataclass(frozen=True)
 class Tabulated:
-    """One operator over all sizes 0..limit: calls, cost and duration in picoseconds."""
+    """One operator over all sizes 0..limit: calls, cost and duration in picoseconds; by processor also
+    [processors, sizes] durations, and seconds that its bytes take at full bandwidth."""
 
     calls: Calls
     cost: Cost
     duration: IntArray
+    durations: IntArray
+    memory: FloatArray
 
 
 class OperatorTable:
@@ -72,6 +82,6 @@ class OperatorTable:
         if operator not in self._known:
             context = self._context
             calls = operator_calls(operator, self._sizes, context.model, self._tp, context.dtype)
-            cost = context.kernels.cost(calls, self._device)
-            self._known[operator] = Tabulated(calls, cost, picoseconds(cost.seconds))
+            mapped = context.mapped.whole(calls, self._device)
+            self._known[operator] = Tabulated(calls, mapped.cost, mapped.duration, mapped.durations, mapped.memory)
         return self._known[operator]

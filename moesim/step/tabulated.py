@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.routing.base import StatelessRouting
 from moesim.routing.drawn import Drawn
-from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange, Picoseconds
 from moesim.step.graph import FloatArray, IntArray
@@ -59,7 +59,7 @@ class Tabulated:
 
     reuses = True
 
-    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: CountRouting, key: int, limit: int) -> None:
+    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: StatelessRouting, key: int, limit: int) -> None:
         self.costs, self.exchange, self.routing, self.key = costs, exchange, routing, key
         self._scattered = ScatteredExchange(exchange, routing, key) if exchange.all_to_all else None
         self._grid = _token_grid(limit)
@@ -79,11 +79,11 @@ class Tabulated:
         return draw(self.routing, self.key, batch, step, self.costs.context.graphs)
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
-        tokens = sizes.tokens.sum(axis=1)
+        tokens = np.add.reduce(sizes.tokens, axis=1)
         uses, times = [], []
         if batch.chunks:
             total, turn = int(tokens[0]), batch.first_step % _TURNS
-            mixtures = _mixture_weights(int(sizes.chunked.sum()) / total)
+            mixtures = _mixture_weights(sum(sizes.chunked[0].tolist()) / total)
             uses.append(_Use(mixtures, int(self._below[total]), float(self._weight[total]), turn))
             times.append(self._of_one(uses[0]))
         if batch.steps > len(uses):
@@ -96,7 +96,7 @@ class Tabulated:
 
     def _of_many(self, use: _Use) -> IntArray:
         """[P, steps] picoseconds of the slowest experts in steps without prefill."""
-        if not self._ready[0][use.below].all():
+        if not np.logical_and.reduce(self._ready[0][use.below]):
             self._prepare(0, use.below)
         times = self._slowest[:, 0, use.below, use.turn]
         above = self._slowest[:, 0, use.below + 1, use.turn]
@@ -134,6 +134,10 @@ class Tabulated:
             )
             shares = np.concatenate([1.0 - weight, weight], axis=1)
             np.add.at(self._decode_uses, (below + _SIDES, turn), shares)
+
+    def clear(self) -> None:
+        self._totals = None
+        self._uses[:], self._decode_uses[:] = 0.0, 0.0
 
     def totals(self) -> RoutedTotals:
         if self._totals is None:

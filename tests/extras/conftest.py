@@ -1,4 +1,4 @@
-"""These tests need PyTorch, Dask or Ray: `make test-extras` installs them. Elsewhere each is skipped by itself."""
+"""These tests need PyTorch, Dask, Ray or a browser: `make test-extras`. Elsewhere each is skipped by itself."""
 
 from __future__ import annotations
 

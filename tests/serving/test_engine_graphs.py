@@ -40,15 +40,14 @@ def test_sizes_in_ranges():
 def test_the_smallest_graph_that_holds_the_fullest_rank(tokens, padded):
     """Sizes 1, 2, 4, 8: every rank of a step runs the same, and beyond the largest each has its own tokens."""
     found, tokens = graphs([1, 2, 4, 8]), np.array(tokens)
-    none = np.zeros((1, tokens.shape[1]), dtype=np.int64)
-    assert (tokens + found.padding(tokens, none)).tolist() == padded
+    assert (tokens + found.padding(tokens, prompts=False)).tolist() == padded
 
 
 def test_steps_with_prompts():
     """Padded to piecewise graphs where the engine captured some; the steps of decodes behind them always."""
-    tokens, chunked = np.array([[5], [5]]), np.array([[3], [0]])
-    assert graphs([4, 8]).padding(tokens, chunked).tolist() == [[3], [3]]
-    assert graphs([4, 8], piecewise=False).padding(tokens, chunked).tolist() == [[0], [3]]
+    tokens = np.array([[5], [5]])
+    assert graphs([4, 8]).padding(tokens, prompts=True).tolist() == [[3], [3]]
+    assert graphs([4, 8], piecewise=False).padding(tokens, prompts=True).tolist() == [[0], [3]]
 
 
 def test_no_graph_is_larger_than_a_step():

@@ -7,6 +7,7 @@ device's rates. Named in calibrations (hardware/calibrations/kernels) by `kernel
 from __future__ import annotations
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -37,6 +38,20 @@ class Times(NamedTuple):
     seconds: FloatArray
     compute: FloatArray
     memory: FloatArray
+
+
+def larger(one: Any, other: Any) -> Any:
+    """The larger of two, element by element. Numbers, which the hot path prices one by one, take a tenth of the time of
+    arrays of one; so do `smaller` and `ceiling`."""
+    return max(one, other) if isinstance(one, float) and isinstance(other, float) else np.maximum(one, other)
+
+
+def smaller(one: Any, other: Any) -> Any:
+    return min(one, other) if isinstance(one, float) and isinstance(other, float) else np.minimum(one, other)
+
+
+def ceiling(value: Any) -> Any:
+    return float(math.ceil(value)) if isinstance(value, float) else np.ceil(value)
 
 
 def together(parts: Sequence[Times]) -> Times:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.kernels.forms import FloatArray, Rates, Times, register
+from moesim.kernels.forms import FloatArray, Rates, Times, ceiling, larger, register, smaller
 from moesim.kernels.shapes import AttentionShape
 
 #: Query rows of a tile (FlashAttention 2 and 3, FlashInfer, TensorRT-LLM; Dao 2023, arXiv 2307.08691).
@@ -81,15 +81,15 @@ class Prefill:
 
     def _cut(self, shape: AttentionShape, shared: FloatArray, read: FloatArray, written: FloatArray) -> _Tiles:
         """shared: query heads per KV head. read, written: bytes of keys and values, cached ones included, and new."""
-        chunks, queries = np.maximum(shape.chunks, 1.0), np.maximum(shape.queries, 1.0)
+        chunks, queries = larger(shape.chunks, 1.0), larger(shape.queries, 1.0)
         length, visible = queries / chunks, shape.pairs / queries
-        apart = np.ceil(length / TILE_ROWS) * shared
-        together = np.ceil(length * (shared / TILE_ROWS))
+        apart = ceiling(length / TILE_ROWS) * shared
+        together = ceiling(length * (shared / TILE_ROWS))
         count = shape.chunks * (self.packed * together + (1.0 - self.packed) * apart) * (shape.heads / shared)
         # Half a tile's keys are computed and masked on the diagonal; the last tile sees the keys of all before it.
-        longest = visible + np.minimum(visible, length / 2.0) + TILE_ROWS
+        longest = visible + smaller(visible, length / 2.0) + TILE_ROWS
         unmasked = shape.chunk_keys / chunks - (length - 1.0) / 2.0
-        keys = visible + self.masked * np.maximum(unmasked - visible, 0.0) + TILE_ROWS / 2.0
+        keys = visible + self.masked * larger(unmasked - visible, 0.0) + TILE_ROWS / 2.0
         return _Tiles(count, count * keys, longest * (shape.chunks > 0), read, written)
 
     def _price(self, tiles: _Tiles, shape: AttentionShape, rates: Rates) -> Times:
@@ -116,7 +116,7 @@ class LatentPrefill(Prefill):
 
     def times(self, shape: AttentionShape, rates: Rates) -> Times:
         attention = super().times(shape, rates)
-        cached = np.maximum(shape.chunk_keys - shape.queries, 0.0) * (shape.chunks > 0)
+        cached = larger(shape.chunk_keys - shape.queries, 0.0) * (shape.chunks > 0)
         expanding = cached * shape.expansion / (EXPANSION * rates.compute)
         return Times(attention.seconds + expanding, attention.compute + expanding, attention.memory)
 
@@ -130,6 +130,7 @@ class LatentPrefill(Prefill):
 @dataclass(frozen=True, kw_only=True)
 class Decode:
     """Sequences that add one token: launch + p-norm(cache bytes, padded products) / utilisation + rounds over the SMs.
+    Several tokens that are verified at once have as many query heads each.
 
     launch: seconds of a call. compute, memory: shares of the peaks reached. width_power: as of Prefill. rows: query
     rows that a matrix instruction takes at least. keys: keys that a sequence is computed with at least. round: seconds
@@ -155,7 +156,7 @@ class Decode:
         """Times of the decoding sequences of `shape`, zero where it has none."""
         width = shape.query_width + shape.value_width
         cached = shape.kv_heads * width
-        shared = np.maximum(shape.heads / shape.kv_heads, self.rows)
+        shared = larger(shape.heads * shape.verified / shape.kv_heads, self.rows)
         return self._times(shape, rates, shape.kv_heads, width, cached, cached * shared)
 
     def _times(
@@ -164,17 +165,19 @@ class Decode:
     ) -> Times:  # fmt: skip
         """groups: heads that share keys, each worked on apart. width: of a head's query and value. cached: elements per
         key. products: multiplications per key, all heads."""
-        sequences = np.maximum(shape.decodes, 1.0)
-        length = np.maximum(shape.keys, 1.0) / sequences
+        sequences = larger(shape.decodes, 1.0)
+        length = larger(shape.keys, 1.0) / sequences
         load = sequences * (groups / rates.units)
         pieces = 1.0 + length / (self.split + length / self.most)
         fill = (1.0 + (load * pieces * self.occupancy) ** -self.fill) ** (1.0 / self.fill)
-        moved = shape.keys * (cached * shape.kv_bytes) + shape.decodes * (shape.heads * width * shape.query_bytes)
+        moved = shape.keys * (cached * shape.kv_bytes) + shape.decodes * (
+            shape.heads * shape.verified * width * shape.query_bytes
+        )
         memory = moved / (self.memory * rates.memory)
-        padded = sequences * np.maximum(length, self.keys)
+        padded = sequences * larger(length, self.keys)
         compute = padded * (2.0 * products * _slowness(width, self) / rates.compute)
         busy = _norm(compute, memory, self.blend) * fill
-        return _present(shape.decodes, self.launch + busy + self.round * np.maximum(load, 1.0), compute, memory)
+        return _present(shape.decodes, self.launch + busy + self.round * larger(load, 1.0), compute, memory)
 
 
 @register("mla_decode")
@@ -188,7 +191,7 @@ class LatentDecode(Decode):
 
     def times(self, shape: AttentionShape, rates: Rates) -> Times:
         width = 2.0 * shape.latent
-        groups = np.maximum(shape.heads / self.rows, 1.0)
+        groups = larger(shape.heads * shape.verified / self.rows, 1.0)
         return self._times(shape, rates, groups, width, shape.latent, groups * self.rows * width)
 
 
@@ -213,16 +216,16 @@ def mixed(
     crowd = (shape.decodes * apart / (RESIDENT_TILES * rates.units)) ** 4
     again = 1.0 + (apart - 1.0) * crowd / (1.0 + crowd)
     per_key = shape.kv_heads * (shape.query_width + shape.value_width) * shape.kv_bytes
-    longest = shape.keys / np.maximum(shape.decodes, 1.0)
+    longest = shape.keys / larger(shape.decodes, 1.0)
     together = _Tiles(
         number=chunks.number + ONE_ROW_TILE * sequences * rows,
         keys=chunks.keys + ONE_ROW_KEYS * rows * (shape.keys + shape.decodes * (TILE_ROWS / 2.0)) * shape.kv_heads,
-        longest=np.maximum(chunks.longest, longest),
+        longest=larger(chunks.longest, longest),
         read=chunks.read + shape.keys * per_key * again,
         written=chunks.written + shape.decodes * per_key,
     )
     one, some = prefill._price(together, shape, rates), shape.chunks > 0
-    if some.all():
+    if np.all(some):
         return one
     alone = decode.times(shape, rates)
     return Times(*(np.where(some, both, without) for both, without in zip(one, alone, strict=True)))
@@ -235,7 +238,8 @@ def _norm(one: FloatArray, other: FloatArray, p: float) -> FloatArray:
 
 def _slowness(width: FloatArray, form: Prefill | Decode) -> FloatArray:
     """Time of a FLOP in heads of this width over that at the peak rate, at least 1."""
-    return np.maximum((width / WIDTH) ** (form.width_power - 1.0) / form.compute, 1.0)
+    slowness: FloatArray = larger((width / WIDTH) ** (form.width_power - 1.0) / form.compute, 1.0)
+    return slowness
 
 
 def _present(count: FloatArray, seconds: FloatArray, compute: FloatArray, memory: FloatArray) -> Times:
