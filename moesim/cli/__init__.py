@@ -109,14 +109,12 @@ def main() -> None:
 
 
 for command in (
-    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command, sweep_command, search_command, configure_command,
-):  # fmt: skip
     run_command,
     whatif_command,
     explain_command,
     compare_command,
     sweep_command,
+    search_command,
     configure_command,
     plot_command,
     report_command,
