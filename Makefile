@@ -22,8 +22,8 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict moesim
 	$(BIN)/pytest -q
 
-# What needs PyTorch, which is large: the reference model, and a machine measured and predicted at small size; real local
-# clusters of Dask and Ray; and what needs a browser, Debian's chromium: the report.
+# What needs PyTorch, which is large (the reference model, and a machine measured and predicted at small size), real local
+# clusters of Dask and Ray, and a browser, Debian's chromium (the report).
 test-extras: $(VENV)/.installed-dev
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,calibrate,explore,ray,browser]'
 	$(BIN)/pytest -q tests/extras

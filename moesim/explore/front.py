@@ -17,7 +17,7 @@ def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
 
 def front(values: FloatArray) -> NDArray[np.bool_]:
     """[n] whether no other of the points [n, objectives] dominates each; less is better, NaN is dominated."""
-    known = ~np.isnan(values).any(axis=1)
+    known: NDArray[np.bool_] = np.logical_not(np.isnan(values).any(axis=1))
     kept = known.copy()
     for i in np.flatnonzero(known):
         better = (values[known] <= values[i]).all(axis=1) & (values[known] < values[i]).any(axis=1)
@@ -51,7 +51,7 @@ def hypervolume(values: FloatArray, reference: FloatArray) -> float:
 def covered(values: FloatArray) -> FloatArray:
     """[n] share of the box between the best and the worst of all points [n, objectives] that the points up to each one
     dominate: the hypervolume over time. Rows with NaN add nothing; less is better."""
-    known = ~np.isnan(values).any(axis=1)
+    known: NDArray[np.bool_] = np.logical_not(np.isnan(values).any(axis=1))
     if not known.any():
         return np.zeros(len(values))
     best, worst = values[known].min(axis=0), values[known].max(axis=0)

@@ -204,6 +204,8 @@ def fewer_requests(spec: ExperimentSpec, share: float) -> str:
         MoesimError: the experiment does not say how many there are.
     """
     requests = spec.requests
+    if requests is None:
+        raise MoesimError("a training step serves no requests, of which fidelities take a share", fix="no fidelities")
     if requests.stages is None and requests.count is not None:
         return assignment("requests.count", max(1, round(requests.count * share)))
     if requests.stages is None and requests.duration is not None:

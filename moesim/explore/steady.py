@@ -117,6 +117,11 @@ class Bench:
             return SteadyPricer(self.context, layout, programs, communication, None, None)
         moe = self.spec.model.moe
         where = placed(self.spec, layout, self.machine, self._routing)
+        if where.slots.replicated or where.relief is not None:
+            raise MoesimError(
+                f"placement {self.spec.placement.policy} makes replicas, which steady steps leave out",
+                key="placement", fix="compare layouts with a placement without, such as contiguous",
+            )  # fmt: skip
         costs = ExpertCosts(self.context, layout, programs, where.slots)
         exchange = Exchange(communication, programs, expert_places(where.slots, layout.expert_ranks, moe, limited=True))
         routed = self._steady(communication, costs, exchange)
