@@ -1,5 +1,5 @@
-"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs and
-of fidelities, and the pages of accuracy and of reproduced systems.
+"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables and curves of
+measured runs, the tables of fidelities, and the pages of accuracy and of reproduced systems.
 
     python docs/refresh.py [PAGE ...]
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import examples
 import fidelities
+import measured_curves
 import measured_runs
 
 FIGURE = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
@@ -44,8 +45,9 @@ def refresh_outputs(page: Path) -> None:
 def refresh_measured_runs() -> None:
     folder = measured_runs.data()
     if folder is None:
-        sys.stderr.write("tables of measured runs left as they are: MOESIM_DATA names no folder with the workloads\n")
+        sys.stderr.write("measured runs left as they are: MOESIM_DATA names no folder with the workloads\n")
         return
+    measured_curves.draw(folder)
     summaries = [measured_runs.simulated(run, folder) for run in measured_runs.RUNS]
     for name, table in measured_runs.TABLES.items():
         page = examples.ROOT / name

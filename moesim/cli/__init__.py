@@ -107,15 +107,13 @@ def main() -> None:
 
 
 for command in (
-    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
-    validate_command, compare_command, plot_command, report_command,
-):  # fmt: skip
     run_command,
     whatif_command,
     explain_command,
     compare_command,
     sweep_command,
     plot_command,
+    report_command,
     list_command,
     show_command,
     import_group,
