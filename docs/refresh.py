@@ -20,6 +20,7 @@ import fidelities
 import measured_curves
 import measured_runs
 
+PLOTS = ("latency-cdf", "gantt")
 FIGURE = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
 
 
@@ -81,6 +82,9 @@ def refresh_reproduced() -> None:
 
 
 def refresh_figure() -> None:
+    """Of the README, and the examples of figures to print."""
+    from moesim.report.plots.draw import draw_plots
+    from moesim.report.sources import Sources
     from moesim.running import run
     from moesim.spec.loading import load_experiment
 
@@ -88,6 +92,11 @@ def refresh_figure() -> None:
         results = run(load_experiment("quickstart"), Path(folder) / "results")
         assert results.path is not None
         shutil.copyfile(results.path / "figures" / "operators.png", FIGURE)
+        slower = run(load_experiment("quickstart", ["requests.rate=5/s"]), Path(folder) / "slower", figures=False)
+        sources = Sources({"10 requests/s": results, "5 requests/s": slower})
+        draw_plots(sources, PLOTS, Path(folder), formats=("png",), width="double")
+        for name in PLOTS:
+            shutil.copyfile(Path(folder) / f"{name}.png", FIGURE.with_name(f"plot-{name}.png"))
 
 
 def main(pages: list[str]) -> None:
