@@ -18,6 +18,7 @@ import click
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
 from moesim.cli.comparing import compare_command
+from moesim.cli.configuring import configure_command
 from moesim.cli.explaining import explain_command
 from moesim.cli.fabric import fabric_command
 from moesim.cli.fitting import COMMANDS as FITTING
@@ -112,6 +113,7 @@ for command in (
     explain_command,
     compare_command,
     sweep_command,
+    configure_command,
     plot_command,
     report_command,
     list_command,
