@@ -12,6 +12,7 @@ from moesim.fabric.transfer import Transfer
 from moesim.kernels.base import Cost
 from moesim.model.operators import Operator
 from moesim.placement import rank_loads
+from moesim.placement.base import whole
 from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.base import DTYPE_BYTES
@@ -35,7 +36,7 @@ class ExpertPasses:
         assert plan.routing is not None
         self.routing, self.owner, self.layers = plan.routing, plan.owner, plan.moe_layers
         self._places = expert_places(
-            self.owner, layout.expert_ranks, model.moe, limited=isinstance(plan.routing, CountRouting)
+            whole(self.owner), layout.expert_ranks, model.moe, limited=isinstance(plan.routing, CountRouting)
         )
         self._operator: Operator = next(
             row.operator for each in plan.programs for row in each.rows if row.action == "experts" and row.operator

@@ -14,7 +14,7 @@ from moesim.hardware.machine import Device, Machine, assemble
 from moesim.kernels.base import Calls
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.model.operators import Operator
-from moesim.placement import make_placement
+from moesim.placement import InformedPlacement, make_placement
 from moesim.placement.base import check_owner
 from moesim.placement.clustered import Clustered, Coactivation
 from moesim.routing import make_routing
@@ -145,7 +145,11 @@ LEARNED_FROM = 4096
 
 
 def _owner(spec: ExperimentSpec, routing: RoutingSource, machine: Machine, layout: TrainingLayout) -> IntArray:
-    placement = make_placement(spec.placement)
+    placement = make_placement(spec.placement.policy, spec.placement.options)
+    if isinstance(placement, InformedPlacement):
+        raise MoesimError(
+            f"placement {spec.placement.policy} is for serving", key="placement", fix="use contiguous or clustered"
+        )
     if isinstance(placement, Clustered):
         drawn = draw(routing, 1, 1, LEARNED_FROM, -1, [spec.seed, 3])
         lane = int(layout.experts[0, 0, 0, 0])

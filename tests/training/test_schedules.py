@@ -88,7 +88,10 @@ def test_listed_order() -> None:
     ],
 )
 def test_wrong_orders_are_one_line(texts: list[str], says: str) -> None:
-    with pytest.raises(MoesimError, match=says):
+    def scheduled() -> None:
         order = Listed(texts).order(2, 2, 1)
         check_complete(order, 2, 1)
         sequence(order, 1, lambda *_: 1.0)
+
+    with pytest.raises(MoesimError, match=says):
+        scheduled()
