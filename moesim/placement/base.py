@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -121,7 +121,7 @@ def make_placement(name: str, options: Mapping[str, Any] | None = None) -> AnyPl
     factory = PLACEMENTS.factory(name)
     if isinstance(factory, type) and issubclass(factory, Schema):
         try:
-            return validate(factory, mark(options or {}))  # type: ignore[return-value]
+            return cast(AnyPlacement, validate(factory, mark(options or {})))
         except MoesimError as error:
             raise MoesimError(f"placement {name}: {error.what}", key="placement", fix=error.fix) from None
     if options:
