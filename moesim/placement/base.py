@@ -58,6 +58,11 @@ class Slots:
         return bool((self.expert != np.arange(self.expert.shape[1])).any())
 
 
+def whole(owner: IntArray) -> Slots:
+    """One slot for each expert, of which `owner` [layers, experts] has the rank."""
+    return Slots(np.broadcast_to(np.arange(owner.shape[1]), owner.shape), owner)
+
+
 class Placement(Protocol):
     """Decides which rank of an expert-parallel group owns an expert."""
 
@@ -121,12 +126,13 @@ def make_placement(name: str, options: Mapping[str, Any] | None = None) -> AnyPl
     factory = PLACEMENTS.factory(name)
     if isinstance(factory, type) and issubclass(factory, Schema):
         try:
-            return cast(AnyPlacement, validate(factory, mark(options or {})))
+            made: Any = validate(factory, mark(options or {}))
+            return cast(AnyPlacement, made)
         except MoesimError as error:
             raise MoesimError(f"placement {name}: {error.what}", key="placement", fix=error.fix) from None
     if options:
         raise MoesimError(f"placement {name} takes no {next(iter(options))!r}", key="placement", fix="remove it")
-    return factory()
+    return cast(AnyPlacement, factory())
 
 
 def place(placement: AnyPlacement, situation: Situation) -> Slots:
@@ -143,7 +149,7 @@ def place(placement: AnyPlacement, situation: Situation) -> Slots:
             raise MoesimError("the placement makes no replicas", key="placement.redundant", fix="use eplb, or 0")
         owner = placement.owner(layers, experts, ranks)
         check_owner(owner, layers, experts, ranks)
-        slots = Slots(np.broadcast_to(np.arange(experts), owner.shape), owner)
+        slots = whole(owner)
     check_slots(slots, layers, experts, ranks)
     return slots
 

@@ -7,7 +7,9 @@ import numpy as np
 from moesim.registry import Registry
 from moesim.routing.affinity import AffinityRouting
 from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.clustered import ClusteredRouting
 from moesim.routing.concentrated import ConcentratedRouting
+from moesim.routing.documents import DocumentRouting
 from moesim.routing.replay import TraceRouting
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.errors import MoesimError
@@ -17,8 +19,10 @@ __all__ = [
     "DEFAULT_PROFILE",
     "SOURCES",
     "AffinityRouting",
+    "ClusteredRouting",
     "ConcentratedRouting",
     "CountRouting",
+    "DocumentRouting",
     "RoutingSource",
     "TokenSpans",
     "TraceRouting",
@@ -107,6 +111,20 @@ def _uniform(
     return CountRouting(layers, experts, top_k, seed=seed, description="uniform")
 
 
+@SOURCES.register("clustered")
+def _clustered(
+    spec: RoutingSpec, _: RoutingProfile | None, layers: int, experts: int, top_k: int, seed: np.random.SeedSequence
+) -> ClusteredRouting:
+    assert spec.clusters is not None  # the schema requires both
+    assert spec.preference is not None
+    if experts % spec.clusters:
+        raise MoesimError(
+            f"{spec.clusters} clusters do not divide {experts} experts", key="routing.clusters",
+            fix=f"use a number that divides {experts}",
+        )  # fmt: skip
+    return ClusteredRouting(layers, experts, top_k, spec.clusters, spec.preference, seed)
+
+
 @SOURCES.register("profile")
 def _profile(
     spec: RoutingSpec,
@@ -132,3 +150,17 @@ def _profile(
         seed=seed,
         description=f"{origin}: zipf {zipf:g}, correlation {correlation:g} over {base.segment} tokens",
     )
+
+
+@SOURCES.register("documents")
+def _documents(
+    spec: RoutingSpec,
+    profile: RoutingProfile | None,
+    layers: int,
+    experts: int,
+    top_k: int,
+    seed: np.random.SeedSequence,
+) -> DocumentRouting:
+    base = profile or DEFAULT_PROFILE
+    given = {name: getattr(spec, name) for name in ("zipf", "correlation") if getattr(spec, name) is not None}
+    return DocumentRouting(layers, experts, top_k, base.model_copy(update=given), seed)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moesim.engine.record import Column, RunRecord, Totals
 from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.transfer import PICOSECONDS
-from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
+from moesim.serving.composed import ComposedPricer
 from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
 from moesim.serving.notes import kernel_notes, unused_scales
+from moesim.serving.offloaded import OffloadedPricer
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.sequences import RequestState
@@ -46,10 +49,11 @@ def run_record(
     ]
     iterations = deployment.recorder.columns()
     capacity = np.array([m.blocks * spec.engine.block_size * r.scheduler.ranks for m, r in _pairs(deployment)])
-    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[iterations["replica"].astype(np.int64)]
+    replica = iterations["replica"].astype(np.int64) - deployment.replicas[0].index
+    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[replica]
     devices = _device_columns(deployment, ledgers, seconds)
     return RunRecord(
-        requests=_request_columns(states, deployment),
+        requests=request_columns(states, deployment.replicas),
         iterations=iterations,
         itl=deployment.recorder.gaps(),
         devices=devices,
@@ -81,10 +85,11 @@ def _pairs(deployment: Deployment) -> list[tuple[ReplicaMemory, Replica]]:
     return list(zip(deployment.memory, deployment.replicas, strict=True))
 
 
-def _request_columns(states: list[RequestState], deployment: Deployment) -> dict[str, Column]:
+def request_columns(states: list[RequestState], replicas: Sequence[Replica]) -> dict[str, Column]:
+    """Columns of the requests that were sent, which these replicas serve."""
     left = {
         state.request: int(left)
-        for replica in deployment.replicas
+        for replica in replicas
         for state, left in zip(replica.scheduler.running.states, replica.scheduler.running.left, strict=True)
     }
     columns: dict[str, Column] = {
@@ -216,14 +221,15 @@ def _totals(
         preemptions=sum(r.scheduler.preemptions for r in deployment.replicas),
         dropped=requests.dropped,
         clipped=requests.clipped,
-        price=_price(spec, machine),
-        chassis_power=spec.machine.chassis_power * spec.machine.nodes
-        + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
+        price=machine.price,
+        chassis_power=machine.standing_power,
         hidden=sum(ledger.hidden for ledger in ledgers),
         sharing=sum(ledger.sharing for ledger in ledgers),
         peak_flops=float(devices["peak_flops"][used].sum()),
         peak_bandwidth=float(devices["peak_bandwidth"][used].sum()),
     )
+    for replica in deployment.replicas:
+        _add_offload(totals, replica)
     elements = weight_bytes(model, dtype)
     for replica in deployment.replicas:
         _add_work(totals, replica, model, elements, DTYPE_BYTES[dtype.kv])
@@ -235,16 +241,27 @@ def _totals(
     return totals
 
 
+def _add_offload(totals: Totals, replica: Replica) -> None:
+    use = replica.pricer.accounts.offload
+    if use is None or not isinstance(replica.pricer, OffloadedPricer | ComposedPricer):
+        return
+    totals.expert_requests += use.requests
+    totals.expert_hits += use.hits
+    totals.expert_fetched_ahead += use.fetched_ahead
+    totals.expert_on_host += use.on_host
+    totals.expert_copied += use.copied * replica.pricer.copy_bytes
+
+
 def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict[str, float], kv_bytes: float) -> None:
     """MoE-CAP's work of a replica: FLOPs of real tokens, bytes of weights and KV cache, each weight once a step."""
     accounts = replica.pricer.accounts
     sizes = np.arange(accounts.context.token_limit + 1)
     tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies - accounts.padding
-    sequences = float((accounts.stages[-1].sequences @ sizes).sum()) - accounts.dummies
+    samples = float((accounts.stages[-1].samples @ sizes).sum()) - accounts.dummies
     flops = kv = 0.0
     for account in accounts.stages:
         flops += sum(op.flops_per_token * times for op, times in account.costs.operators.items()) * tokens
-        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * sequences
+        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * account.costs.total("heads") * samples
         for (reach, _), sums in account.attention.items():
             layers = account.costs.total(f"{reach}_attention")
             flops += float(sums[1].sum()) * layers
@@ -262,11 +279,3 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
         totals.dense_flops += tokens * experts.layers * experts.experts * pair
         totals.sparse_bytes += float(routed.touched.sum()) * one
         totals.dense_bytes += accounts.steps * elements["experts"]
-
-
-def _price(spec: ExperimentSpec, machine: Machine) -> float:
-    """Dollars per second; NaN where a device's price is unknown."""
-    if spec.machine.price is not None:
-        return spec.machine.price * spec.machine.nodes
-    prices = [device.spec.price for device in machine.devices]
-    return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))

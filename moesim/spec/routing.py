@@ -51,8 +51,10 @@ _OWN_SOURCE = {"trace": "trace", "affinity": "affinity", "concentration": "conce
 
 
 class RoutingSpec(Schema):
-    """`source: uniform`, a `profile` of the library (or numbers given here), or the replay of a `trace` file; a trace,
-    affinity between layers, or a concentration alone is its own source."""
+    """`source: uniform`, a `profile` of the library (or numbers given here), `documents` (the same statistics, but the
+    tokens of a request choose alike for as long as it lasts), or the replay of a `trace` file; a trace, affinity
+    between layers, or a concentration alone is its own source. `source: clustered` has experts in `clusters`, one of
+    which each token prefers: its experts are `preference` times as likely."""
 
     source: str = "profile"
     profile: str | None = None
@@ -61,6 +63,8 @@ class RoutingSpec(Schema):
     trace: str | None = None
     affinity: AffinitySpec | None = None
     concentration: ConcentrationSpec | None = None
+    clusters: int | None = Field(default=None, gt=0, le=4096)
+    preference: float | None = Field(default=None, ge=1, le=1e6)
 
     @model_validator(mode="before")
     @classmethod
@@ -80,10 +84,14 @@ class RoutingSpec(Schema):
         unused = {
             "uniform": ("profile", "zipf", "correlation"),
             "trace": ("profile", "zipf", "correlation"),
+            "clustered": ("profile", "zipf", "correlation"),
             "concentrated": ("profile", "zipf", "correlation"),
             "affinity": ("correlation",),
         }
         given = [name for name in unused.get(self.source, ()) if getattr(self, name) is not None]
         if given:
             raise ValueError(f"{given[0]} has no effect with source: {self.source}; remove one of them")
+        together = [name for name in ("clusters", "preference") if getattr(self, name) is not None]
+        if len(together) != (2 if self.source == "clustered" else 0):
+            raise ValueError("source: clustered, clusters and preference belong together; give all or none of them")
         return self

@@ -79,7 +79,7 @@ def compile_step(
         drawn: what its tokens choose; None for a dense model.
         stage: only this one of a pipeline; None: all, one after the other.
     """
-    compiler = _Compiler(pricer, block, drawn)
+    compiler = StepCompiler(pricer, block, drawn)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
         if stage in (None, program.stage):
@@ -87,10 +87,12 @@ def compile_step(
     return compiler.graph()
 
 
-class _Compiler:
+class StepCompiler:
+    """Builds the graph of one step, stage by stage."""
+
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
-        self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
+        self.tokens, self.samples = block.sizes.tokens[0], block.sizes.samples[0]
         self.lanes = self.layout.pp * self.layout.stage_lanes
         self.rows = _Rows(self.lanes, partitions=[tuple(range(self.lanes))])
         self.experts: tuple[IntArray, FloatArray] | None = None
@@ -127,8 +129,12 @@ class _Compiler:
             elif row.action == "shared":
                 side = self._append(program, row, side or fork)
             else:
-                chain = self._append(program, row, chain)
+                chain = self.exchange(program, row, chain)
         return chain + side
+
+    def exchange(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Append dispatch, experts or combine; returns the rows that what follows waits for."""
+        return self._append(program, row, after)
 
     def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
         """Append a row, which may be one on each of several processors; returns those that what follows waits for."""
@@ -193,7 +199,7 @@ class _Compiler:
             parts = [(each.durations, each.memory) for each in of_kind]
         else:
             assert row.operator is not None
-            sizes = self.sequences if row.operator.per_sequence else self.tokens
+            sizes = self.samples if row.operator.per_sequence else self.tokens
             entries = [table[row.operator] for table in costs.tables]
             parts = [(entry.durations[:, sizes], entry.memory[:, sizes]) for entry in entries]
         durations, memory = np.zeros((2, len(_STREAMS), self.layout.dp))
@@ -213,7 +219,7 @@ class _Compiler:
             pairs = [[lane, lane + layout.stage_lanes] for lane in range(layout.stage_lanes)]
             return pairs, [transfer.at(size) for transfer in communication.stage_send(stage)]
         table = {"reduce": communication.reduce, "gather": communication.gather, "gather_logits": communication.logits}
-        sizes = self.sequences if row.action == "gather_logits" else self.tokens
+        sizes = self.samples if row.action == "gather_logits" else self.tokens
         lanes = np.arange(layout.stage_lanes).reshape(layout.dp, layout.tp)
         transfers = [table[row.action](stage, rank).at(int(sizes[rank])) for rank in range(layout.dp)]
         return lanes.tolist(), transfers

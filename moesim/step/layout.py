@@ -50,9 +50,10 @@ class ReplicaLayout:
 
 
 def replica_layouts(
-    parallelism: ParallelismSpec, model: ModelSpec, machine: Machine, redundant: int = 0
+    parallelism: ParallelismSpec, model: ModelSpec, machine: Machine, first: int = 0, redundant: int = 0
 ) -> list[ReplicaLayout]:
-    """The replicas, in rank order over the machine's first devices. redundant: experts of a layer beyond one each.
+    """The replicas, in rank order over the machine's devices from the `first` on. redundant: experts of a layer beyond
+    one each.
 
     DP ranks that hold all experts (ep 1) never wait for each other: each becomes a replica of its own.
 
@@ -60,13 +61,15 @@ def replica_layouts(
         MoesimError: the degrees do not fit the model or the machine.
     """
     check_degrees(parallelism, model, redundant)
-    if parallelism.devices > len(machine.devices):
+    if parallelism.devices > len(machine.devices) - first:
+        left = f"the machine has {len(machine.devices)}" + (f", of which others take {first}" if first else "")
         raise MoesimError(
-            f"the parallelism takes {parallelism.devices} devices, the machine has {len(machine.devices)}",
+            f"the parallelism takes {parallelism.devices} devices, {left}",
             key="parallelism",
             fix="lower tp, dp, pp or replicas, or add devices",
         )
-    ranks = np.arange(parallelism.devices).reshape(parallelism.replicas, parallelism.pp, parallelism.dp, parallelism.tp)
+    shape = parallelism.replicas, parallelism.pp, parallelism.dp, parallelism.tp
+    ranks = np.arange(first, first + parallelism.devices).reshape(shape)
     independent = parallelism.ep == 1
     layouts = []
     for replica in ranks:

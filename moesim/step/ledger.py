@@ -90,6 +90,9 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
     ledger.hidden, ledger.sharing = accounts.hidden / PICOSECONDS, accounts.sharing / PICOSECONDS
     if accounts.sharing:
         ledger.charge("link_sharing", "collective", NETWORK, ledger.sharing)
+    if accounts.offload is not None:
+        ledger.charge("expert_copies", "copy", NETWORK, accounts.offload.waiting_for_copies / PICOSECONDS)
+        ledger.charge("host_experts", "experts", COMPUTE, accounts.offload.waiting_for_host / PICOSECONDS)
     if any(account.costs.program.beside for account in accounts.stages):
         # What a second stream adds to a step is not in the rows: it slows what it shares the memory with.
         known = sum(float(seconds.sum()) for _, seconds in ledger.critical.values())
@@ -107,7 +110,8 @@ def _by_class(account: StageAccount, counts: FloatArray) -> Iterator[tuple[int, 
 def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> None:
     beside = dict(account.costs.program.beside)
     rows = [(op, times, account.tokens, account.critical_tokens) for op, times in account.costs.operators.items()]
-    rows += [(op, 1, account.sequences, account.critical_sequences) for op in account.costs.per_sequence]
+    heads, samples = account.costs.total("heads"), (account.samples, account.critical_samples)
+    rows += [(op, heads, *samples) for op in account.costs.per_sequence]
     for operator, times, counts, critical in rows:
         for kind, ranks, seen in _by_class(account, counts):
             entry = account.costs.tables[kind][operator]
@@ -167,7 +171,8 @@ def _settle_transfers(
         ("gather", communication.gather, costs.total("gathers"), *counted),
     ]
     if costs.per_sequence and layout.tp > 1:
-        rows.append(("gather_logits", communication.logits, 1, account.sequences, account.critical_sequences))
+        samples = account.samples, account.critical_samples
+        rows.append(("gather_logits", communication.logits, costs.total("heads"), *samples))
     for name, table, times, seen, critical in rows:
         for rank in range(layout.dp if times else 0):
             transfer = table(p, rank)

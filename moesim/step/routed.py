@@ -278,6 +278,10 @@ class RoutedPricer(Protocol):
 
     def totals(self) -> RoutedTotals: ...
 
+    def clear(self) -> None:
+        """Count from nothing again."""
+        ...
+
     @property
     def reuses(self) -> bool:
         """Whether steps with equal token counts have equal prices, so that many cost little more than one."""

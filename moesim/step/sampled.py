@@ -31,6 +31,9 @@ class Sampled:
             for load, expert_tokens in price.origin[:steps]:
                 self._totals.add(load, _ONCE, expert_tokens)
 
+    def clear(self) -> None:
+        self._totals = self._costs.zeros()
+
     def totals(self) -> RoutedTotals:
         return self._totals
 
@@ -75,8 +78,8 @@ def token_spans(batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
         chunks = ()
     source = [batch.rank[active], np.array([c.rank for c in chunks], dtype=np.int64)]
     request = [batch.request[active], np.array([c.request for c in chunks], dtype=np.int64)]
-    position = [batch.context[active] + step, np.array([c.cached for c in chunks], dtype=np.int64)]
-    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in chunks], dtype=np.int64)]
+    position = [batch.cached()[step][active], np.array([c.cached for c in chunks], dtype=np.int64)]
+    tokens = [np.full(int(active.sum()), batch.queries), np.array([c.tokens for c in chunks], dtype=np.int64)]
     idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
     source.append(idle)
     request.append(np.full(len(idle), -1))

@@ -175,9 +175,10 @@ class ExpertShare:
 
 
 class AttentionShare:
-    """What one tensor-parallel rank computes and moves of attention."""
+    """What one tensor-parallel rank computes and moves of attention, of decoding sequences with `verified` query tokens
+    in each step."""
 
-    def __init__(self, model: ModelSpec, tp: int, dtype: DtypeSpec) -> None:
+    def __init__(self, model: ModelSpec, tp: int, dtype: DtypeSpec, verified: int = 1) -> None:
         spec, self._dtype, self._nothing = model.attention, base_dtype(dtype), np.zeros(())
         self._tp = tp
         self._kv_bytes = kv_share(model, tp) * DTYPE_BYTES[dtype.kv]
@@ -188,7 +189,9 @@ class AttentionShare:
         heads = spec.heads / tp, 1.0 if latent else max(spec.kv_heads / tp, 1.0)
         columns = (float(each or 0) for each in (*heads, query, value, cached))
         expanded = 2.0 * (spec.kv_rank or 0) * heads[0] * ((spec.nope_dim or 0) + (spec.value_dim or 0))
-        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded))
+        self._rest: tuple[Any, ...] = (
+            *columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded), float(verified)
+        )  # fmt: skip
         self._formats = attention_formats(dtype.kv)
 
     def calls(self, sums: AttentionSums, reach: Reach) -> Calls:

@@ -135,6 +135,10 @@ class Tabulated:
             shares = np.concatenate([1.0 - weight, weight], axis=1)
             np.add.at(self._decode_uses, (below + _SIDES, turn), shares)
 
+    def clear(self) -> None:
+        self._totals = None
+        self._uses[:], self._decode_uses[:] = 0.0, 0.0
+
     def totals(self) -> RoutedTotals:
         if self._totals is None:
             self._totals = self.costs.zeros()
