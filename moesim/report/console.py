@@ -223,9 +223,16 @@ def _network(values: _Values) -> str:
 def _experts(values: _Values) -> str:
     if not values.summary["experts"]["layers"]:
         return ""
+    cache = ""
+    if values.summary["experts"]["hit_rate"] is not None:
+        cache = (
+            f" · cache {values('experts.hit_rate', percent)} hits, {values('experts.fetched_ahead', percent)} fetched "
+            f"ahead, {values('experts.on_host', percent)} on the host"
+        )
     return (
         f"max/mean tokens: experts {values('experts.imbalance', _ratio)} within steps, "
-        f"{values('experts.run_imbalance', _ratio)} over the run · ranks {values('experts.rank_imbalance', _ratio)}"
+        f"{values('experts.run_imbalance', _ratio)} over the run · "
+        f"ranks {values('experts.rank_imbalance', _ratio)}{cache}"
     )
 
 

@@ -7,8 +7,11 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Dtype, Schema
+from moesim.spec.composition import CompositionSpec
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.offload import ExpertsSpec
+from moesim.spec.placement import PlacementSpec, by_name
 from moesim.spec.processors import Processors, ProcessorsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
@@ -147,7 +150,11 @@ class ExperimentSpec(Schema):
     #: Prefill and decode apart; machine, parallelism and engine are then those of pools that have none of their own.
     pools: PoolsSpec | None = None
     routing: RoutingSpec = RoutingSpec()
-    placement: str = "contiguous"
+    placement: Annotated[PlacementSpec, BeforeValidator(by_name)] = PlacementSpec()
+    #: Where the routed experts live if not on the devices; they do where it is not given.
+    experts: ExpertsSpec | None = None
+    #: Many models of this architecture, of which the devices hold a few.
+    composition: CompositionSpec | None = None
     #: Which processor of a device computes what, where it has several.
     processors: Processors = ProcessorsSpec()
     #: What is simulated: requests that are served, or a training step.
