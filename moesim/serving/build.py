@@ -189,7 +189,8 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
+    engine = spec.engine
+    beside = overlaps_shared_experts(spec) or engine.micro_batches > 1 or engine.overlap is not None
     return spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
 
 

@@ -33,6 +33,19 @@ class DispatchSpec(Schema):
     library: str | None = None
 
 
+class OverlapSpec(Schema):
+    """Dispatch, experts and combine of a layer in so many `pieces`, of which one is computed while others travel.
+
+    `launch`: what each piece's computation takes beyond its share. `call`: overhead of a piece's transfer, instead of
+    that of the fabric's calls. `lent`: share of the arithmetic that communication takes from the experts.
+    """
+
+    pieces: int = Field(gt=1, le=1024)
+    launch: Seconds = 0.0
+    call: Seconds | None = None
+    lent: float = Field(default=0.0, ge=0, le=0.9)
+
+
 def _ranges(value: object) -> object:
     """Sizes one by one, or [first, last, step] for many: [1, 2, 4, [8, 256, 8]]."""
     if not isinstance(value, (list, tuple)):
@@ -98,6 +111,7 @@ class EngineSpec(Descriptor):
     transport: Literal["allgather", "alltoall"] = "allgather"
     dispatch: DispatchSpec = DispatchSpec()
     collectives: tuple[str, ...] = ()
+    overlap: OverlapSpec | None = None
     #: A step's sequences in so many groups, of which one computes while another's tokens travel.
     micro_batches: int = Field(default=1, ge=1, le=8)
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
