@@ -36,8 +36,9 @@ class DispatchSpec(Schema):
 class OverlapSpec(Schema):
     """Dispatch, experts and combine of a layer in so many `pieces`, of which one is computed while others travel.
 
-    `launch`: what each piece's computation takes beyond its share. `call`: overhead of a piece's transfer, instead of
-    that of the fabric's calls. `lent`: share of the arithmetic that communication takes from the experts.
+    `launch`: what each piece's computation takes beyond its share. `call`: overhead of a piece that a kernel sends by
+    itself, one after the other in a stream; without it, each piece is a call of the fabric's library. `lent`: share of
+    the arithmetic that communication takes from the experts.
     """
 
     pieces: int = Field(gt=1, le=1024)

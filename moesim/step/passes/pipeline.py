@@ -84,12 +84,12 @@ class _Builder:
         beside = [p for p in self.old.predecessors[combine] if p not in experts]
         for turn in range(pieces + 2):
             if turn < pieces:
-                sent.append(self._piece(dispatch, self._inputs(dispatch)))
+                sent.append(self._piece(dispatch, self._inputs(dispatch), turn))
             if 1 <= turn <= pieces:
                 computed.append(self._computed_piece(experts, sent[turn - 1]))
             if turn >= 2:
                 others = tuple(new for old in beside for new in self.place[old])
-                back.append(self._piece(combine, computed[turn - 2] + others))
+                back.append(self._piece(combine, computed[turn - 2] + others, turn - 2))
         self.place[dispatch], self.place[combine] = tuple(sent), tuple(back)
         for at, row in enumerate(experts):
             self.place[row] = tuple(rows[at] for rows in computed)
@@ -110,10 +110,10 @@ class _Builder:
         demand = None if self.old.demand is None else self.old.demand[row] / pieces
         return self._append(row, duration, demand, after)
 
-    def _piece(self, row: int, after: tuple[int, ...]) -> int:
+    def _piece(self, row: int, after: tuple[int, ...], number: int) -> int:
         """A share of the bytes of a collective."""
         whole = self.old.collectives[row]
-        transfers = tuple(self._share(each) for each in whole.transfers)
+        transfers = tuple(self._share(each, number) for each in whole.transfers)
         duration = np.full(self.old.lanes, ABSENT, dtype=np.int64)
         for group, transfer in zip(whole.members, transfers, strict=True):
             duration[list(group)] = int(transfer.picoseconds)
@@ -121,7 +121,8 @@ class _Builder:
         self.collectives[index] = replace(whole, transfers=transfers)
         return index
 
-    def _share(self, transfer: Transfer) -> Transfer:
+    def _share(self, transfer: Transfer, number: int) -> Transfer:
+        """What is sent without a library's call streams: only the first piece waits for the way to the others."""
         phases: list[Any] = []
         for phase in transfer.phases:
             names = [field.name for field in fields(phase) if field.name in _MOVED]  # type: ignore[arg-type]
@@ -130,6 +131,8 @@ class _Builder:
         ports = transfer.ports
         if self.spec.call is not None and isinstance(ports, GroupPorts):
             ports = replace(ports, overhead=self.spec.call)
+            if number:
+                ports = replace(ports, up_latency=0.0, out_latency=0.0)
         return Transfer(transfer.operation, transfer.algorithm, ports, tuple(phases), transfer.shape)
 
     def graph(self) -> StepGraph:
