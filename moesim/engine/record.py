@@ -95,6 +95,12 @@ class Totals:
     #: Seconds of communication behind computation, and of waiting for others on shared links, summed over replicas.
     hidden: float = 0.0
     sharing: float = 0.0
+    #: Of experts outside the devices' memory, see step.pricing.ExpertUse: distinct experts per step and layer, bytes.
+    expert_requests: int = 0
+    expert_hits: int = 0
+    expert_fetched_ahead: int = 0
+    expert_on_host: int = 0
+    expert_copied: float = 0.0
     chassis_power: float = 0.0  # watts beside the devices
     peak_flops: float = 0.0  # of the devices that take part, at the dtype of matrix products
     peak_bandwidth: float = 0.0

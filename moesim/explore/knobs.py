@@ -90,7 +90,7 @@ def _engine(spec: ExperimentSpec) -> Iterator[Knob]:
         group = "host" if overhead else "memory capacity" if "memory" in str(path[0]) else "batching"
         yield _knob(spec, ("engine", *path), f"engine {_words(path)}", group)
     for key in ("rate", "concurrency", "scale"):
-        if getattr(spec.requests, key) is not None:
+        if getattr(spec.requests, key, None) is not None:
             yield _knob(spec, ("requests", key), f"load: {key}", "load")
 
 

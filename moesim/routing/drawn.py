@@ -32,6 +32,7 @@ class Drawn:
         weight: [repeated], how many tokens made each of the last choices; the ones before were made by one token each.
         summed: [m], the sources whose other choices are in `sums`.
         sums: [layers, m, experts], tokens per expert.
+        scores: [layers, n, experts], what the routers of n choices gave every expert; None where nobody knows.
     """
 
     sources: int
@@ -42,6 +43,10 @@ class Drawn:
     weight: IntArray
     summed: IntArray
     sums: Counts
+    scores: NDArray[np.floating[Any]] | None = None
+
+    def with_scores(self, scores: NDArray[np.floating[Any]]) -> Drawn:
+        return replace(self, scores=scores)
 
     @classmethod
     def of_counts(cls, counts: Counts) -> Drawn:

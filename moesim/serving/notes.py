@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from moesim.hardware.machine import Machine
 from moesim.kernels.calibrated import CalibratedKernels, Source, kernel_names
 from moesim.serving.requests import Requests, Sender
-from moesim.serving.scales import COLLECTIVE
+from moesim.serving.scales import COLLECTIVE, families_of
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.serving import EngineSpec
@@ -63,7 +63,7 @@ def unused_scales(
     Args:
         communicates: whether a replica has several devices. measured: whether a measured library paces them.
     """
-    families = {each.spec.name: each.spec.family for device in machine.devices for each in device.processors}
+    families = families_of(machine)
     notes: dict[str, None] = {}
     priced = kernels.priced()
     for device, sources in kernels.sources().items():

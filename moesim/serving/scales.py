@@ -35,9 +35,15 @@ class Scales:
 NOMINAL = Scales()
 
 
+def families_of(machine: Machine) -> dict[str, str]:
+    """The family of every descriptor that computes, coprocessors and hosts included."""
+    devices = (*machine.devices, *machine.hosts)
+    return {each.spec.name: each.spec.family for device in devices for each in device.processors}
+
+
 def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
     """Factors of the kernels that an engine scales, by device and kernel."""
-    families = {each.spec.name: each.spec.family for device in machine.devices for each in device.processors}
+    families = families_of(machine)
     return {
         (name, kernel): factor
         for name, family in families.items()

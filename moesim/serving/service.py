@@ -8,7 +8,7 @@ import numpy as np
 
 from moesim.engine.clock import Clock
 from moesim.engine.record import RunRecord
-from moesim.serving.build import Deployment, deploy
+from moesim.serving.build import Deployment, deploy, redeploy
 from moesim.serving.outcome import run_record
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
@@ -19,6 +19,9 @@ from moesim.spec.experiment import ExperimentSpec
 
 class Service:
     """Replicas that serve their requests from the first token to the last.
+
+    Args:
+        before: a service without pools whose replicas are taken over, see build.redeploy.
 
     Raises:
         MoesimError: the experiment cannot run.
@@ -32,9 +35,13 @@ class Service:
         streams: dict[str, np.random.SeedSequence],
         on_finish: Callable[[RequestState], None],
         scales: Scales,
+        before: Service | None = None,
     ) -> None:
         self._spec = spec
-        self._deploy(requests, clock, streams, on_finish, scales)
+        if before is None:
+            self._deploy(requests, clock, streams, on_finish, scales)
+        else:
+            self.deployments = [redeploy(before.entry, spec, requests, clock, streams, on_finish)]
 
     def _deploy(
         self,

@@ -24,6 +24,7 @@ from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
 from moesim.serving.service import Service
 from moesim.serving.slo import check_classes, unreachable
+from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.step.graph import PICOSECONDS
 
@@ -53,16 +54,27 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
 class Simulation:
     """A run that is ready to start: its requests are read, its machine stands, its model fits into the memory."""
 
-    def __init__(self, spec: ExperimentSpec, scales: Scales = NOMINAL) -> None:
-        """Raises MoesimError where the experiment cannot run."""
+    def __init__(
+        self, spec: ExperimentSpec, scales: Scales = NOMINAL, before: Simulation | None = None
+    ) -> None:  # fmt: skip
+        """Raises MoesimError where the experiment cannot run.
+
+        Args:
+            before: a simulation that has run, of an experiment without pools, at the bound, that differs in its
+                requests alone; what it tabulated and drew is taken over, which changes nothing but the time it takes.
+        """
         children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
         streams = dict(zip(_STREAMS, children, strict=True))
         self._spec = spec
+        if spec.requests is None:
+            raise MoesimError("the experiment is a training step, and nothing is served", key="training",
+                              fix="give requests instead")  # fmt: skip
         self._requests = make_requests(
             spec.requests, spec.library.mixes, spec.model.context, _block_size(spec), streams["requests"]
         )
         check_classes(spec.slo, self._requests)
-        self._run = _Run(spec, self._requests, streams, scales)
+        service: Service | None = None if before is None else before._run.service
+        self._run: _Run = _Run(spec, self._requests, streams, scales, service)
 
     @property
     def deployment(self) -> Deployment:
@@ -139,6 +151,7 @@ class _Run:
         requests: Requests,
         streams: dict[str, np.random.SeedSequence],
         scales: Scales,
+        before: Service | None,
     ) -> None:
         self.clock = Clock()
         #: In the order in which they were sent, and their rows in the table of requests.
@@ -147,7 +160,7 @@ class _Run:
         self._requests, self.finished = requests, 0
         self.progress: Progress | None = None
         make = Service if spec.pools is None else PooledService
-        self.service = make(spec, requests, self.clock, streams, self._on_finish, scales)
+        self.service = make(spec, requests, self.clock, streams, self._on_finish, scales, before)
         self._targets = [(r, rank) for r in self.service.entry.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)

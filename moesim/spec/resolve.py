@@ -268,7 +268,7 @@ class Resolver:
         routing = tree.child("routing")
         given = routing.items if routing is not None else {}
         named = given["source"].value if "source" in given else "trace" if "trace" in given else "profile"
-        if named != "profile":
+        if named not in ("profile", "documents"):
             return tree
         if routing is not None and (profile := routing.child("profile")) is not None and profile.value is not None:
             return self._rename(tree, "routing", "profile", "profiles")

@@ -181,3 +181,16 @@ def refuse_experiment(study: Study) -> None:
     if not (spec.axes or spec.zip or spec.conditional):
         shown = display(study.source) if study.source is not None else "the study"
         raise MoesimError(f"{shown} has no axes", fix="give some: --axis parallelism.ep=1,2,4")
+
+
+def searched_with(study: Study, trials: int | None, seed: int | None) -> Study:
+    """The study with another number of trials or another seed, where these are given.
+
+    Raises:
+        MoesimError: they are out of range.
+    """
+    given = {"trials": trials, "seed": seed}
+    changes = {key: value for key, value in given.items() if value is not None}
+    search = study.spec.search.model_dump() | changes
+    found = validate(SearchSpec, mark(search))
+    return Study(study.spec.model_copy(update={"search": found}), study.base, study.source)

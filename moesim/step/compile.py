@@ -22,7 +22,6 @@ from moesim.step.graph import (
 )
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
-from moesim.step.tokens import RoutedTokens
 
 #: The resources of a device's processors, its own arithmetic first; of rows beside others, a second stream of it.
 _STREAMS, _SIDE_STREAMS = (COMPUTE, *COPROCESSORS), (SIDE_COMPUTE, *COPROCESSORS)
@@ -80,7 +79,7 @@ def compile_step(
         drawn: what its tokens choose; None for a dense model.
         stage: only this one of a pipeline; None: all, one after the other.
     """
-    compiler = _Compiler(pricer, block, drawn)
+    compiler = StepCompiler(pricer, block, drawn)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
         if stage in (None, program.stage):
@@ -88,7 +87,9 @@ def compile_step(
     return compiler.graph()
 
 
-class _Compiler:
+class StepCompiler:
+    """Builds the graph of one step, stage by stage."""
+
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
         self.tokens, self.samples = block.sizes.tokens[0], block.sizes.samples[0]
@@ -128,8 +129,12 @@ class _Compiler:
             elif row.action == "shared":
                 side = self._append(program, row, side or fork)
             else:
-                chain = self._append(program, row, chain)
+                chain = self.exchange(program, row, chain)
         return chain + side
+
+    def exchange(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Append dispatch, experts or combine; returns the rows that what follows waits for."""
+        return self._append(program, row, after)
 
     def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
         """Append a row, which may be one on each of several processors; returns those that what follows waits for."""
@@ -227,8 +232,10 @@ class _Compiler:
         if not exchange.all_to_all:
             return exchange.gathers(stage, int(self.block.sizes.gathered[0]))[way]
         mine = exchange.slices[stage]
+        if way == 1 and exchange.coherent:
+            return [self.pricer.communication.context_gather(stage).at(int(self.block.sizes.gathered[0]))]
         if stage not in self.exchanged:
-            self.exchanged[stage] = exchange.transfers(stage, RoutedTokens(self.drawn, exchange.places).part(mine))
+            self.exchanged[stage] = exchange.transfers(stage, exchange.tokens(self.drawn).part(mine))
         return [self.exchanged[stage][way].at(self.layers[row.layer] - mine.start)]
 
     def graph(self) -> StepGraph:

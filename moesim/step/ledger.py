@@ -90,6 +90,9 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
     ledger.hidden, ledger.sharing = accounts.hidden / PICOSECONDS, accounts.sharing / PICOSECONDS
     if accounts.sharing:
         ledger.charge("link_sharing", "collective", NETWORK, ledger.sharing)
+    if accounts.offload is not None:
+        ledger.charge("expert_copies", "copy", NETWORK, accounts.offload.waiting_for_copies / PICOSECONDS)
+        ledger.charge("host_experts", "experts", COMPUTE, accounts.offload.waiting_for_host / PICOSECONDS)
     if any(account.costs.program.beside for account in accounts.stages):
         # What a second stream adds to a step is not in the rows: it slows what it shares the memory with.
         known = sum(float(seconds.sum()) for _, seconds in ledger.critical.values())
@@ -219,12 +222,15 @@ def _settle_exchange(
         return
     if communication.all_to_all:
         _settle_all_to_all(accounts, accounts.routed, account, use, ledger)
-        return
+        if not accounts.routed.exchange.coherent:
+            return
+        gathers: tuple[tuple[str, tuple[Transfer, ...]], ...] = (("combine", (communication.context_gather(p),)),)
+        layers = 1
+    else:
+        there = communication.dispatch(p) if layout.dp > 1 else ()
+        gathers = (("dispatch", there), ("combine", communication.combine(p)))
     devices = np.array(communication.stage_devices(p))
-    for name, transfers in (
-        ("dispatch", communication.dispatch(p) if layout.dp > 1 else ()),
-        ("combine", communication.combine(p)),
-    ):
+    for name, transfers in gathers:
         for group, transfer in zip(communication.exchange_groups(), transfers, strict=False):
             at = np.unravel_index(group, (layout.dp, layout.tp))
             use.sent_bytes[at] += accounts.gathered_tokens @ transfer.sent * layers
@@ -243,7 +249,8 @@ def _settle_all_to_all(
     devices = exchange.communication.stage_devices(stage)
     moved = exchange.expected(stage, tokens, share)
     nothing = exchange.expected(stage, np.zeros_like(tokens), share)
-    for name, transfer, empty in zip(("dispatch", "combine"), moved, nothing, strict=True):
+    names = ("dispatch",) if exchange.coherent else ("dispatch", "combine")
+    for name, transfer, empty in zip(names, moved, nothing, strict=False):
         use.sent_bytes += transfer.sent.sum(axis=0).reshape(use.sent_bytes.shape)
         use.energy_link += transfer.joules.sum(axis=0).reshape(use.energy_link.shape)
         ledger.move(name, transfer, np.ones(transfer.shape), devices)

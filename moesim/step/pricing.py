@@ -28,6 +28,23 @@ from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 
+class ExpertUse(NamedTuple):
+    """What a step asked of a cache of experts. Distinct experts, summed over layers: requests, those found in the cache
+    (hits), used after they were fetched ahead, computed by the host, and copies of all kinds; picoseconds in which
+    nothing was computed because of copies and of the host."""
+
+    requests: int = 0
+    hits: int = 0
+    fetched_ahead: int = 0
+    on_host: int = 0
+    copied: int = 0
+    waiting_for_copies: int = 0
+    waiting_for_host: int = 0
+
+    def plus(self, other: ExpertUse) -> ExpertUse:
+        return ExpertUse(*(a + b for a, b in zip(self, other, strict=True)))
+
+
 class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
@@ -35,6 +52,7 @@ class Block(NamedTuple):
     of one layer's kernel, `critical` [steps] the rank that is slowest in all local parts together. `routed`: the MoE
     parts, None for dense models. `hidden`, `sharing`: of an executed step, picoseconds of communication behind
     computation, and of waiting for others on shared links. `parts`: its micro-batches, where it has any.
+    `offload`: of a step whose experts are not all on the devices.
     """
 
     batch: Batch
@@ -50,6 +68,7 @@ class Block(NamedTuple):
     hidden: int = 0
     sharing: int = 0
     parts: tuple[Block, ...] = ()
+    offload: ExpertUse | None = None
 
 
 def _drafts(sizes: Sizes, each: int) -> FloatArray:
@@ -98,9 +117,18 @@ class StepPricer:
         self._kinds = sorted(
             {row.attention for program in programs for row in program.rows if row.attention is not None}
         )
-        self.stages = [StageCosts(context, layout, program, communication) for program in programs]
+        self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
         self.accounts = Accounts(self.stages, context, layout, routed)
+
+    def stage_costs(self, program: StageProgram) -> StageCosts:
+        return StageCosts(self.context, self.layout, program, self.communication)
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.accounts = Accounts(self.stages, self.context, self.layout, self.routed)
+        if self.routed is not None:
+            self.routed.clear()
 
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""

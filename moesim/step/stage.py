@@ -16,7 +16,7 @@ from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import AttentionShare
-from moesim.step.tables import OperatorTable, StepContext
+from moesim.step.tables import StepContext
 
 
 class StageCosts:
@@ -35,7 +35,7 @@ class StageCosts:
         classes = list(dict.fromkeys(keys))
         self.rank_class: IntArray = np.array([classes.index(key) for key in keys], dtype=np.int64)
         self.representative = [keys.index(key) for key in classes]
-        self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
+        self.tables = [context.table(self.devices[rank], layout.tp) for rank in self.representative]
         found = (row.operator for row in program.rows)
         self.per_sequence = list(dict.fromkeys(each for each in found if each is not None and each.per_sequence))
         self._share = AttentionShare(context.model, layout.tp, context.dtype, 1 + context.engine.drafts)
@@ -95,7 +95,7 @@ class StageCosts:
         calls = self.attention_calls(sums, reach)
         if len(mapped.processors(device)) == 1:
             return mapped.whole(calls, device)
-        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes).astype(np.int64))
+        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes))
         decode = AttentionSums(*decoding.reshape(len(sums), *sums.keys.shape))
         prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
         apart = self.attention_calls(prefill, reach), self.attention_calls(decode, reach)

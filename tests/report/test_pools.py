@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ruler
-from moesim.run import run
 
 from moesim.report.console import print_summary
 from moesim.report.timeline import trace
+from moesim.running import run
 from moesim.serving.simulate import simulate
 from moesim.spec.loading import load_experiment
 

@@ -133,8 +133,8 @@ def _list_schedule(graphs: Sequence[StepGraph]) -> list[tuple[int, int]]:
 
     def start(which: int) -> int:
         row = len(finish[which])
-        inputs = [finish[which][p] for p in graphs[which].predecessors[row]]
-        return max(free[resource[which][row]], *inputs) if inputs else free[resource[which][row]]
+        free_from: int = free[resource[which][row]]
+        return max([free_from, *(finish[which][p] for p in graphs[which].predecessors[row])])
 
     def preference(which: int) -> tuple[int, bool, int, int]:
         done = len(finish[which])
