@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from moesim.routing.base import RoutingSource
@@ -52,7 +53,7 @@ def outside(
 
 def outside_pricer(
     spec: ExperimentSpec, found: Outside, routing: RoutingSource | None, key: int
-) -> partial[StepPricer]:
+) -> Callable[..., StepPricer]:
     """The pricer of a replica with such weights, but for the arguments that all pricers have; key: of its random
     numbers."""
     if isinstance(found, Composition):
