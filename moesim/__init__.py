@@ -11,22 +11,25 @@ Importing it is quick: what a function needs is imported when it is called.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moesim.explore.api import explain, load, run, whatif
+    from moesim.explore.python import sweep
 
 __version__ = "0.1.0"
 
-__all__ = ["explain", "load", "run", "whatif"]
+__all__ = ["explain", "load", "run", "sweep", "whatif"]
+
+#: Where the functions are.
+_HOMES = {"sweep": "moesim.explore.python"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'moesim' has no attribute {name!r}")
-    from moesim.explore import api
-
-    return getattr(api, name)
+    return getattr(import_module(_HOMES.get(name, "moesim.explore.api")), name)
 
 
 def __dir__() -> list[str]:

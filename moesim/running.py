@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from moesim.results import Results
 from moesim.serving.simulate import Progress, Simulation
+from moesim.spec.errors import MoesimError
 from moesim.spec.loading import LoadedExperiment
 from moesim.spec.marked import display
 
@@ -54,6 +55,8 @@ def run(
     from moesim.uncertainty import check_repeats, intervals, repeat_columns
 
     spec = experiment.spec
+    if spec.training is not None:
+        return _train(experiment, output, overwrite=overwrite, figures=figures, repeated=uncertainty is not None)
     if uncertainty is not None:
         check_repeats(uncertainty.repeats)
     begin = time.perf_counter()
@@ -90,6 +93,39 @@ def run(
         extras = [
             lambda folder: draw(results, folder / "figures"),
             lambda folder: write_timeline(record, folder / "timeline.json.gz", spec.name, spec.seed),
+        ]
+    return write(output, results, overwrite=overwrite, extras=extras)
+
+
+def _train(experiment: LoadedExperiment, output: Path, *, overwrite: bool, figures: bool, repeated: bool) -> Results:
+    """The same for a training step."""
+    from moesim.results import from_training, manifest, prepare, write
+    from moesim.training.outcome import training_record
+    from moesim.training.simulate import simulate_step
+
+    if repeated:
+        raise MoesimError("a training step is not repeated for intervals", fix="leave --uncertainty out")
+    spec, begin = experiment.spec, time.perf_counter()
+    prepare(output, overwrite=overwrite)
+    with experiment.placing():
+        record = training_record(simulate_step(spec))
+    about = manifest(
+        seed=spec.seed,
+        options={
+            "experiment": None if experiment.source is None else display(experiment.source),
+            "set": list(experiment.overrides),
+            "figures": figures,
+        },
+        timing={"simulation": time.perf_counter() - begin},
+    )
+    results = from_training(record, experiment.document, about)
+    extras = []
+    if figures:
+        from moesim.report import draw, write_training_timeline
+
+        extras = [
+            lambda folder: draw(results, folder / "figures"),
+            lambda folder: write_training_timeline(record, folder / "timeline.json.gz", spec.name, spec.seed),
         ]
     return write(output, results, overwrite=overwrite, extras=extras)
 

@@ -39,7 +39,7 @@ def document(model: str, devices: Mapping[str, int], fabric: str | None = None, 
 
 def deployment(tree: Mapping[str, Any], *overrides: str) -> Deployment:
     spec = load_experiment(tree, overrides).spec
-    streams = dict(zip(("requests", "routing", "draws"), np.random.SeedSequence(1).spawn(3), strict=True))
+    streams = dict(zip(("requests", "routing", "draws", "drafts"), np.random.SeedSequence(1).spawn(4), strict=True))
     return deploy(spec, _REQUESTS, Clock(), streams, lambda state: None)
 
 

@@ -18,6 +18,7 @@ import click
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
 from moesim.cli.comparing import compare_command
+from moesim.cli.configuring import configure_command
 from moesim.cli.explaining import explain_command
 from moesim.cli.fabric import fabric_command
 from moesim.cli.fitting import COMMANDS as FITTING
@@ -26,6 +27,7 @@ from moesim.cli.listing import list_command
 from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
 from moesim.cli.plotting import plot_command
+from moesim.cli.reporting import report_command
 from moesim.cli.reproducing import reproduce_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
@@ -111,7 +113,9 @@ for command in (
     explain_command,
     compare_command,
     sweep_command,
+    configure_command,
     plot_command,
+    report_command,
     list_command,
     show_command,
     import_group,

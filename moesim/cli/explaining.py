@@ -43,4 +43,5 @@ def explain_command(
         )
     print_explanation(found)
     if output is not None:
-        click.echo(f"\ntables and figures: {found.write(output, overwrite=overwrite)}")
+        found.write(output, overwrite=overwrite)
+        click.echo(f"\ntables and figures: {output}")

@@ -55,6 +55,7 @@ def whatif_command(
         )  # fmt: skip
     print_whatif(found, metrics)
     if output is not None:
-        click.echo(f"\ntables: {found.write(output, overwrite=overwrite)}")
+        found.write(output, overwrite=overwrite)
+        click.echo(f"tables: {output}")
     if not no_intervals and found.repeats < repeats:
         click.get_current_context().exit(INTERRUPTED)

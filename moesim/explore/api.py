@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moesim.explore.explain import Explanation
     from moesim.explore.whatif import WhatIf
     from moesim.results import Results
@@ -103,6 +105,16 @@ class Experiment:
 
         return explain(self.loaded, metrics=metrics, repeats=repeats, workers=workers)
 
+    def sweep(self, axes: Mapping[str, Any], **options: Any) -> pd.DataFrame:
+        """The experiment along axes, `{"parallelism.ep": [1, 2, 4]}`; see `moesim.explore.python.sweep`.
+
+        Raises:
+            MoesimError: an axis makes no sense, or the backend does not answer.
+        """
+        from moesim.explore.python import sweep
+
+        return sweep(self.source, overrides=self.loaded.overrides, axes=axes, **options)
+
 
 def load(source: Source, set: Changes = ()) -> Experiment:  # noqa: A002
     """The experiment of a YAML file, of a name in the library, of a results folder, or of a mapping.
@@ -118,7 +130,7 @@ def load(source: Source, set: Changes = ()) -> Experiment:  # noqa: A002
     found: str | Path | Mapping[str, Any] = source
     if not isinstance(source, Mapping) and (Path(source) / "manifest.json").is_file():
         found = Path(source) / "spec.yaml"
-    return Experiment(source, load_experiment(found, as_overrides(set)))
+    return Experiment(found, load_experiment(found, as_overrides(set)))
 
 
 def run(experiment: Experiment | Source, set: Changes = (), **options: Any) -> Results:  # noqa: A002

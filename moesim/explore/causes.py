@@ -51,7 +51,7 @@ def divided(results: Results, spec: ExperimentSpec) -> dict[str, Parts]:
     part too."""
     step = _step(results, spec)
     length = math.fsum(each.seconds for each in step.values())
-    requests = counted({name: column.to_numpy() for name, column in results.requests.items()})
+    requests = counted({str(name): column.to_numpy() for name, column in results.requests.items()})
     found = {"step": step, "tpot": _scaled(step, _mean(requests["tpot"]) / length)}
     served, finished = (~np.isnan(requests[name]) for name in ("first_token", "finish"))
     found["ttft"] = _first_token(requests, results, spec, served)

@@ -37,7 +37,8 @@ def ladder(
     import pandas as pd
 
     left = [name for name in RESOURCES if any(_relieves(knob, name) for knob in known)]
-    job, rows, start = setting, [], base.get(metric, math.nan)
+    job, start = setting, base.get(metric, math.nan)
+    rows: list[tuple[int, str, float, float, float, float]] = []
     before = start
     while left and len(rows) < MOST and math.isfinite(before) and before:
         jobs = [relieved(job, known, name) for name in left]

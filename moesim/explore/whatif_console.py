@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -100,7 +100,7 @@ def _metrics(rows: pd.DataFrame, repeated: bool) -> Table:
     return table
 
 
-def _cells(row: dict[str, Any], repeated: bool) -> list[str]:
+def _cells(row: Mapping[Any, Any], repeated: bool) -> list[str]:
     name = row["metric"]
     base, change, difference = (float(row[key]) for key in ("base", "change", "difference"))
     ends = [float(row["low"]), float(row["high"])]

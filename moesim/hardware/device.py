@@ -46,6 +46,8 @@ class MemoryTier:
     latency: float
     energy: float
     internal_bandwidth: float | None = None
+    #: Devices that share it; the other numbers are the part of one.
+    shared_by: int = 1
 
     @property
     def compute_bandwidth(self) -> float:
@@ -206,9 +208,11 @@ def _tiers(spec: DeviceSpec, family: FamilyDefaults) -> tuple[MemoryTier, ...]:
                 fix="give the tier an energy, like 3.6 pJ/bit",
             )
         write = given.bandwidth if given.write_bandwidth is None else given.write_bandwidth
+        inside, parts = given.internal_bandwidth, given.shared_by
         tiers.append(
             MemoryTier(
-                given.tier, given.capacity, given.bandwidth, write, given.latency, energy, given.internal_bandwidth
+                given.tier, given.capacity / parts, given.bandwidth / parts, write / parts, given.latency, energy,
+                None if inside is None else inside / parts, parts,
             )
         )  # fmt: skip
     return tuple(tiers)

@@ -49,7 +49,8 @@ class AttentionShape(NamedTuple):
     chunk_keys: cached and new keys of the chunks, summed. heads, kv_heads: of the rank (at least 1 each). query_width,
     value_width: per head. latent: width of the cached latent (MLA: kv_rank + rope_dim), 0 where keys and values are
     cached. Bytes per element of queries and outputs, and of the cache. expansion: FLOPs per cached key of a chunk,
-    whose latent is expanded again.
+    whose latent is expanded again. verified: query tokens of a decoding sequence, more than one where drafts are
+    verified.
     """
 
     decodes: FloatArray
@@ -66,6 +67,7 @@ class AttentionShape(NamedTuple):
     query_bytes: float
     kv_bytes: float
     expansion: FloatArray | float = 0.0
+    verified: float = 1.0
 
 
 class RowShape(NamedTuple):

@@ -16,7 +16,8 @@ from moesim.spec.model import AttentionSpec, ModelSpec, MoeSpec
 
 __all__ = [
     "AttentionWork", "LayerType", "Operator", "attention_operators", "attention_work", "cached_span",
-    "epilogue_operators", "feed_forward_operators", "kv_elements_per_token", "layer_types", "prologue_operators",
+    "draft_operators", "epilogue_operators", "feed_forward_operators", "kv_elements_per_token", "layer_types",
+    "prologue_operators",
 ]  # fmt: skip
 
 Kind = Literal["embedding", "norm", "gemm", "elementwise", "attention", "router", "experts", "sampling"]
@@ -219,4 +220,16 @@ def epilogue_operators(model: ModelSpec) -> list[Operator]:
         _norm("final_norm", hidden, bias=model.norm_bias, residual=True),
         Operator("lm_head", "gemm", "vocab", "embedding", hidden, vocabulary, weights, flops, per_sequence=True),
         Operator("sampling", "sampling", "replicated", "none", vocabulary, 1, 0, 2.0 * vocabulary, per_sequence=True),
+    ]
+
+
+def draft_operators(model: ModelSpec) -> list[Operator]:
+    """In front of a layer for multi-token prediction: the embedding of the next token, two norms, and the projection of
+    both states to one (DeepSeek-V3, arXiv 2412.19437, equation 21). Embedding and head are the model's own."""
+    hidden = model.hidden
+    return [
+        *prologue_operators(model),
+        _norm("draft_embedding_norm", hidden, bias=model.norm_bias),
+        _norm("draft_norm", hidden, bias=model.norm_bias),
+        _gemm("draft_projection", "replicated", "attention", 2 * hidden, hidden),
     ]

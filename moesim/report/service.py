@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from moesim.report.text import percent, short_time, significant
+from moesim.report.text import memory_size, percent, short_time, significant
 
 #: More lines than these would hide the rest of the summary.
 _MOST = 8
@@ -44,3 +44,21 @@ def _service(stage: Mapping[str, Any]) -> str:
 def _lines(lines: list[str]) -> str:
     hidden = len(lines) - _MOST
     return "\n".join(lines[:_MOST] + ([f"and {hidden} more in summary.json"] if hidden > 0 else []))
+
+
+def pool_lines(summary: Mapping[str, Any]) -> str:
+    """Of a run on two pools: how busy each is, and what moving from one to the other takes."""
+    if "pools" not in summary:
+        return ""
+    lines = [
+        f"{name}: {pool['devices']} devices, {percent(pool['busy'])} busy, KV cache {percent(pool['kv_peak'])} at most"
+        for name, pool in summary["pools"].items()
+    ]
+    transfer = summary["transfer"]
+    mean, late = (transfer[part]["mean"] for part in ("time", "exposed"))
+    if mean is not None:
+        lines.append(
+            f"transfer: {memory_size(transfer['bytes'])}, {short_time(mean)} each, there {short_time(late)} after the "
+            f"first token"
+        )
+    return "\n".join(lines)

@@ -17,6 +17,8 @@ from moesim.spec.marked import display
 if TYPE_CHECKING:
     import pandas as pd
 
+#: The table in the folder of a sweep or search.
+POINTS = "points.parquet"
 #: Columns of a sweep's table that are neither axes nor metrics.
 _ABOUT = ("point", "repeat", "status", "reason")
 
@@ -62,7 +64,7 @@ def open_sources(paths: Sequence[Path]) -> Sources:
     traces: list[Path] = []
     changes: list[tuple[str, pd.DataFrame]] = []
     for path in paths:
-        if (path / MANIFEST).is_file() or not path.exists():
+        if not path.exists() or ((path / MANIFEST).is_file() and not (path / POINTS).is_file()):
             runs.append((path, load(path)))
             continue
         for file in _tables(path):

@@ -48,8 +48,8 @@ class FigureSpec(Schema):
     """
 
     name: Annotated[str, Field(pattern=r"^[\w-]+$")]
-    title: str
-    subtitle: str = ""
+    title: Annotated[str, Field(max_length=64)]
+    subtitle: Annotated[str, Field(max_length=100)] = ""
     form: Literal["lines", "bars"] = "lines"
     x: str
     y: str

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 MANIFEST, SUMMARY, SPEC = "manifest.json", "summary.json", "spec.yaml"
 
 
+def table_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tables of a run: those of a serving run, or those that its manifest names."""
+    return tuple(manifest.get("tables", TABLES))
+
+
 @dataclass(frozen=True, repr=False)
 class Results:
     """A run's results. The tables are pandas DataFrames, read when first asked for (times in seconds).
@@ -89,7 +94,13 @@ class Results:
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else str(self.path)
-        return f"Results({self.name!r}, {where}, {self.summary['requests']['total']} requests)"
+        size = f"{self.summary['requests']['total']} requests" if "requests" in self.summary else "a training step"
+        return f"Results({self.name!r}, {where}, {size})"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables, but for that of repeats."""
+        return table_names(self.manifest)
 
     @property
     def name(self) -> str:
@@ -248,7 +259,7 @@ def write_contents(folder: Path, results: Results) -> None:
     for name, document in ((MANIFEST, results.manifest), (SUMMARY, results.summary)):
         content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(content + "\n", encoding="utf-8")
-    for name in (*TABLES, REPEATS) if "intervals" in results.summary else TABLES:
+    for name in (*results.tables, REPEATS) if "intervals" in results.summary else results.tables:
         table = results.table(name)
         write_parquet({str(column): table[column].to_numpy() for column in table.columns}, folder / f"{name}.parquet")
 
@@ -280,7 +291,7 @@ def load(path: str | os.PathLike[str]) -> Results:
     manifest = _document(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise _malformed(folder / MANIFEST, f"format {manifest.get('format')!r} is not {FORMAT!r}")
-    missing = [name for name in TABLES if not (folder / f"{name}.parquet").is_file()]
+    missing = [name for name in table_names(manifest) if not (folder / f"{name}.parquet").is_file()]
     if missing:
         raise _malformed(folder / f"{missing[0]}.parquet", "the table is missing")
     return Results(_spec(folder / SPEC), manifest, _document(folder / SUMMARY), partial(_table, folder), folder)

@@ -90,6 +90,32 @@ def _stages(requests: Columns, record: RunRecord, slo: SloSpec) -> list[Summary]
     ]
 
 
+def _transfer(requests: Columns) -> Summary:
+    """Of KV entries between pools: how long they travel, and how long after the first token they have arrived, waiting
+    for blocks included."""
+    return {
+        "bytes": float(np.nansum(requests["transfer_bytes"])),
+        "time": distribution(requests["transfer_end"] - requests["transfer_start"]),
+        "exposed": distribution(requests["transfer_end"] - requests["first_token"]),
+    }
+
+
+def _pools(record: RunRecord, devices: Columns) -> Summary:
+    """Each pool's devices, and the share of the run in which its replicas execute steps."""
+    steps, found = record.iterations, {}
+    for name in ("prefill", "decode"):
+        mine = steps["pool"] == name
+        count = len(np.unique(devices["replica"][devices["pool"] == name]))
+        seconds = float((steps["end"] - steps["start"])[mine].sum())
+        found[name] = {
+            "devices": int(np.count_nonzero(devices["pool"] == name)),
+            "replicas": count,
+            "busy": _per(seconds, count * record.end),
+            "kv_peak": float(np.max(steps["kv_used"][mine], initial=0.0)),
+        }
+    return found
+
+
 def _utilisation(record: RunRecord) -> Summary:
     """MFU, MBU and their sparse forms (MoE-CAP, arXiv 2412.07067, equations of S-MBU and S-MFU): FLOPs or bytes of all
     forward steps over the time spent in them and the peak of the devices that executed them. The plain forms count
@@ -245,6 +271,8 @@ def summarise(record: RunRecord, slo: SloSpec | None = None, tables: dict[str, C
     }
     if record.stages:
         summary["stages"] = _stages(requests, record, slo)
+    if "transfer_start" in requests:
+        summary["transfer"], summary["pools"] = _transfer(requests), _pools(record, columns["devices"])
     cleaned: Summary = clean(summary)
     return cleaned
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moesim.engine.invariants import check_busy, check_conserved, require
@@ -12,7 +14,7 @@ from moesim.serving.build import Deployment
 _ROUNDING = 5e-7
 
 
-def check_record(record: RunRecord, deployment: Deployment) -> None:
+def check_record(record: RunRecord, deployments: Sequence[Deployment]) -> None:
     """Tokens in are tokens out, nothing is busy for longer than the run, no cache holds more than it has.
 
     Raises:
@@ -28,9 +30,19 @@ def check_record(record: RunRecord, deployment: Deployment) -> None:
     require(bool((generated[finished] == requests["output_tokens"][finished]).all()), "a finished request lacks tokens")
     if not record.partial and not record.overloaded:
         require(bool(finished.all()), f"{int((~finished).sum())} requests never finished")
-        _check_prompts(record, deployment)
+        _check_prompts(record)
+    if len(deployments) == 1:
+        check_pool(record, deployments[0])
+
+
+def check_pool(record: RunRecord, deployment: Deployment) -> None:
+    """The record of one deployment: time, caches and experts.
+
+    Raises:
+        InvariantError: names what does not balance.
+    """
     # An interrupted run is settled to its last whole step, which may end after the interrupt.
-    elapsed = max(record.end, float(steps["end"].max(initial=0.0)))
+    elapsed = max(record.end, float(record.iterations["end"].max(initial=0.0)))
     beside = any(program.beside for replica in deployment.replicas for program in replica.pricer.programs)
     for name, streams in (("compute_busy", 2.0 if beside else 1.0), ("network_busy", 1.0)):
         check_busy(f"a device's {name.removesuffix('_busy')}", record.devices[name], streams, elapsed * (1 + _ROUNDING))
@@ -40,7 +52,7 @@ def check_record(record: RunRecord, deployment: Deployment) -> None:
     _check_experts(record, deployment)
 
 
-def _check_prompts(record: RunRecord, deployment: Deployment) -> None:
+def _check_prompts(record: RunRecord) -> None:
     """Every prompt token was computed or found in the cache; preempted requests compute theirs again."""
     requests = record.requests
     if int(requests["preemptions"].sum()) == 0:

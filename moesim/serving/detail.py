@@ -49,10 +49,11 @@ class DetailKeeper:
 def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[TimelineStep]:
     """Compile and schedule the kept steps, as many as the limit of nodes allows. Their routing is drawn for each step,
     so that a step priced from tabulated routing may differ from its detail by the scatter of one draw."""
+    by_number = {replica.index: replica for replica in replicas}
     found: list[TimelineStep] = []
     nodes = 0
     for kept in sorted(keeper.steps, key=lambda kept: kept.start):
-        pricer = replicas[kept.replica].pricer
+        pricer = by_number[kept.replica].pricer
         detail = _detail(pricer, kept.batch)
         if detail is None:
             continue
@@ -62,9 +63,7 @@ def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[Timeli
             break
         devices = tuple(int(device) for device in pricer.layout.devices.ravel())
         label = "mixed" if kept.batch.chunks and len(kept.batch.rank) else "prefill" if kept.batch.chunks else "decode"
-        found.append(
-            TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, executed, devices)
-        )
+        found.append(TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, executed, devices))
     return found
 
 

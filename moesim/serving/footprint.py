@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
@@ -37,22 +37,43 @@ def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
     return dict(sizes)
 
 
-def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
+def lane_weight_bytes(
+    context: StepContext, layout: ReplicaLayout, program: StageProgram, held: float | None = None
+) -> float:
     """Bytes of weights that one lane of a stage holds. Tied embeddings stand at the head and, where that is another
-    stage, at the first one too."""
-    operators: list[Operator] = [row.operator for row in program.rows if row.operator is not None]
-    shards = layout.expert_ranks * layout.expert_tp
+    stage, at the first one too. held: experts of a layer on an expert rank; an even part of them by default."""
+    operators = Counter(_held(context.model, program))
+    moe = context.model.moe
+    parts = layout.expert_ranks if held is None or moe is None else moe.experts / held
+    shards = parts * layout.expert_tp
     tied = context.model.tied_embeddings and layout.pp > 1 and program.stage == 0
-    operators += [op for op in epilogue_operators(context.model) if op.name == "lm_head"] if tied else []
+    operators.update(op for op in epilogue_operators(context.model) if tied and op.name == "lm_head")
     return sum(
-        weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
-        for op in operators
+        times * weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
+        for op, times in operators.items()
     )
+
+
+def _held(model: ModelSpec, program: StageProgram) -> Iterator[Operator]:
+    """The stage's operators, each once that drafts share: all of them pass one layer and the model's embedding and
+    head."""
+    seen: set[tuple[str, int]] = set()
+    for row in program.rows:
+        shared = row.operator is not None and row.operator.tensor == "embedding"
+        place = (row.name, -1 if shared else min(row.layer, model.layers))
+        if row.operator is not None and place not in seen:
+            seen.add(place)
+            yield row.operator
+
+
+def stage_attention_layers(program: StageProgram) -> set[int]:
+    """The model's layers whose KV entries a stage keeps."""
+    return {row.layer for row in program.rows if row.action == "attention"}
 
 
 def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
     """Bytes that one token adds to the KV cache of one lane of a stage; sliding-window layers keep every token."""
-    layers = sum(row.action == "attention" for row in program.rows)
+    layers = sum(operator.kind == "attention" for operator in _held(context.model, program))
     elements = kv_elements_per_token(context.model) * kv_share(context.model, layout.tp)
     return layers * elements * DTYPE_BYTES[context.dtype.kv]
 
@@ -61,11 +82,13 @@ def replica_memory(
     context: StepContext,
     layout: ReplicaLayout,
     programs: list[StageProgram],
+    held: float | None = None,
     beyond: Callable[[StageProgram], float] | None = None,
 ) -> ReplicaMemory:
     """Footprints of a replica's stages, and the KV blocks that all of them have room for.
 
     Args:
+        held: experts of a layer on the fullest expert rank; an even part by default.
         beyond: bytes that a lane of a stage holds beyond its share of one model; negative where it lacks some.
 
     Raises:
@@ -75,7 +98,7 @@ def replica_memory(
     blocks: list[int] = []
     for program in programs:
         per_token = stage_kv_bytes_per_token(context, layout, program)
-        weights = lane_weight_bytes(context, layout, program)
+        weights = lane_weight_bytes(context, layout, program, held)
         if beyond is not None:
             weights += beyond(program)
         for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):

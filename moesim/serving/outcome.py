@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from moesim.engine.record import Column, RunRecord, Totals
 from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.transfer import PICOSECONDS
-from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
 from moesim.serving.composed import ComposedPricer
 from moesim.serving.detail import timeline_steps
@@ -48,10 +49,11 @@ def run_record(
     ]
     iterations = deployment.recorder.columns()
     capacity = np.array([m.blocks * spec.engine.block_size * r.scheduler.ranks for m, r in _pairs(deployment)])
-    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[iterations["replica"].astype(np.int64)]
+    replica = iterations["replica"].astype(np.int64) - deployment.replicas[0].index
+    iterations["kv_used"] = iterations.pop("kv_tokens") / capacity[replica]
     devices = _device_columns(deployment, ledgers, seconds)
     return RunRecord(
-        requests=_request_columns(states, deployment),
+        requests=request_columns(states, deployment.replicas),
         iterations=iterations,
         itl=deployment.recorder.gaps(),
         devices=devices,
@@ -83,10 +85,11 @@ def _pairs(deployment: Deployment) -> list[tuple[ReplicaMemory, Replica]]:
     return list(zip(deployment.memory, deployment.replicas, strict=True))
 
 
-def _request_columns(states: list[RequestState], deployment: Deployment) -> dict[str, Column]:
+def request_columns(states: list[RequestState], replicas: Sequence[Replica]) -> dict[str, Column]:
+    """Columns of the requests that were sent, which these replicas serve."""
     left = {
         state.request: int(left)
-        for replica in deployment.replicas
+        for replica in replicas
         for state, left in zip(replica.scheduler.running.states, replica.scheduler.running.left, strict=True)
     }
     columns: dict[str, Column] = {
@@ -192,8 +195,14 @@ def _routed(deployment: Deployment) -> list[RoutedTotals]:
 
 
 def _expert_tokens(deployment: Deployment) -> FloatArray:
-    totals = _routed(deployment)
-    return sum((t.expert_tokens for t in totals[1:]), totals[0].expert_tokens) if totals else np.zeros((0, 0))
+    """[MoE layers, experts] tokens of all replicas of the deployment, and of all replicas of an expert."""
+    pricers = [replica.pricer for replica in deployment.replicas]
+    found = [
+        pricer.experts.by_expert(pricer.routed.totals().expert_tokens)
+        for pricer in pricers
+        if pricer.routed is not None and pricer.experts is not None
+    ]
+    return sum(found[1:], found[0]) if found else np.zeros((0, 0))
 
 
 def _totals(
@@ -212,9 +221,8 @@ def _totals(
         preemptions=sum(r.scheduler.preemptions for r in deployment.replicas),
         dropped=requests.dropped,
         clipped=requests.clipped,
-        price=_price(spec, machine),
-        chassis_power=spec.machine.chassis_power * spec.machine.nodes
-        + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
+        price=machine.price,
+        chassis_power=machine.standing_power,
         hidden=sum(ledger.hidden for ledger in ledgers),
         sharing=sum(ledger.sharing for ledger in ledgers),
         peak_flops=float(devices["peak_flops"][used].sum()),
@@ -249,11 +257,11 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
     accounts = replica.pricer.accounts
     sizes = np.arange(accounts.context.token_limit + 1)
     tokens = float((accounts.stages[0].tokens @ sizes).sum()) - accounts.dummies - accounts.padding
-    sequences = float((accounts.stages[-1].sequences @ sizes).sum()) - accounts.dummies
+    samples = float((accounts.stages[-1].samples @ sizes).sum()) - accounts.dummies
     flops = kv = 0.0
     for account in accounts.stages:
         flops += sum(op.flops_per_token * times for op, times in account.costs.operators.items()) * tokens
-        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * sequences
+        flops += sum(op.flops_per_token for op in account.costs.per_sequence) * account.costs.total("heads") * samples
         for (reach, _), sums in account.attention.items():
             layers = account.costs.total(f"{reach}_attention")
             flops += float(sums[1].sum()) * layers
@@ -271,11 +279,3 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
         totals.dense_flops += tokens * experts.layers * experts.experts * pair
         totals.sparse_bytes += float(routed.touched.sum()) * one
         totals.dense_bytes += accounts.steps * elements["experts"]
-
-
-def _price(spec: ExperimentSpec, machine: Machine) -> float:
-    """Dollars per second; NaN where a device's price is unknown."""
-    if spec.machine.price is not None:
-        return spec.machine.price * spec.machine.nodes
-    prices = [device.spec.price for device in machine.devices]
-    return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))

@@ -14,6 +14,7 @@ import numpy as np
 from moesim.engine.clock import LATEST, STARTING, Clock, Timer
 from moesim.engine.invariants import InvariantError
 from moesim.engine.recorder import StepRecorder
+from moesim.serving.pools.base import Pool
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.step.batch import Batch
@@ -26,6 +27,7 @@ _LONGEST, _RANK_STEPS = 256, 64
 
 #: The end of a step that is not known yet.
 _NEVER = np.array([LATEST])
+_ONE = np.ones(1, dtype=np.int64)
 
 
 @dataclass(eq=False)
@@ -40,6 +42,8 @@ class Flight:
     rested: bool = False  # the devices were idle before it
     timer: Timer | None = None
     arrivals: list[int] = field(default_factory=list)
+    #: Sequences whose first step here it is, after their prompt was computed elsewhere.
+    joined: list[RequestState] = field(default_factory=list)
 
 
 class Replica:
@@ -49,6 +53,7 @@ class Replica:
         run_ahead: price several decode steps at once.
         keep: called with every executed batch (replica, batch, when its first two steps began).
         on_finish: called with each request that has its last token.
+        pool: what the replica tells of the requests that it shares with another pool; None where it serves them alone.
     """
 
     def __init__(
@@ -62,12 +67,16 @@ class Replica:
         run_ahead: bool,
         keep: Callable[[int, Batch, tuple[int, ...]], None],
         on_finish: Callable[[RequestState], None],
+        pool: Pool | None = None,
     ) -> None:
         self.index, self.clock, self.scheduler, self.pricer, self.recorder = index, clock, scheduler, pricer, recorder
-        self._on_finish, self._keep = on_finish, keep
+        self._on_finish, self._keep, self._pool = on_finish, keep, pool
+        # Whether something may happen in the very instant in which a step ends that the next one takes account of.
+        self._reacts = scheduler.reacts or pool is not None
         # Where every step draws its own routing, a step that is priced but not executed costs too much.
         reuses = pricer.routed is None or pricer.routed.reuses
-        self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps
+        prefills = pool is not None and pool.prefills
+        self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps and not prefills
         self._shortest = max(4, _RANK_STEPS // scheduler.ranks)
         self._horizon = self._shortest
         self._flights: list[Flight] = []
@@ -85,7 +94,7 @@ class Replica:
     def accept(self, state: RequestState) -> None:
         """A request arrives now."""
         now = int(self.clock.now)
-        for flight in self._flights:
+        for flight in self._flights if state.request not in self.scheduler.incoming else ():
             flight.arrivals.append(now)
         if self._decides_ahead and self._flights and self._step_began(now) < now:
             self._accept_late(state, self._flights[0], now)
@@ -101,11 +110,11 @@ class Replica:
         running = self.scheduler.running
         load = self.scheduler.load(self.scheduler.ranks)
         for state in self._late:
-            load[state.rank] += 1
+            load[state.rank] += state.request not in self.scheduler.incoming
         for flight in self._flights:
             done = int(np.searchsorted(flight.ends[: flight.steps], self.clock.now, side="left"))
             if done:
-                load -= np.bincount(running.rank[running.left <= done], minlength=len(load))
+                load -= np.bincount(running.rank[running.rounds <= done], minlength=len(load))
         return load
 
     def stop(self) -> None:
@@ -149,7 +158,7 @@ class Replica:
     def _wake(self, time: int) -> None:
         """Look for work at `time`, after everything else of that instant."""
         if len(self._flights) < len(self._stage_free) and (self._starting is None or not self._starting.pending):
-            if self.scheduler.reacts:
+            if self._reacts:
                 self._starting = Timer(self.clock, time, self._launch, STARTING)
             else:
                 self._starting = self.clock.call_at(time, self._launch, last=True)
@@ -160,6 +169,8 @@ class Replica:
         now = int(self.clock.now)
         changes = self._late or (self._leaving and self.scheduler.waiting_count)
         batch = self.scheduler.next_batch(now, self._horizon if self._run_ahead and not changes else 1, self._steps)
+        if self._pool is not None:
+            self._pool.admitted(self, self.scheduler.admitted)
         if batch is None:
             if self._late or self._leaving:
                 self._catch_up()
@@ -170,6 +181,7 @@ class Replica:
         self._steps += batch.steps
         self._catch_up()
         flight = Flight(block, now, _NEVER, batch.steps, self.scheduler.waiting_count, rested)
+        flight.joined = self.scheduler.joined
         self._flights.append(flight)
         if len(self._stage_free) > 1:
             self._mark(batch, 1)
@@ -216,7 +228,7 @@ class Replica:
         self.pricer.accounts.record(flight.block, executed, self._busy(flight))
         self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
-        if self.scheduler.reacts and not self._decides_ahead:
+        if self._reacts and not self._decides_ahead:
             # Who comes in answer to what has ended takes part in the step that begins now.
             Timer(self.clock, int(self.clock.now), self._launch, STARTING)
         else:
@@ -245,7 +257,7 @@ class Replica:
                 continue
             emitted += 1
             running.decoding[index] = 1
-            running.left[index] -= 1
+            running.advance(np.array([index]), _ONE, _ONE)
             if state.first_token < 0:
                 state.first_token = end
             else:
@@ -258,13 +270,12 @@ class Replica:
         running, batch, steps = self.scheduler.running, flight.block.batch, flight.steps
         # In a pipeline other batches change the columns meanwhile; else the decoding rows stand as they were scheduled.
         rows = batch.rows if len(self._stage_free) == 1 else np.flatnonzero(np.isin(running.request, batch.request))
-        taken = np.minimum(batch.left, steps)
-        taken[len(taken) - batch.joining :] -= 1
+        taken, tokens = batch.taken(steps)
         size = self.scheduler.engine.block_size
         before = running.computed[rows]
-        running.computed[rows] += taken
-        running.left[rows] -= taken
-        for row in rows[(before + taken - 1) // size > (before - 1) // size].tolist():
+        running.computed[rows] += tokens
+        running.advance(rows, tokens, taken)
+        for row in rows[(before + tokens - 1) // size > (before - 1) // size].tolist():
             state = running.states[row]
             if not self.scheduler.caches[state.rank].grow(state.request, int(running.computed[row])):
                 raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
@@ -272,6 +283,26 @@ class Replica:
         if not self._steady:
             self._record_gaps(flight, rows, taken)
         self._finish(flight, rows)
+        if self._pool is not None and self._pool.prefills:
+            self._pass_on(flight)
+
+    def _pass_on(self, flight: Flight) -> None:
+        """Sequences whose prompt is complete go on elsewhere; their blocks stay until `vacate`."""
+        running = self.scheduler.running
+        rows = running.decoding.nonzero()[0].tolist()
+        states = [running.states[row] for row in rows]
+        running.remove(rows)
+        tokens = {chunk.request: chunk.tokens for chunk in flight.block.batch.chunks}
+        for state in states:
+            state.generated = 1
+            assert self._pool is not None
+            self._pool.prefilled(self, state, tokens[state.request], int(flight.ends[0]) - flight.start)
+
+    def vacate(self, state: RequestState) -> None:
+        """The KV entries of a sequence that was passed on are no longer needed."""
+        self._release(state)
+        if self.scheduler.waiting_count:
+            self._wake(max(int(self.clock.now), int(self._stage_free[0])) if self._flights else int(self.clock.now))
 
     def _record(self, flight: Flight, rows: IntArray, emitted: int) -> None:
         block, steps = flight.block, flight.steps
@@ -285,14 +316,25 @@ class Replica:
             replica=self.index,
             begin=flight.start,
             end=ends,
-            decode_tokens=active,
+            decodes=active,
             waiting=waiting,
             kv_tokens=self._held_tokens(block, rows, steps),
             prefill_tokens=sum(chunk.tokens for chunk in chunks),
             prefill_sequences=len(chunks),
             emitted=emitted,
             gaps=self._steady,
+            joined=self._join_gaps(flight),
+            drafts=self.scheduler.drafts,
+            accepted=block.batch.accepted(steps),
         )
+
+    def _join_gaps(self, flight: Flight) -> int:
+        """Those who joined waited for their second token since their first one came elsewhere; returns how many."""
+        if not self._steady:
+            return 0
+        for state in flight.joined:
+            self.recorder.add_gap(int(flight.ends[0]) - state.last_token)
+        return len(flight.joined)
 
     def _held_tokens(self, block: Block, rows: IntArray, steps: int) -> IntArray:
         """Tokens in the KV cache at the end of each step: those of the batch's sequences, which have grown by now, and
@@ -302,6 +344,8 @@ class Replica:
         others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
         # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
         held: IntArray = np.add.reduce(sizes.keys[:steps] - sizes.idle[:steps], axis=1).astype(np.int64) + others
+        if (accepted := batch.accepted(steps)) is not None:
+            held += accepted
         if batch.joining:  # they have computed their prompts, and see them from the next step on
             held[0] += int((batch.context[-batch.joining :] + 1).sum())
         for rank, cache in enumerate(self.scheduler.caches):

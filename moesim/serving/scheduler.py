@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moesim.memory.kv_cache import PagedKVCache
 from moesim.serving.sequences import RequestState, Running
+from moesim.serving.speculation import Acceptance
 from moesim.spec.serving import EngineSpec
 from moesim.step.batch import Batch, Chunk
 from moesim.step.graph import IntArray
@@ -30,19 +31,36 @@ class ContinuousBatching:
         block_tokens: tokens that one of the requests' prefix hashes stands for.
         reacts: a request may arrive because another one has finished; steps are then priced ahead no further than to
             the first that ends a sequence.
+        acceptance: of drafts, where the engine makes some. Every decode then takes so many tokens of the budget more,
+            and has slots for them in the cache.
+        whole_prompts: a prompt has blocks for all of its tokens from its first chunk on.
     """
 
     def __init__(
-        self, engine: EngineSpec, caches: Sequence[PagedKVCache], block_tokens: int, reacts: bool = False
+        self,
+        engine: EngineSpec,
+        caches: Sequence[PagedKVCache],
+        block_tokens: int,
+        reacts: bool = False,
+        acceptance: Acceptance | None = None,
+        whole_prompts: bool = False,
     ) -> None:
-        self.reacts = reacts
+        self.reacts, self._whole_prompts = reacts, whole_prompts
         self.engine, self.caches, self.block_tokens = engine, list(caches), block_tokens
         self.ranks = len(self.caches)
         self.waiting: list[deque[RequestState]] = [deque() for _ in caches]
         #: Ranks whose queue cannot move before one of their sequences ends.
         self.blocked = [False for _ in caches]
-        self.running = Running()
+        self.running = Running(acceptance)
+        self.drafts = engine.drafts
         self.preemptions = 0
+        #: By request, those with blocks for KV entries that are on their way; those whose entries have come; those that
+        #: joined the running ones for the batch at hand.
+        self.incoming: dict[int, RequestState] = {}
+        self.arrived: list[RequestState] = []
+        self.joined: list[RequestState] = []
+        #: Admitted for the batch at hand, for whom wants to know.
+        self.admitted: list[RequestState] = []
         #: Whether decoding sequences pause while prompts of their rank are computed.
         self.prompts_alone = engine.prefill == "first"
 
@@ -52,13 +70,17 @@ class ContinuousBatching:
 
     def enqueue(self, state: RequestState) -> bool:
         """Queue an arrival; returns whether it may change the next step (its rank's queue can move)."""
+        if state.request in self.incoming:
+            self.arrived.append(state)
+            return True
         self.waiting[state.rank].append(state)
         return not self.blocked[state.rank]
 
     def load(self, rank_count: int) -> IntArray:
         """Requests that wait or run, per rank."""
         queued = np.array([len(queue) for queue in self.waiting], dtype=np.int64)
-        return queued + np.bincount(self.running.rank, minlength=rank_count)
+        coming = [state.rank for state in self.incoming.values()]
+        return queued + np.bincount([*self.running.rank, *coming], minlength=rank_count)
 
     def next_batch(self, now: int, horizon: int, first_step: int = 0) -> Batch | None:
         """The next step's batch, and up to `horizon` steps in all where nothing but decoding can happen in the others.
@@ -69,6 +91,7 @@ class ContinuousBatching:
         Args:
             first_step: number of the step with which the batch begins.
         """
+        self.joined, self.admitted = self._take_in(), []
         running = self.running
         free = running.busy == 0
         movable = any(queue and not blocked for queue, blocked in zip(self.waiting, self.blocked, strict=True))
@@ -86,9 +109,18 @@ class ContinuousBatching:
                 return self._batch(free.nonzero()[0], running.computed, steps, first_step)
         return self._mixed(now, horizon, first_step)
 
+    def _take_in(self) -> list[RequestState]:
+        """Sequences whose KV entries have come start to decode."""
+        joined, self.arrived = self.arrived, []
+        for state in joined:
+            del self.incoming[state.request]
+            state.remote = False
+            self.running.add(state, state.input_tokens, decoding=True)
+        return joined
+
     def _decode_steps(self, horizon: int, held: IntArray) -> int:
         """Steps during which no queue can move and every cache has room, all sequences decoding from `held` tokens."""
-        left = self.running.left
+        left = self.running.rounds
         steps = min(horizon, int(left.min() if self.reacts else left.max()))
         for rank, blocked in enumerate(self.blocked):
             if blocked and self.waiting[rank]:
@@ -101,6 +133,11 @@ class ContinuousBatching:
         """New blocks per rank for `steps` more decode steps from `held` tokens, or None where a cache lacks them."""
         running, size = self.running, self.engine.block_size
         ahead = np.minimum(steps, running.left)
+        if self.drafts:
+            gained = running.gained(np.arange(len(running)), steps)
+            assert gained is not None
+            # Before the last of the steps there is a slot for every draft that it verifies.
+            ahead = np.maximum(gained[:, -1], gained[:, -2] + 1 + self.drafts)
         if free is not None:
             ahead = ahead * (free & (running.decoding == 1))
         new = (held + ahead + size - 1) // size - (held + size - 1) // size
@@ -118,8 +155,9 @@ class ContinuousBatching:
         joining: int = 0,
     ) -> Batch:
         running = self.running
-        columns = (running.rank[rows], running.request[rows], held[rows], running.left[rows])
-        return Batch(self.ranks, *columns, chunks, steps, first_step, joining, rows)
+        columns = (running.rank[rows], running.request[rows], held[rows], running.rounds[rows])
+        gained = running.gained(rows, steps)
+        return Batch(self.ranks, *columns, chunks, steps, first_step, joining, rows, 1 + self.drafts, gained)
 
     def _mixed(self, now: int, horizon: int, first_step: int) -> Batch | None:
         """One step with decodes, prompts that have begun, and admissions; and decode steps after it, if these are all
@@ -129,7 +167,7 @@ class ContinuousBatching:
         budget = np.full(self.ranks, self.engine.token_budget)
         decodes = (running.decoding > running.busy).nonzero()[0]
         if not self.prompts_alone:
-            budget -= np.bincount(running.rank[decodes], minlength=self.ranks)
+            budget -= np.bincount(running.rank[decodes], minlength=self.ranks) * (1 + self.drafts)
         chunks: list[Chunk] = []
         for index in _where((running.decoding | running.busy) == 0):
             self._continue(index, budget, chunks)
@@ -177,9 +215,10 @@ class ContinuousBatching:
         """Grow the decoding sequences; the first rank where that fails, or where a prompt that has begun cannot go on
         while sequences admitted after it hold blocks. None where all goes well."""
         running, size, free = self.running, self.engine.block_size, self.running.busy == 0
-        for index in _where(free & (running.decoding == 1) & (running.computed % size == 0)):
+        # A block is full, or the drafts may fill it.
+        for index in _where(free & (running.decoding == 1) & (-running.computed % size <= self.drafts)):
             state = running.states[index]
-            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1):
+            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1 + self.drafts):
                 return state.rank
         for index in _where(free & (running.decoding == 0)):
             state = running.states[index]
@@ -192,9 +231,12 @@ class ContinuousBatching:
     def _preempt(self, index: int, now: int) -> None:
         """Take a sequence's cache away and queue it first; what it generated stays known."""
         state = self.running.states[index]
-        if self.running.decoding[index] and not self.prompts_alone:
+        if state in self.joined:
+            self.joined.remove(state)
+        elif self.running.decoding[index] and not self.prompts_alone:
             state.last_token = now
         state.generated = state.output_tokens - int(self.running.left[index])
+        self.caches[state.rank].grow(state.request, int(self.running.computed[index]))  # slots of drafts hold nothing
         self.caches[state.rank].release(state.request, preempted=True)
         state.preemptions += 1
         self.preemptions += 1
@@ -216,7 +258,7 @@ class ContinuousBatching:
     def _admit(self, rank: int, budget: IntArray, chunks: list[Chunk], now: int) -> None:
         """Admit waiting requests of a rank, first come first served."""
         queue, cache = self.waiting[rank], self.caches[rank]
-        count = int((self.running.rank == rank).sum())
+        count = int((self.running.rank == rank).sum()) + sum(each.rank == rank for each in self.incoming.values())
         while queue and budget[rank] > 0:
             state = queue[0]
             hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
@@ -226,23 +268,28 @@ class ContinuousBatching:
             elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
                 return  # a prompt larger than the budget waits for a step of its own
             fits = count < self.engine.max_sequences and (self.engine.preemption or self._guaranteed(state))
-            admitted = cache.admit(state.request, state.hashes, self.block_tokens, hit + tokens) if fits else None
+            held = state.input_tokens if state.remote else state.known if self._whole_prompts else hit + tokens
+            admitted = cache.admit(state.request, state.hashes, self.block_tokens, held) if fits else None
             if admitted is None:
                 self.blocked[rank] = True
                 return
             queue.popleft()
+            count += 1
+            self.admitted.append(state)
             if state.first_scheduled < 0:
                 state.first_scheduled, state.cached = now, admitted
+            if state.remote:
+                self.incoming[state.request] = state
+                continue
             self.running.add(state, admitted)
             chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
             budget[rank] -= hit + tokens - admitted
-            count += 1
 
     def _guaranteed(self, state: RequestState) -> bool:
         """Whether the cache holds all tokens that its rank's running sequences and one more can have."""
         size, running = self.engine.block_size, self.running
-        mine = [other for other, rank in zip(running.states, running.rank, strict=True) if rank == state.rank]
-        grown = sum(-(-(each.input_tokens + each.output_tokens) // size) for each in (*mine, state))
+        mine = [other for other in (*running.states, *self.incoming.values()) if other.rank == state.rank]
+        grown = sum(-(-(each.input_tokens + each.output_tokens + self.drafts) // size) for each in (*mine, state))
         return grown <= self.caches[state.rank].capacity
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -12,21 +13,23 @@ import numpy as np
 
 from moesim.engine.clock import Clock, StoppedError
 from moesim.engine.record import RunRecord
-from moesim.serving.build import Deployment, deploy
+from moesim.serving.build import Deployment
 from moesim.serving.conservation import check_record
 from moesim.serving.notes import borrowed_profile, load_notes
-from moesim.serving.outcome import run_record
+from moesim.serving.pools.service import PooledService
 from moesim.serving.requests import Requests, Sender, make_requests
 from moesim.serving.requests.sending import stages
 from moesim.serving.router import ROUTERS
 from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
+from moesim.serving.service import Service
 from moesim.serving.slo import check_classes, unreachable
+from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.step.graph import PICOSECONDS
 
 #: Components with random streams of their own, in the order in which they are spawned; append only.
-_STREAMS = ("requests", "routing", "draws")
+_STREAMS = ("requests", "routing", "draws", "drafts")
 
 Progress = Callable[[int, int], None]
 
@@ -51,20 +54,32 @@ def simulate(spec: ExperimentSpec, progress: Progress | None = None) -> RunRecor
 class Simulation:
     """A run that is ready to start: its requests are read, its machine stands, its model fits into the memory."""
 
-    def __init__(self, spec: ExperimentSpec, scales: Scales = NOMINAL) -> None:
-        """Raises MoesimError where the experiment cannot run."""
+    def __init__(
+        self, spec: ExperimentSpec, scales: Scales = NOMINAL, before: Simulation | None = None
+    ) -> None:  # fmt: skip
+        """Raises MoesimError where the experiment cannot run.
+
+        Args:
+            before: a simulation that has run, of an experiment without pools, at the bound, that differs in its
+                requests alone; what it tabulated and drew is taken over, which changes nothing but the time it takes.
+        """
         children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
         streams = dict(zip(_STREAMS, children, strict=True))
         self._spec = spec
+        if spec.requests is None:
+            raise MoesimError("the experiment is a training step, and nothing is served", key="training",
+                              fix="give requests instead")  # fmt: skip
         self._requests = make_requests(
-            spec.requests, spec.library.mixes, spec.model.context, spec.engine.block_size, streams["requests"]
+            spec.requests, spec.library.mixes, spec.model.context, _block_size(spec), streams["requests"]
         )
         check_classes(spec.slo, self._requests)
-        self._run = _Run(spec, self._requests, streams, scales)
+        service: Service | None = None if before is None else before._run.service
+        self._run: _Run = _Run(spec, self._requests, streams, scales, service)
 
     @property
     def deployment(self) -> Deployment:
-        return self._run.deployment
+        """Of the replicas that see a request first."""
+        return self._run.service.entry
 
     def run(self, progress: Progress | None = None) -> RunRecord:
         """As `simulate`; a simulation runs once."""
@@ -77,15 +92,15 @@ class Simulation:
         except StoppedError:
             partial = run.finished < len(requests)
         # Cancelled timers may lie behind the last event that happened.
-        end = int(run.clock.now) if partial else max((r.worked_until for r in run.deployment.replicas), default=0)
-        record = run_record(spec, requests, run.states, run.deployment, end, partial)
+        end = int(run.clock.now) if partial else max((r.worked_until for r in run.service.replicas), default=0)
+        record = run.service.record(requests, run.states, end, partial)
         record.requests.update(requests.labels(run.rows))
         record.stages = stages(requests, run.sender.begins) if requests.staged else []
         record.overloaded = run.sender.overdue is not None
         record.notes.extend(load_notes(requests, run.sender, run.states))
-        record.notes.extend(unreachable(spec.slo, record, run.deployment))
+        record.notes.extend(unreachable(spec.slo, record, run.service.deployments))
         record.notes.extend(borrowed_profile(spec))
-        check_record(record, run.deployment)
+        check_record(record, run.service.deployments)
         return record
 
 
@@ -121,6 +136,12 @@ def _uncollected() -> Iterator[None]:
             gc.enable()
 
 
+def _block_size(spec: ExperimentSpec) -> int:
+    """Tokens of the smallest text that whole KV blocks hold in all pools."""
+    engines = (spec.engine,) if spec.pools is None else (spec.pool("prefill").engine, spec.pool("decode").engine)
+    return math.lcm(*(engine.block_size for engine in engines))
+
+
 class _Run:
     """Arrivals, routing and completions."""
 
@@ -130,6 +151,7 @@ class _Run:
         requests: Requests,
         streams: dict[str, np.random.SeedSequence],
         scales: Scales,
+        before: Service | None,
     ) -> None:
         self.clock = Clock()
         #: In the order in which they were sent, and their rows in the table of requests.
@@ -137,8 +159,9 @@ class _Run:
         self.rows: list[int] = []
         self._requests, self.finished = requests, 0
         self.progress: Progress | None = None
-        self.deployment: Deployment = deploy(spec, requests, self.clock, streams, self._on_finish, scales)
-        self._targets = [(r, rank) for r in self.deployment.replicas for rank in range(r.scheduler.ranks)]
+        make = Service if spec.pools is None else PooledService
+        self.service = make(spec, requests, self.clock, streams, self._on_finish, scales, before)
+        self._targets = [(r, rank) for r in self.service.entry.replicas for rank in range(r.scheduler.ranks)]
         self._router = ROUTERS.make(spec.router)
         self._no_loads = np.zeros(len(self._targets), dtype=np.int64)
         self._latency = round(spec.engine.frontend_latency * PICOSECONDS)
@@ -166,13 +189,13 @@ class _Run:
     def _route(self, state: RequestState) -> None:
         loads = self._no_loads
         if self._router.needs_load and len(self._targets) > 1:
-            loads = np.concatenate([replica.load() for replica in self.deployment.replicas])
+            loads = np.concatenate([replica.load() for replica in self.service.entry.replicas])
         replica, rank = self._targets[self._router.choose(loads)]
         state.replica, state.rank = replica.index, rank
         replica.accept(state)
 
     def _stop(self) -> None:
-        for replica in self.deployment.replicas:
+        for replica in self.service.replicas:
             replica.stop()
 
     def _on_finish(self, state: RequestState) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,20 +30,20 @@ def check_classes(slo: SloSpec, requests: Requests) -> None:
             raise MoesimError(f"there are no requests of class {name!r}", key=("slo", "classes", name), fix=fix)
 
 
-def unreachable(slo: SloSpec, record: RunRecord, deployment: Deployment) -> Iterator[str]:
+def unreachable(slo: SloSpec, record: RunRecord, deployments: Sequence[Deployment]) -> Iterator[str]:
     """A sentence for each limit that even the shortest request of the run exceeds when it is alone on the machine."""
     requests = record.requests
     served: NDArray[np.bool_] = ~np.isnan(requests["first_token"].astype(np.float64))
     own = requests.get("class")
     others = served if own is None else served & ~np.isin(own, list(slo.classes))
-    yield from _unreachable("slo", slo, record, others, deployment)
+    yield from _unreachable("slo", slo, record, others, deployments)
     for name, objective in slo.classes.items():
         if own is not None:
-            yield from _unreachable(f"slo.classes.{name}", objective, record, served & (own == name), deployment)
+            yield from _unreachable(f"slo.classes.{name}", objective, record, served & (own == name), deployments)
 
 
 def _unreachable(
-    key: str, objective: ObjectiveSpec, record: RunRecord, among: NDArray[np.bool_], deployment: Deployment
+    key: str, objective: ObjectiveSpec, record: RunRecord, among: NDArray[np.bool_], deployments: Sequence[Deployment]
 ) -> Iterator[str]:
     requests, limits = record.requests, objective.limits
     if not limits or not among.any():
@@ -57,7 +57,8 @@ def _unreachable(
         known = values[~np.isnan(values)]
         if metric not in limits or (known <= limits[metric]).any():
             continue
-        alone = min(_alone(replica, requests, among)[metric] for replica in deployment.replicas)
+        served = (replica for deployment in deployments for replica in deployment.replicas)
+        alone = min(_alone(replica, requests, among)[metric] for replica in served)
         if alone > limits[metric]:
             yield (
                 f"no request can meet {key}.{metric}: {1e3 * limits[metric]:g} ms, one request alone takes "
@@ -73,6 +74,7 @@ def _alone(replica: Replica, requests: dict[str, Column], among: NDArray[np.bool
     prompt = min(int(new[shortest]), replica.scheduler.engine.token_budget)
     ttft = _step(replica, _NONE, (Chunk(0, 0, prompt, cached),))
     tpot = _step(replica, np.array([int(requests["input_tokens"][among].min())]), ())
+    tpot /= 1 + replica.scheduler.drafts  # all of which may be accepted
     return {"ttft": ttft, "tpot": tpot, "e2e": ttft + tpot * int((requests["output_tokens"][among] - 1).min())}
 
 

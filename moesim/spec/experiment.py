@@ -11,10 +11,12 @@ from moesim.spec.composition import CompositionSpec
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.offload import ExpertsSpec
+from moesim.spec.placement import PlacementSpec, by_name
 from moesim.spec.processors import Processors, ProcessorsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
-from moesim.spec.units import Bytes
+from moesim.spec.training import TrainingSpec
+from moesim.spec.units import Bytes, Seconds
 
 Degree = Annotated[int, Field(gt=0, le=MOST_PARTS)]
 
@@ -67,6 +69,46 @@ class ParallelismSpec(Schema):
         return self
 
 
+class PoolSpec(Schema):
+    """Replicas for one phase. `parallelism`: the experiment's unless it is given. `machine`: of its own, else it takes
+    the next devices of the experiment's. `engine`: what differs from the experiment's; a name, or a mapping with
+    `extends`, replaces that."""
+
+    parallelism: ParallelismSpec | None = None
+    machine: SystemSpec | None = None
+    engine: EngineSpec | None = None
+
+
+class TransferSpec(Schema):
+    """How KV entries travel from the prefill pool to the decode pool. `when`: "end", as a whole when the prompt is
+    complete; "layerwise", each layer's as soon as it is computed, so that only what computation does not hide is waited
+    for. `fabric` joins the nodes of two machines. `latency` passes before each transfer (control messages)."""
+
+    when: Literal["end", "layerwise"] = "end"
+    fabric: str | None = None
+    latency: Seconds = 0.0
+
+
+class PoolsSpec(Schema):
+    """Prefill and decode on devices of their own (Splitwise, ISCA 2024; DistServe, OSDI 2024)."""
+
+    prefill: PoolSpec
+    decode: PoolSpec
+    transfer: TransferSpec = TransferSpec()
+
+    @property
+    def shares_machine(self) -> bool:
+        return self.prefill.machine is None and self.decode.machine is None
+
+    @model_validator(mode="after")
+    def _both_or_none(self) -> PoolsSpec:
+        if (self.prefill.machine is None) != (self.decode.machine is None):
+            raise ValueError("one pool has a machine of its own and the other none; give both one, or neither")
+        if self.shares_machine and self.transfer.fabric is not None:
+            raise ValueError("both pools are on one machine, whose fabrics join them; remove transfer.fabric")
+        return self
+
+
 class DtypeSpec(Schema):
     """What tensors are stored in. Products run in the wider dtype of weights and activations."""
 
@@ -105,15 +147,19 @@ class ExperimentSpec(Schema):
     #: What tensors are stored in; as the model is published where it is not given.
     dtype: Annotated[DtypeSpec | None, BeforeValidator(_dtype)] = None
     engine: EngineSpec
+    #: Prefill and decode apart; machine, parallelism and engine are then those of pools that have none of their own.
+    pools: PoolsSpec | None = None
     routing: RoutingSpec = RoutingSpec()
-    placement: str = "contiguous"
+    placement: Annotated[PlacementSpec, BeforeValidator(by_name)] = PlacementSpec()
     #: Where the routed experts live if not on the devices; they do where it is not given.
     experts: ExpertsSpec | None = None
     #: Many models of this architecture, of which the devices hold a few.
     composition: CompositionSpec | None = None
     #: Which processor of a device computes what, where it has several.
     processors: Processors = ProcessorsSpec()
-    requests: RequestsSpec
+    #: What is simulated: requests that are served, or a training step.
+    requests: RequestsSpec | None = None
+    training: TrainingSpec | None = None
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()
     seed: int = Field(default=0, ge=0)
@@ -127,6 +173,38 @@ class ExperimentSpec(Schema):
     #: Price decode steps in blocks up to the next event that can change them.
     run_ahead: bool = True
     library: Library = Library()
+
+    @model_validator(mode="after")
+    def _serves_or_trains(self) -> ExperimentSpec:
+        if self.training is None:
+            if self.requests is None:
+                raise ValueError("the key 'requests' is missing; add requests: ..., or training: ... to train")
+            return self
+        if self.requests is not None:
+            raise ValueError("requests and training are two kinds of run; remove one of them")
+        idle = [name for name in ("router", "slo", "plan_reuse", "run_ahead") if name in self.model_fields_set]
+        if idle:
+            raise ValueError(f"{idle[0]} has no effect on a training step; remove it")
+        return self
+
+    def pool(self, name: Literal["prefill", "decode"]) -> ExperimentSpec:
+        """One of the pools, as an experiment by itself."""
+        assert self.pools is not None
+        pool: PoolSpec = getattr(self.pools, name)
+        return self.model_copy(
+            update={
+                "pools": None,
+                "machine": pool.machine or self.machine,
+                "engine": pool.engine or self.engine,
+                "parallelism": pool.parallelism or self.parallelism,
+            }
+        )
+
+    @model_validator(mode="after")
+    def _pools_at_the_bound(self) -> ExperimentSpec:
+        if self.pools is not None and self.fabric != "bound":
+            raise ValueError(f"pools share links at the bound only, and fabric is {self.fabric}; remove fabric")
+        return self
 
     @property
     def storage(self) -> DtypeSpec:

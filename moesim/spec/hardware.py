@@ -94,6 +94,8 @@ class MemoryTier(Schema):
     energy: JoulesPerByte | None = None
     #: Bandwidth that engines beside the memory see (processing in memory, in storage).
     internal_bandwidth: BytesPerSecond | None = None
+    #: Consecutive devices of a node that share the tier: capacity and bandwidths are those of all of them together.
+    shared_by: int = Field(default=1, gt=0, le=MOST_PARTS)
 
 
 class Power(Schema):

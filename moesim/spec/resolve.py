@@ -134,6 +134,8 @@ def expand_reference(location: Location, current: Marked | None, value: Marked) 
     """
     if len(location) == 1 and location[0] in INLINE and current is not None:
         return inline(INLINE[str(location[0])], current)
+    if len(location) == 3 and location[0] == "pools" and location[2] in INLINE and current is not None:
+        return inline(INLINE[str(location[2])], current) if current.text is not None else None
     if len(location) == 3 and location[0] == "library" and location[1] in SECTIONS:
         kind = SECTIONS[str(location[1])]
         return inline(kind, current if current is not None else value.with_value(str(location[2])))
@@ -151,7 +153,7 @@ class Resolver:
         """`tree` with model, machine and engine in place of their names, absolute trace paths, and its library."""
         inlined = {key: inline(kind, node) for key, kind in INLINE.items() if (node := tree.child(key)) is not None}
         tree = tree.with_items(inlined)
-        tree = self._machine(tree)
+        tree = self._machine(self._pools(tree))
         tree = self._requests(tree, check_traces)
         tree = _absolute_trace(self._routing(tree), "routing", check=check_traces)
         return tree.with_items({"library": self.library(tree)})
@@ -163,10 +165,7 @@ class Resolver:
             if parts is not None and isinstance(parts.value, dict):
                 system = system.with_items({section: self._parts(parts)})
         for key in ("fabric", "scale_out"):
-            node = system.child(key)
-            if node is not None and node.text is not None:
-                name = self._take("fabrics", node.text, node.where, node.folder)
-                system = system.with_items({key: node.with_value(name)})
+            system = self._fabric(system, key) or system
         return system
 
     def _parts(self, parts: Marked) -> Marked:
@@ -199,6 +198,47 @@ class Resolver:
     def _machine(self, tree: Marked) -> Marked:
         machine = tree.child("machine")
         return tree if machine is None else tree.with_items({"machine": self.system(machine)})
+
+    def _pools(self, tree: Marked) -> Marked:
+        """With each pool's engine over that of the experiment, its machine's parts taken; where the experiment itself
+        names no machine or engine, those of the prefill pool stand for it."""
+        pools = tree.child("pools")
+        if pools is None or not isinstance(pools.value, dict):
+            return tree
+        for name in ("prefill", "decode"):
+            pool = pools.child(name)
+            if pool is not None and isinstance(pool.value, dict):
+                pools = pools.with_items({name: self._pool(pool, tree.child("engine"))})
+        transfer = self._fabric(pools.child("transfer"), "fabric")
+        pools = pools if transfer is None else pools.with_items({"transfer": transfer})
+        first = pools.child("prefill")
+        missing = {
+            key: node
+            for key in ("machine", "engine")
+            if tree.child(key) is None and first is not None and (node := first.child(key)) is not None
+        }
+        return tree.with_items({"pools": pools, **missing})
+
+    def _pool(self, pool: Marked, engine: Marked | None) -> Marked:
+        inlined = {
+            key: inline(INLINE[key], node)
+            for key in ("machine", "engine")
+            if (node := pool.child(key)) is not None and node.value is not None
+        }
+        own = pool.child("engine")
+        if engine is not None and own is not None and isinstance(own.value, dict) and "extends" not in own.value:
+            inlined["engine"] = merge(inlined["engine"], engine)
+        if "machine" in inlined:
+            inlined["machine"] = self.system(inlined["machine"])
+        return pool.with_items(inlined)
+
+    def _fabric(self, holder: Marked | None, key: str) -> Marked | None:
+        """`holder` with the name in the library of the fabric that it refers to."""
+        node = holder.child(key) if holder is not None else None
+        if holder is None or node is None or node.text is None:
+            return holder
+        name = self._take("fabrics", node.text, node.where, node.folder)
+        return holder.with_items({key: node.with_value(name)})
 
     def _requests(self, tree: Marked, check_traces: bool) -> Marked:
         """With complete stages; each load has names of mixes and absolute trace paths."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Descriptor, Dtype, Schema
+from moesim.spec.speculation import Share, SpeculationSpec
 from moesim.spec.units import Duration, IdleRate, Pause, Rate, Seconds
 
 #: Far beyond any system, so that a slip of the pen is a message and does not fill the memory.
@@ -22,7 +23,9 @@ class DispatchSpec(Schema):
     experts; "per-node" one to each node, whose device of the sender's index forwards it; "in-network" lets the switches
     multiply it on the way and add up the results. `dtype` and `combine_dtype`: what tokens travel in, there and back;
     the activations' and the base dtype where they are not given. `block`: values that share a scale of four bytes on
-    the way there, 0 for none. `library`: measured kernels whose times apply where they are known.
+    the way there, 0 for none. `library`: measured kernels whose times apply where they are known. `returns`: whether
+    outputs return to the rank that a token came from; without, a token stays with its expert, the attention of the next
+    layer is computed there, and once per step the ranks gather the keys and values of all new tokens.
     """
 
     form: Literal["per-expert", "per-device", "per-node", "in-network"] = "per-expert"
@@ -30,6 +33,7 @@ class DispatchSpec(Schema):
     combine_dtype: Dtype | None = None
     block: int = Field(default=0, ge=0, le=2**20)
     library: str | None = None
+    returns: bool = True
 
 
 def _ranges(value: object) -> object:
@@ -104,6 +108,7 @@ class EngineSpec(Descriptor):
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
     kernels: tuple[str, ...] = ()
     scales: dict[str, dict[ScaledKernel, Scale]] = {}
+    speculation: SpeculationSpec | None = None
     graph_sizes: Annotated[tuple[GraphSize, ...], BeforeValidator(_ranges)] = ()
     piecewise_graphs: bool = True
     asynchronous_scheduling: bool = False
@@ -113,6 +118,16 @@ class EngineSpec(Descriptor):
     exposed_overhead: Seconds = 0.0
     launch_overhead: Seconds = 0.0
     frontend_latency: Seconds = 0.0
+
+    @property
+    def drafts(self) -> int:
+        """Drafts that a decoding sequence's step verifies beside its last token."""
+        return self.speculation.tokens if self.speculation is not None else 0
+
+    @property
+    def draft_layers(self) -> int:
+        """Passes through the drafting layer in a step."""
+        return self.drafts if self.speculation is not None and self.speculation.drafter == "layer" else 0
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -128,7 +143,6 @@ class EngineSpec(Descriptor):
 Arrival = Literal["poisson", "conditioned", "gamma", "deterministic", "burst"]
 TooLong = Literal["error", "drop", "clip"]
 Variation = Annotated[float, Field(ge=0.001, le=100)]
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class LengthSpec(Schema):

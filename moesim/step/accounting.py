@@ -37,22 +37,22 @@ class StageAccount:
         ranks, sizes = layout.dp, context.token_limit + 1
         self.costs = costs
         self.tokens = np.zeros((ranks, sizes))  # steps in which the rank had so many tokens
-        self.sequences = np.zeros((ranks, sizes))
+        self.samples = np.zeros((ranks, sizes))
         self.critical_tokens = np.zeros((ranks, sizes))  # the same where the rank was the slowest
-        self.critical_sequences = np.zeros((ranks, sizes))
+        self.critical_samples = np.zeros((ranks, sizes))
         self.attention: dict[tuple[Reach, bool], FloatArray] = {}
         self.critical_attention: dict[tuple[Reach, bool], int] = {}
         self.attention_calls: dict[tuple[Reach, bool], int] = {}  # steps
         self.dispatch = self.combine = self.send = self.experts = 0  # picoseconds on the critical path
 
-    def count(self, stage: int, blocks: Executed, tokens: IntArray, sequences: IntArray) -> None:
-        """Args: tokens, sequences: [steps, ranks] of the blocks."""
+    def count(self, stage: int, blocks: Executed, tokens: IntArray, samples: IntArray) -> None:
+        """Args: tokens, samples: [steps, ranks] of the blocks."""
         slowest = _joined(block.critical[stage][:steps] for block, steps in blocks)
         step, rank = np.arange(len(slowest)), np.arange(tokens.shape[1])
         np.add.at(self.tokens, (rank, tokens), 1)
-        np.add.at(self.sequences, (rank, sequences), 1)
+        np.add.at(self.samples, (rank, samples), 1)
         np.add.at(self.critical_tokens, (slowest, tokens[step, slowest]), 1)
-        np.add.at(self.critical_sequences, (slowest, sequences[step, slowest]), 1)
+        np.add.at(self.critical_samples, (slowest, samples[step, slowest]), 1)
         self.send += int(_joined(block.sends[stage, :steps] for block, steps in blocks).sum())
         routed = [(block.routed, steps) for block, steps in blocks if block.routed is not None]
         if routed:
@@ -114,14 +114,14 @@ class Accounts:
         if not blocks:
             return
         tokens = _joined(block.sizes.tokens[:steps] for block, steps in blocks)
-        sequences = _joined(block.sizes.sequences[:steps] for block, steps in blocks)
+        samples = _joined(block.sizes.samples[:steps] for block, steps in blocks)
         self.host += int(_joined(block.host[:steps] for block, steps in blocks).sum())
         self.dummies += int(_joined(block.sizes.idle[:steps] for block, steps in blocks).sum())
         self.padding += int(_joined(block.sizes.padding[:steps] for block, steps in blocks).sum())
         np.add.at(self.largest_tokens, tokens.max(axis=1), 1)
         np.add.at(self.gathered_tokens, _joined(block.sizes.gathered[:steps] for block, steps in blocks), 1)
         for stage, account in enumerate(self.stages):
-            account.count(stage, blocks, tokens, sequences)
+            account.count(stage, blocks, tokens, samples)
         if self.routed is not None:
             self.routed.record([(block.routed, steps) for block, steps in blocks if block.routed is not None])
 

@@ -18,8 +18,8 @@ _NO_CHUNKS: Any = (0.0, 0.0, 0.0, 0.0)
 class AttentionSums(NamedTuple):
     """Model-wide work of one attention kernel per layer, summed over the sequences of each rank: [steps, ranks].
 
-    decodes: sequences with one new token, which see `keys`. chunks: those with several, `queries` in all, which see
-    `chunk_keys` in `pairs` (query, key).
+    decodes: sequences with one new token, or a few that are verified at once, which see `keys`. chunks: those with
+    several, `queries` in all, which see `chunk_keys` in `pairs` (query, key).
     """
 
     flops: FloatArray
@@ -42,6 +42,13 @@ def chunk_work(model: ModelSpec, reach: Reach, tokens: int, cached: int) -> Floa
     """The sums, in the order of AttentionSums, of `tokens` prompt tokens after `cached` ones."""
     work = attention_work(model, reach, tokens, cached)
     return np.array([*_bytes_and_flops(work), *_counts(tokens, work.pairs, work.keys)], dtype=np.float64)
+
+
+def verified_work(model: ModelSpec, reach: Reach, queries: int, cached: IntArray) -> list[FloatArray]:
+    """The first columns of AttentionSums, up to `keys`, of sequences [n] that verify `queries` tokens after `cached`
+    ones [n], of attention that caches keys and values."""
+    work = attention_work(model, reach, queries, cached)
+    return [*_bytes_and_flops(work), np.ones(len(cached)), work.keys]
 
 
 def _bytes_and_flops(work: AttentionWork) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -72,12 +79,24 @@ class FullAttention:
         self._per_cached = after - pair - 2 * self._per_pair
         self._per_new = triple - pair - 3 * self._per_pair
 
-    def decode(self, keys: FloatArray, sequences: IntArray) -> FloatArray:
-        """[9, steps, ranks] sums of `sequences` [steps, ranks] that each add a token and see `keys` in all."""
+    def decode(
+        self, keys: FloatArray, sequences: IntArray | FloatArray, drafts: FloatArray | None = None
+    ) -> FloatArray:  # fmt: skip
+        """[9, steps, ranks] sums of `sequences` [steps, ranks] that each add a token and see `keys` in all.
+
+        Args:
+            drafts: [2, steps, ranks] query tokens behind these, and pairs of theirs and keys; their kernel reads the
+                keys once for all of them, and multiplies as for single ones.
+        """
         sums = np.zeros((len(AttentionSums._fields), *keys.shape))
         np.multiply(self._slope[:, None, None], keys, out=sums[:3])
         sums[:3] += self._constant[:, None, None] * sequences
         sums[3], sums[4] = sequences, keys
+        if drafts is not None:
+            tokens, pairs = drafts
+            sums[0] += self._slope[0] * pairs
+            sums[1:3] += (self._slope + self._constant)[1:, None, None] * tokens
+            sums[4] += tokens
         return sums
 
     def chunk(self, tokens: int, cached: int) -> FloatArray:

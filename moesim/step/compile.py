@@ -22,7 +22,6 @@ from moesim.step.graph import (
 )
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
-from moesim.step.tokens import RoutedTokens
 
 #: The resources of a device's processors, its own arithmetic first; of rows beside others, a second stream of it.
 _STREAMS, _SIDE_STREAMS = (COMPUTE, *COPROCESSORS), (SIDE_COMPUTE, *COPROCESSORS)
@@ -93,7 +92,7 @@ class StepCompiler:
 
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
-        self.tokens, self.sequences = block.sizes.tokens[0], block.sizes.sequences[0]
+        self.tokens, self.samples = block.sizes.tokens[0], block.sizes.samples[0]
         self.lanes = self.layout.pp * self.layout.stage_lanes
         self.rows = _Rows(self.lanes, partitions=[tuple(range(self.lanes))])
         self.experts: tuple[IntArray, FloatArray] | None = None
@@ -200,7 +199,7 @@ class StepCompiler:
             parts = [(each.durations, each.memory) for each in of_kind]
         else:
             assert row.operator is not None
-            sizes = self.sequences if row.operator.per_sequence else self.tokens
+            sizes = self.samples if row.operator.per_sequence else self.tokens
             entries = [table[row.operator] for table in costs.tables]
             parts = [(entry.durations[:, sizes], entry.memory[:, sizes]) for entry in entries]
         durations, memory = np.zeros((2, len(_STREAMS), self.layout.dp))
@@ -220,7 +219,7 @@ class StepCompiler:
             pairs = [[lane, lane + layout.stage_lanes] for lane in range(layout.stage_lanes)]
             return pairs, [transfer.at(size) for transfer in communication.stage_send(stage)]
         table = {"reduce": communication.reduce, "gather": communication.gather, "gather_logits": communication.logits}
-        sizes = self.sequences if row.action == "gather_logits" else self.tokens
+        sizes = self.samples if row.action == "gather_logits" else self.tokens
         lanes = np.arange(layout.stage_lanes).reshape(layout.dp, layout.tp)
         transfers = [table[row.action](stage, rank).at(int(sizes[rank])) for rank in range(layout.dp)]
         return lanes.tolist(), transfers
@@ -233,8 +232,10 @@ class StepCompiler:
         if not exchange.all_to_all:
             return exchange.gathers(stage, int(self.block.sizes.gathered[0]))[way]
         mine = exchange.slices[stage]
+        if way == 1 and exchange.coherent:
+            return [self.pricer.communication.context_gather(stage).at(int(self.block.sizes.gathered[0]))]
         if stage not in self.exchanged:
-            self.exchanged[stage] = exchange.transfers(stage, RoutedTokens(self.drawn, exchange.places).part(mine))
+            self.exchanged[stage] = exchange.transfers(stage, exchange.tokens(self.drawn).part(mine))
         return [self.exchanged[stage][way].at(self.layers[row.layer] - mine.start)]
 
     def graph(self) -> StepGraph:

@@ -20,6 +20,7 @@ __all__ = [
     "COPY",
     "HOST",
     "NETWORK",
+    "PEER",
     "PICOSECONDS",
     "RESOURCES",
     "SIDE_COMPUTE",
@@ -46,13 +47,14 @@ class Resource:
 COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
 #: Those of a device's coprocessors, in the order of its descriptor.
 COPROCESSORS = (3, 4)
-#: The engine that copies into the device's memory, and the host's processor.
-COPY, HOST = 5, 6
-#: The compute stream, a second compute stream beside it, the ports, coprocessors, copies and the host; memory bandwidth
-#: is the shared one.
+#: The engine that moves data between memory tiers, what sends to other pipeline stages beside the collectives, and the
+#: host's processor.
+COPY, PEER, HOST = 5, 6, 7
+#: The compute stream, a second compute stream beside it, the ports, coprocessors, copies, sends and the host; memory
+#: bandwidth is the shared one.
 RESOURCES = tuple(
     Resource(name)
-    for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor", "copy", "host")
+    for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor", "copy", "peer", "host")
 )
 
 

@@ -12,14 +12,14 @@ class CapturedGraphs:
     """Which graph a step runs. All DP ranks of a step run the same one, the smallest that holds the fullest rank
     (vLLM, coordinate_batch_across_dp); steps with prompts run piecewise graphs, where the engine has them.
 
-    No graph is larger than twice the sequences that a rank may have (vLLM, _set_cudagraph_sizes), nor than its tokens.
+    No graph is larger than twice the tokens that a rank may decode (vLLM, _set_cudagraph_sizes), nor than its tokens.
 
     Args:
         limit: most tokens that a rank can have.
     """
 
     def __init__(self, engine: EngineSpec, limit: int) -> None:
-        most = min(limit, 2 * engine.max_sequences)
+        most = min(limit, 2 * engine.max_sequences * (1 + engine.drafts))
         sizes = np.array([0, *(size for size in engine.graph_sizes if size <= most)], dtype=np.int64)
         self._piecewise = engine.piecewise_graphs
         self.largest = int(sizes[-1])

@@ -110,7 +110,8 @@ def _by_class(account: StageAccount, counts: FloatArray) -> Iterator[tuple[int, 
 def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> None:
     beside = dict(account.costs.program.beside)
     rows = [(op, times, account.tokens, account.critical_tokens) for op, times in account.costs.operators.items()]
-    rows += [(op, 1, account.sequences, account.critical_sequences) for op in account.costs.per_sequence]
+    heads, samples = account.costs.total("heads"), (account.samples, account.critical_samples)
+    rows += [(op, heads, *samples) for op in account.costs.per_sequence]
     for operator, times, counts, critical in rows:
         for kind, ranks, seen in _by_class(account, counts):
             entry = account.costs.tables[kind][operator]
@@ -170,7 +171,8 @@ def _settle_transfers(
         ("gather", communication.gather, costs.total("gathers"), *counted),
     ]
     if costs.per_sequence and layout.tp > 1:
-        rows.append(("gather_logits", communication.logits, 1, account.sequences, account.critical_sequences))
+        samples = account.samples, account.critical_samples
+        rows.append(("gather_logits", communication.logits, costs.total("heads"), *samples))
     for name, table, times, seen, critical in rows:
         for rank in range(layout.dp if times else 0):
             transfer = table(p, rank)
@@ -220,12 +222,15 @@ def _settle_exchange(
         return
     if communication.all_to_all:
         _settle_all_to_all(accounts, accounts.routed, account, use, ledger)
-        return
+        if not accounts.routed.exchange.coherent:
+            return
+        gathers: tuple[tuple[str, tuple[Transfer, ...]], ...] = (("combine", (communication.context_gather(p),)),)
+        layers = 1
+    else:
+        there = communication.dispatch(p) if layout.dp > 1 else ()
+        gathers = (("dispatch", there), ("combine", communication.combine(p)))
     devices = np.array(communication.stage_devices(p))
-    for name, transfers in (
-        ("dispatch", communication.dispatch(p) if layout.dp > 1 else ()),
-        ("combine", communication.combine(p)),
-    ):
+    for name, transfers in gathers:
         for group, transfer in zip(communication.exchange_groups(), transfers, strict=False):
             at = np.unravel_index(group, (layout.dp, layout.tp))
             use.sent_bytes[at] += accounts.gathered_tokens @ transfer.sent * layers
@@ -244,7 +249,8 @@ def _settle_all_to_all(
     devices = exchange.communication.stage_devices(stage)
     moved = exchange.expected(stage, tokens, share)
     nothing = exchange.expected(stage, np.zeros_like(tokens), share)
-    for name, transfer, empty in zip(("dispatch", "combine"), moved, nothing, strict=True):
+    names = ("dispatch",) if exchange.coherent else ("dispatch", "combine")
+    for name, transfer, empty in zip(names, moved, nothing, strict=False):
         use.sent_bytes += transfer.sent.sum(axis=0).reshape(use.sent_bytes.shape)
         use.energy_link += transfer.joules.sum(axis=0).reshape(use.energy_link.shape)
         ledger.move(name, transfer, np.ones(transfer.shape), devices)

@@ -15,7 +15,7 @@ from moesim.fabric.transfer import LONGEST_STEP
 from moesim.model.attention import Reach
 from moesim.spec.errors import MoesimError
 from moesim.step.accounting import Accounts
-from moesim.step.attention import FullAttention, chunk_work
+from moesim.step.attention import FullAttention, chunk_work, verified_work
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray
@@ -23,7 +23,7 @@ from moesim.step.host import HostCosts
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
 from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedPricer
-from moesim.step.sizes import Sizes, block_sizes
+from moesim.step.sizes import Sizes, block_sizes, taking_part
 from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
@@ -71,6 +71,13 @@ class Block(NamedTuple):
     offload: ExpertUse | None = None
 
 
+def _drafts(sizes: Sizes, each: int) -> FloatArray:
+    """[2, steps, ranks] query tokens of drafts, `each` behind a sequence's first query token, and the pairs of theirs
+    and keys: the n-th sees n keys more than the first."""
+    keys = sizes.keys - sizes.idle
+    return np.array([each * sizes.decodes, each * keys + sizes.decodes * (each * (each + 1) // 2)])
+
+
 def _check_length(durations: IntArray, sizes: Sizes) -> None:
     """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
 
@@ -110,9 +117,18 @@ class StepPricer:
         self._kinds = sorted(
             {row.attention for program in programs for row in program.rows if row.attention is not None}
         )
-        self.stages = [StageCosts(context, layout, program, communication) for program in programs]
+        self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
         self.accounts = Accounts(self.stages, context, layout, routed)
+
+    def stage_costs(self, program: StageProgram) -> StageCosts:
+        return StageCosts(self.context, self.layout, program, self.communication)
+
+    def clear(self) -> None:
+        """Forget what was recorded."""
+        self.accounts = Accounts(self.stages, self.context, self.layout, self.routed)
+        if self.routed is not None:
+            self.routed.clear()
 
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""
@@ -124,7 +140,7 @@ class StepPricer:
         attention, critical, prompts = [], [], bool(batch.chunks)
         for p, stage in enumerate(self.stages):
             times = {kind: stage.attention(each, kind, prompts) for kind, each in sums.items()}
-            stages[p], slowest = stage.local(sizes.tokens, sizes.sequences, times)
+            stages[p], slowest = stage.local(sizes.tokens, sizes.samples, times)
             attention.append(times)
             critical.append(slowest)
         if routed is not None:
@@ -142,13 +158,28 @@ class StepPricer:
 
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> FloatArray:
         """[9, steps, ranks] sums over each rank's sequences; dummy tokens see one key."""
-        keys = sizes.keys if kind == "full" else self._local_keys(batch) + sizes.idle
-        work = self._full.decode(keys, sizes.decodes + sizes.idle)
+        if kind == "local" and batch.queries > 1:
+            work = self._local_drafts(batch, sizes)
+        else:
+            keys = sizes.keys if kind == "full" else self._local_keys(batch) + sizes.idle
+            drafts = _drafts(sizes, batch.queries - 1) if batch.queries > 1 else None
+            work = self._full.decode(keys, sizes.decodes + sizes.idle, drafts)
         for chunk in batch.chunks:
             if kind == "full":
                 work[:, 0, chunk.rank] += self._full.chunk(chunk.tokens, chunk.cached)
             else:
                 work[:, 0, chunk.rank] += chunk_work(self.context.model, kind, chunk.tokens, chunk.cached)
+        return work
+
+    def _local_drafts(self, batch: Batch, sizes: Sizes) -> FloatArray:
+        """[9, steps, ranks] sums over sequences that verify drafts in local attention, and the dummies."""
+        active = taking_part(batch)
+        step, row = active.nonzero()
+        columns = verified_work(self.context.model, "local", batch.queries, batch.cached()[step, row])
+        cell, size = step * batch.ranks + batch.rank[row], batch.steps * batch.ranks
+        work = self._full.decode(sizes.idle.astype(np.float64), sizes.idle)
+        sums = [np.bincount(cell, weights=column, minlength=size) for column in columns]
+        work[: len(sums)] += np.array(sums).reshape(len(sums), batch.steps, batch.ranks)
         return work
 
     def _local_keys(self, batch: Batch) -> FloatArray:

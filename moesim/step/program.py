@@ -16,6 +16,7 @@ from moesim.model.operators import (
     LayerType,
     Operator,
     attention_operators,
+    draft_operators,
     epilogue_operators,
     feed_forward_operators,
     layer_types,
@@ -44,15 +45,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Part:
-    """A local part as a multiset: how often each operator, attention kernel and reduction occurs."""
+    """A local part as a multiset: how often each operator, attention kernel, reduction and head occurs. A head stands
+    for the operators that run once per sequence, which choose its next token."""
 
     operators: tuple[tuple[Operator, int], ...]
     full_attention: int
     local_attention: int
     reductions: int
     gathers: int
-    #: The last part of the last stage, followed by the operators that run once per sequence.
-    final: bool
+    heads: int
 
 
 @dataclass(frozen=True)
@@ -78,20 +79,45 @@ def stage_program(model: ModelSpec, layout: ReplicaLayout, stage: int, engine: E
     for layer in owned:
         rows += _attention_rows(model, types[layer], layer, layout)
         rows += _feed_forward_rows(model, types[layer], layer, layout, engine)
-    last = stage == layout.pp - 1
-    if last:
-        rows += [Row(op.name, "operator", operator=op) for op in epilogue_operators(model)]
-        if layout.tp > 1:
-            at = next(i for i, row in enumerate(rows) if row.name == "sampling")
-            rows.insert(at, Row("logits_gather", "gather_logits"))
+    if stage == layout.pp - 1:
+        rows += _head_rows(model, layout)
+        for draft in range(engine.draft_layers):
+            rows += _draft_rows(model, types[-1], model.layers + draft, layout, engine)
     else:
         if layout.dp > 1:  # the ranks of an expert-parallel group leave a stage together
             rows.append(Row("stage_barrier", "barrier"))
         rows.append(Row("stage_send", "send"))
-    moe_layers = tuple(layer for layer in owned if types[layer].feed_forward == "moe")
+    moe_layers = tuple(row.layer for row in rows if row.action == "experts")
     beside = Counter(row.operator for row in rows if row.action == "shared" and row.operator is not None)
-    parts = _parts(rows, layout.dp == 1, last)
+    parts = _parts(rows, layout.dp == 1)
     return StageProgram(stage, tuple(rows), parts, moe_layers, tuple(beside.items()))
+
+
+def _head_rows(model: ModelSpec, layout: ReplicaLayout) -> list[Row]:
+    rows = [Row(op.name, "operator", operator=op) for op in epilogue_operators(model)]
+    if layout.tp > 1:
+        at = next(i for i, row in enumerate(rows) if row.name == "sampling")
+        rows.insert(at, Row("logits_gather", "gather_logits"))
+    return rows
+
+
+def _draft_rows(
+    model: ModelSpec, kind: LayerType, layer: int, layout: ReplicaLayout, engine: EngineSpec
+) -> list[Row]:
+    """A pass through the layer that predicts one token more, with the model's embedding and head."""
+    rows = [Row(op.name, "operator", layer, op) for op in draft_operators(model)]
+    at = next(i for i, row in enumerate(rows) if row.name == "embedding")
+    rows[at + 1 : at + 1] = _reduction("embedding_reduce", layer, layout)
+    rows += _attention_rows(model, kind, layer, layout)
+    return rows + _feed_forward_rows(model, kind, layer, layout, engine) + _head_rows(model, layout)
+
+
+def _combines(model: ModelSpec, layer: int, layout: ReplicaLayout, engine: EngineSpec) -> bool:
+    """Whether a MoE layer ends in a collective: without returns (`DispatchSpec.returns`) only the last does, which
+    gathers the context."""
+    if layout.stage_lanes == 1 or engine.dispatch.returns or layout.dp == 1 or engine.transport != "alltoall":
+        return layout.stage_lanes > 1
+    return layer == max(at for at, kind in enumerate(layer_types(model)) if kind.feed_forward == "moe")
 
 
 def _reduction(name: str, layer: int, layout: ReplicaLayout) -> list[Row]:
@@ -131,7 +157,7 @@ def _feed_forward_rows(
         rows.append(Row("dispatch", "dispatch", layer))
     rows += [Row(op.name, "shared", layer, op) for op in beside]
     rows.append(Row("experts", "experts", layer, experts))
-    if layout.stage_lanes > 1:
+    if _combines(model, layer, layout, engine):
         rows.append(Row("combine", "combine", layer))
     if layout.dp > 1 and layout.tp > 1:
         # Each lane has part of every sum or, after an all-to-all without shared experts, all sums of some tokens.
@@ -141,8 +167,8 @@ def _feed_forward_rows(
     return rows + [Row(op.name, "operator", layer, op) for op in after]
 
 
-def _parts(rows: list[Row], alone: bool, last: bool) -> tuple[tuple[Part, int], ...]:
-    """The local parts between the exchanges; operators that run once per sequence are priced apart.
+def _parts(rows: list[Row], alone: bool) -> tuple[tuple[Part, int], ...]:
+    """The local parts between the exchanges.
 
     A DP rank that is `alone` waits for nobody, so that all its parts may be added up as one.
     """
@@ -152,21 +178,23 @@ def _parts(rows: list[Row], alone: bool, last: bool) -> tuple[tuple[Part, int], 
         if row.action == "experts" and not alone:
             found[_part(current)] += 1
             current = []
-        elif row.action in ("operator", "attention", "reduce", "gather") and not (
-            row.operator and row.operator.per_sequence
-        ):
+        elif row.action in ("operator", "attention", "reduce", "gather"):
             current.append(row)
-    found[_part(current, last)] += 1
+    found[_part(current)] += 1
     return tuple(found.items())
 
 
-def _part(rows: list[Row], final: bool = False) -> Part:
-    operators = Counter(row.operator for row in rows if row.action == "operator" and row.operator is not None)
+def _part(rows: list[Row]) -> Part:
+    operators = Counter(
+        row.operator
+        for row in rows
+        if row.action == "operator" and row.operator is not None and not row.operator.per_sequence
+    )
     return Part(
         tuple(operators.items()),
         sum(row.attention == "full" for row in rows),
         sum(row.attention == "local" for row in rows),
         sum(row.action == "reduce" for row in rows),
         sum(row.action == "gather" for row in rows),
-        final,
+        sum(row.name == "sampling" for row in rows),
     )

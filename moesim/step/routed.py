@@ -7,7 +7,7 @@ on the routing is reused this way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -18,14 +18,16 @@ from numpy.typing import NDArray
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost
 from moesim.model.operators import Operator
-from moesim.placement import rank_loads
+from moesim.placement import Slots, rank_loads
 from moesim.processors.mapped import Mapped
 from moesim.routing.drawn import Drawn
+from moesim.routing.replicated import Replicas
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
-from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
+from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
+from moesim.step.relieved import SentWeights
 from moesim.step.sharding import ExpertShare
 from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
@@ -122,17 +124,26 @@ class ExpertCosts:
     """Expert kernels of every stage and expert rank, from the tokens per expert."""
 
     def __init__(
-        self, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], owner: IntArray
+        self,
+        context: StepContext,
+        layout: ReplicaLayout,
+        programs: list[StageProgram],
+        slots: Slots,
+        sent: Callable[[float], SentWeights] | None = None,
     ) -> None:
-        self.context, self.layout, self.owner = context, layout, owner
+        """Args: sent: of the bytes of an expert, what a placement that moves tokens in every step sends along; None for
+        all others."""
+        self.context, self.layout, self.owner = context, layout, slots.owner
         self.operator: Operator = next(
             row.operator for each in programs for row in each.rows if row.action == "experts" and row.operator
         )
         moe = context.model.moe
         assert moe is not None
-        self.experts = moe.experts
-        held = moe.experts / layout.expert_ranks
+        self.experts = slots.owner.shape[1]
+        self._replicas = Replicas(slots, moe.experts) if slots.replicated else None
+        held = self.experts / layout.expert_ranks
         self._share = ExpertShare(self.operator, context.model, held, layout.expert_tp, context.dtype)
+        self._sent = None if sent is None else sent(self._share.weights)
         self._sorted = layout.dp > 1 and context.engine.transport == "alltoall"
         layers = [layer for program in programs for layer in program.moe_layers]
         #: Slices of the model's MoE layers that each stage holds.
@@ -166,8 +177,12 @@ class ExpertCosts:
             touched=self._by_stage(kernels.touched),
             joules=self._by_stage(kernels.joules),
             rank_imbalance=_imbalance(kernels.copies),
-            expert_imbalance=_imbalance(counts),
+            expert_imbalance=_imbalance(self.by_expert(counts)),
         )
+
+    def by_expert(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """[layers, ..., experts] of tokens [layers, ..., slots]: all replicas of an expert together."""
+        return tokens if self._replicas is None else self._replicas.together(tokens)
 
     def by_layer(self, counts: IntArray) -> tuple[IntArray, FloatArray]:
         """[processors, layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full
@@ -180,10 +195,13 @@ class ExpertCosts:
         return kernels.durations[:, :, 0], kernels.memory[:, :, 0]
 
     def _kernels(self, counts: IntArray) -> _Kernels:
-        """Args: counts: [layers, D, experts]."""
-        ranks = self.layout.expert_ranks
-        copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
-        touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
+        """Args: counts: [layers, D, slots]."""
+        ranks, waiting = self.layout.expert_ranks, None
+        if self._sent is None:
+            copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
+            touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
+        else:
+            copies, touched, waiting = self._sent.relieved(counts, self.owner)
         everywhere = np.broadcast_to(counts.sum(axis=2, dtype=np.float64)[..., None], copies.shape)
         most = max(len(self.context.mapped.processors(device)) for _, device in self._kinds)
         duration, bound = np.zeros(copies.shape, dtype=np.int64), np.zeros((3, *copies.shape))
@@ -198,6 +216,10 @@ class ExpertCosts:
             bound[1][at] = np.where(compute_bound, cost.compute, 0)
             bound[2][at] = np.where(compute_bound, 0, cost.memory)
             joules[*at, 0], joules[*at, 1] = cost.arithmetic_joules, cost.memory_joules
+        if waiting is not None:
+            duration += picoseconds(waiting)
+            durations[0] += picoseconds(waiting)
+            bound[0] += waiting
         return _Kernels(copies, touched, duration, bound, joules, durations, memory)
 
     def _mapped(
@@ -255,6 +277,10 @@ class RoutedPricer(Protocol):
         ...
 
     def totals(self) -> RoutedTotals: ...
+
+    def clear(self) -> None:
+        """Count from nothing again."""
+        ...
 
     @property
     def reuses(self) -> bool:

@@ -6,11 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moesim.routing.base import RoutingSource, TokenSpans
-from moesim.routing.documents import DocumentRouting
+from moesim.routing.base import RoutingSource, TokenSpans, Tracing
 from moesim.routing.drawn import Drawn
-from moesim.routing.replay import TraceRouting
-from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
 from moesim.step.graphs import CapturedGraphs
@@ -34,6 +31,9 @@ class Sampled:
             for load, expert_tokens in price.origin[:steps]:
                 self._totals.add(load, _ONCE, expert_tokens)
 
+    def clear(self) -> None:
+        self._totals = self._costs.zeros()
+
     def totals(self) -> RoutedTotals:
         return self._totals
 
@@ -49,6 +49,8 @@ class Sampled:
             dispatch, combine = (np.stack([time[way] for time in times], axis=1) for way in (0, 1))
         else:
             dispatch, combine = self.exchange.of_gathered(sizes.gathered)
+        if self.exchange.coherent:
+            combine = self.exchange.of_context(sizes.gathered)
         experts = np.concatenate([load.slowest for load in loads]).T.astype(np.int64)
         return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)))
 
@@ -61,7 +63,7 @@ def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
 def draw(routing: RoutingSource, key: int, batch: Batch, step: int, graphs: CapturedGraphs) -> Drawn:
     """The choices of a step's tokens."""
     given = token_spans(batch, step, graphs), batch.ranks, step_stream(key, batch, step)
-    if isinstance(routing, CountRouting | TraceRouting | DocumentRouting):
+    if isinstance(routing, Tracing):
         return routing.drawn(*given)
     return Drawn.of_counts(routing.counts(*given))
 
@@ -76,8 +78,8 @@ def token_spans(batch: Batch, step: int, graphs: CapturedGraphs) -> TokenSpans:
         chunks = ()
     source = [batch.rank[active], np.array([c.rank for c in chunks], dtype=np.int64)]
     request = [batch.request[active], np.array([c.request for c in chunks], dtype=np.int64)]
-    position = [batch.context[active] + step, np.array([c.cached for c in chunks], dtype=np.int64)]
-    tokens = [np.ones(int(active.sum()), dtype=np.int64), np.array([c.tokens for c in chunks], dtype=np.int64)]
+    position = [batch.cached()[step][active], np.array([c.cached for c in chunks], dtype=np.int64)]
+    tokens = [np.full(int(active.sum()), batch.queries), np.array([c.tokens for c in chunks], dtype=np.int64)]
     idle = np.setdiff1d(np.arange(batch.ranks), np.concatenate(source))
     source.append(idle)
     request.append(np.full(len(idle), -1))

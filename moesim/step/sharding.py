@@ -79,7 +79,7 @@ def kv_share(model: ModelSpec, tp: int) -> float:
     return 1.0 if model.attention.kv_rank is not None else 1 / min(tp, model.attention.kv_heads)
 
 
-def weight_elements(operator: Operator, model: ModelSpec, tp: int, expert_shards: int) -> float:
+def weight_elements(operator: Operator, model: ModelSpec, tp: int, expert_shards: float) -> float:
     """Elements of the operator's weights that one rank holds."""
     if operator.kind == "experts":
         return operator.weights / expert_shards
@@ -153,7 +153,8 @@ class ExpertShare:
         self._base = DTYPE_BYTES[base_dtype(dtype)]
         self._moved = (operator.inputs + operator.outputs) + 2 * operator.intermediate / expert_tp
         stored = weight_dtype(operator, dtype)
-        self._weights = operator.weights / model.moe.experts / expert_tp * DTYPE_BYTES[stored]
+        #: Bytes of an expert's weights on one rank.
+        self.weights = operator.weights / model.moe.experts / expert_tp * DTYPE_BYTES[stored]
         sizes = held, model.hidden, model.moe.width / expert_tp, 3 if model.gated else 2
         columns = (np.asarray(float(each)) for each in sizes)
         self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[dtype.activations], DTYPE_BYTES[stored])
@@ -166,7 +167,7 @@ class ExpertShare:
             kind="experts",
             dtype=self._arithmetic,
             flops=pairs * (self._operator.flops_per_token / self._expert_tp),
-            weight_bytes=touched * self._weights,
+            weight_bytes=touched * self.weights,
             data_bytes=pairs * (self._moved * self._base),
             shape=ExpertShape(pairs, all_pairs, touched, *self._rest),
             formats=self._formats,
@@ -174,9 +175,10 @@ class ExpertShare:
 
 
 class AttentionShare:
-    """What one tensor-parallel rank computes and moves of attention."""
+    """What one tensor-parallel rank computes and moves of attention, of decoding sequences with `verified` query tokens
+    in each step."""
 
-    def __init__(self, model: ModelSpec, tp: int, dtype: DtypeSpec) -> None:
+    def __init__(self, model: ModelSpec, tp: int, dtype: DtypeSpec, verified: int = 1) -> None:
         spec, self._dtype, self._nothing = model.attention, base_dtype(dtype), np.zeros(())
         self._tp = tp
         self._kv_bytes = kv_share(model, tp) * DTYPE_BYTES[dtype.kv]
@@ -187,7 +189,9 @@ class AttentionShare:
         heads = spec.heads / tp, 1.0 if latent else max(spec.kv_heads / tp, 1.0)
         columns = (float(each or 0) for each in (*heads, query, value, cached))
         expanded = 2.0 * (spec.kv_rank or 0) * heads[0] * ((spec.nope_dim or 0) + (spec.value_dim or 0))
-        self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded))
+        self._rest: tuple[Any, ...] = (
+            *columns, DTYPE_BYTES[self._dtype], DTYPE_BYTES[dtype.kv], float(expanded), float(verified)
+        )  # fmt: skip
         self._formats = attention_formats(dtype.kv)
 
     def calls(self, sums: AttentionSums, reach: Reach) -> Calls:

@@ -20,7 +20,8 @@ class Sizes(NamedTuple):
     chunked: IntArray  # prompt tokens; a single row where there are none
     tokens: IntArray  # with dummies and padding
     sequences: IntArray
-    keys: FloatArray  # keys that full attention sees, over the decoding sequences and dummies
+    samples: IntArray  # rows of the head: one per sequence, one per query token where drafts are verified
+    keys: FloatArray  # keys that a step's first query token sees, over the decoding sequences and dummies
     padding: IntArray  # tokens up to the graph that the step runs; a single row where there are no graphs
     graph: IntArray  # [steps] tokens of that graph, 0 where there is none
     fullest: IntArray  # [steps] most tokens of a rank
@@ -40,20 +41,39 @@ class Sizes(NamedTuple):
 
 def block_sizes(batch: Batch, graphs: CapturedGraphs) -> Sizes:
     """Sequences leave one by one: what remains in step k is the first step's less all who left before."""
-    decodes, keys = _decoding(batch)
+    decodes, keys = _decoding(batch) if batch.gained is None else _verifying(batch)
+    drafts = (batch.queries - 1) * decodes if batch.queries > 1 else 0
     if not batch.chunks:
         none = np.zeros((1, batch.ranks), dtype=np.int64)
         dummies = (decodes == 0).astype(np.int64)
         singles = decodes + dummies
-        return Sizes(decodes, dummies, none, *_padded(singles, singles, keys + dummies, graphs, prompts=False))
+        padded = _padded(singles + drafts, singles, singles + drafts, keys + dummies, graphs, prompts=False)
+        return Sizes(decodes, dummies, none, *padded)
     chunked, chunk_count = np.zeros((2, *decodes.shape), dtype=np.int64)
     for chunk in batch.chunks:
         chunked[0, chunk.rank] += chunk.tokens
         chunk_count[0, chunk.rank] += 1
     dummies = (decodes + chunked == 0).astype(np.int64)
     singles = decodes + dummies
-    padded = _padded(singles + chunked, singles + chunk_count, keys + dummies, graphs, prompts=True)
+    sequences, tokens = singles + chunk_count, singles + chunked + drafts
+    padded = _padded(tokens, sequences, sequences + drafts, keys + dummies, graphs, prompts=True)
     return Sizes(decodes, dummies, chunked, *padded)
+
+
+def taking_part(batch: Batch) -> NDArray[np.bool_]:
+    """[steps, sequences] who decodes in each step."""
+    active: NDArray[np.bool_] = batch.left > np.arange(batch.steps)[:, None]
+    active[0, len(batch.rank) - batch.joining :] = False
+    return active
+
+
+def _verifying(batch: Batch) -> tuple[IntArray, FloatArray]:
+    """[steps, ranks] decoding sequences, and keys that their first query tokens see, where sequences grow unevenly."""
+    step, row = taking_part(batch).nonzero()
+    cell, size = step * batch.ranks + batch.rank[row], batch.steps * batch.ranks
+    keys = np.bincount(cell, weights=batch.cached()[step, row] + 1, minlength=size).astype(np.float64)
+    decodes = np.bincount(cell, minlength=size)
+    return decodes.reshape(batch.steps, -1), keys.reshape(batch.steps, -1)
 
 
 def _decoding(batch: Batch) -> tuple[IntArray, FloatArray]:
@@ -75,17 +95,17 @@ def _decoding(batch: Batch) -> tuple[IntArray, FloatArray]:
 
 
 def _padded(
-    tokens: IntArray, sequences: IntArray, keys: FloatArray, graphs: CapturedGraphs, *, prompts: bool
-) -> tuple[IntArray, IntArray, FloatArray, IntArray, IntArray, IntArray, bool]:
+    tokens: IntArray, sequences: IntArray, samples: IntArray, keys: FloatArray, graphs: CapturedGraphs, *, prompts: bool
+) -> tuple[IntArray, IntArray, IntArray, FloatArray, IntArray, IntArray, IntArray, bool]:
     """The columns of Sizes from `tokens` on: all ranks of a step compute as many tokens as its graph, where it has
     one."""
     fullest = np.maximum.reduce(tokens, axis=1)
     if not graphs.largest:
         none = np.zeros((1, tokens.shape[1]), dtype=np.int64)
-        return tokens, sequences, keys, none, np.zeros_like(fullest), fullest, prompts
+        return tokens, sequences, samples, keys, none, np.zeros_like(fullest), fullest, prompts
     graph = graphs.captured(fullest, prompts)
     padding = np.maximum(graph[:, None] - tokens, 0)
-    return tokens + padding, sequences, keys, padding, graph, np.maximum(graph, fullest), prompts
+    return tokens + padding, sequences, samples, keys, padding, graph, np.maximum(graph, fullest), prompts
 
 
 def _backwards(values: NDArray[Any]) -> NDArray[Any]:

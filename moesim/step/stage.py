@@ -16,7 +16,7 @@ from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import AttentionShare
-from moesim.step.tables import OperatorTable, StepContext
+from moesim.step.tables import StepContext
 
 
 class StageCosts:
@@ -35,15 +35,16 @@ class StageCosts:
         classes = list(dict.fromkeys(keys))
         self.rank_class: IntArray = np.array([classes.index(key) for key in keys], dtype=np.int64)
         self.representative = [keys.index(key) for key in classes]
-        self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
-        self.per_sequence = [r.operator for r in program.rows if r.operator is not None and r.operator.per_sequence]
-        self._share = AttentionShare(context.model, layout.tp, context.dtype)
+        self.tables = [context.table(self.devices[rank], layout.tp) for rank in self.representative]
+        found = (row.operator for row in program.rows)
+        self.per_sequence = list(dict.fromkeys(each for each in found if each is not None and each.per_sequence))
+        self._share = AttentionShare(context.model, layout.tp, context.dtype, 1 + context.engine.drafts)
         self._decodes = FullAttention(context.model)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
         self._local = np.array([part.local_attention for part in parts])[:, None, None]
-        self._final = next((i for i, part in enumerate(parts) if part.final), -1)
+        self._heads = [(i, part.heads) for i, part in enumerate(parts) if part.heads]
         self._parts = np.stack([[self._tabulate(i, c) for c in range(len(classes))] for i in range(len(parts))])
         self._head = np.stack([self._tabulate_head(c) for c in range(len(classes))])
 
@@ -57,7 +58,7 @@ class StageCosts:
         return found
 
     def total(self, name: str) -> int:
-        """How often the parts hold `reductions`, `gathers`, `full_attention` or `local_attention` in all."""
+        """How often the parts hold `reductions`, `gathers`, `heads`, `full_attention` or `local_attention` in all."""
         return sum(getattr(part, name) * times for part, times in self.program.parts)
 
     def _link_key(self, rank: int) -> tuple[object, ...]:
@@ -77,7 +78,7 @@ class StageCosts:
         return total
 
     def _tabulate_head(self, kind: int) -> IntArray:
-        """[sizes] picoseconds of head and sampling, by the rank's sequences."""
+        """[sizes] picoseconds of head and sampling, by the rank's samples."""
         total = np.zeros(self.context.token_limit + 1, dtype=np.int64)
         for operator in self.per_sequence:
             total += self.tables[kind][operator].duration
@@ -94,11 +95,11 @@ class StageCosts:
         calls = self.attention_calls(sums, reach)
         if len(mapped.processors(device)) == 1:
             return mapped.whole(calls, device)
-        rows = np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes)
-        decode = AttentionSums(*self._decodes.decode(*rows).reshape(len(sums), *sums.keys.shape))
+        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes))
+        decode = AttentionSums(*decoding.reshape(len(sums), *sums.keys.shape))
         prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
-        parts = (self.attention_calls(part, reach) for part in (prefill, decode))
-        return mapped.attention(*parts, calls, device)
+        apart = self.attention_calls(prefill, reach), self.attention_calls(decode, reach)
+        return mapped.attention(*apart, calls, device)
 
     def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
         """[steps, ranks] picoseconds of one layer's attention kernel.
@@ -128,18 +129,18 @@ class StageCosts:
         return picoseconds(np.concatenate([first, rest]))
 
     def local(
-        self, tokens: IntArray, sequences: IntArray, attention: dict[Reach, IntArray]
+        self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]
     ) -> tuple[IntArray, IntArray]:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
 
         Args:
-            tokens, sequences: [steps, ranks].
+            tokens, samples: [steps, ranks].
             attention: per kind [steps, ranks] picoseconds of one kernel.
         """
         alike = len(self.tables) == 1
         times = self._parts[:, 0].take(tokens, axis=1) if alike else self._parts[:, self.rank_class, tokens]
-        if self._final >= 0:  # times: [parts, steps, ranks]
-            times[self._final] += self._head[0].take(sequences) if alike else self._head[self.rank_class, sequences]
+        for part, heads in self._heads:  # times: [parts, steps, ranks]
+            times[part] += heads * (self._head[0].take(samples) if alike else self._head[self.rank_class, samples])
         if "full" in attention:
             times += self._full * attention["full"]
         if "local" in attention:

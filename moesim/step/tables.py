@@ -38,9 +38,20 @@ class StepContext:
     @property
     def token_limit(self) -> int:
         """Most tokens that one DP rank can have in a step; where prefill is not chunked, decodes and a whole prompt."""
-        decodes = self.engine.max_sequences
+        decodes = self.engine.max_sequences * (1 + self.engine.drafts)
         budget = max(self.engine.token_budget, decodes)
         return budget if self.engine.chunked_prefill else max(budget, decodes + self.model.context)
+
+    def table(self, device: Device, tp: int) -> OperatorTable:
+        """Costs on a kind of device, shared by all layouts of the same `tp`."""
+        key = (device.spec.name, tp)
+        if key not in self._tables:
+            self._tables[key] = OperatorTable(self, device, tp)
+        return self._tables[key]
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, int], OperatorTable]:
+        return {}
 
     @cached_property
     def graphs(self) -> CapturedGraphs:

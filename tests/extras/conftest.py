@@ -1,4 +1,4 @@
-"""These tests need PyTorch: `make test-extras` installs it. Elsewhere their modules are skipped, each by itself."""
+"""These tests need PyTorch, or a browser: `make test-extras`. Elsewhere their modules are skipped, each by itself."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ def test_parts_hold_every_local_row_once():
             attention = sum((part.full_attention + part.local_attention) * times for part, times in parts)
             assert attention == kinds.count("attention")
             last = any(row.name == "lm_head" for row in program.rows)
-            assert sum(part.final * times for part, times in parts) == last
+            assert sum(part.heads * times for part, times in parts) == last
 
 
 def test_tied_embeddings_stand_on_the_first_stage_and_at_the_head():

@@ -47,8 +47,8 @@ def _half(runs: Iterable[Run]) -> list[Run]:
 def _point_rows(data: Path, workers: int) -> Iterable[Mapping[str, float]]:
     points = measured_points(data)
     for point, found in zip(points, replay_points(points, workers), strict=True):
-        if found is not None:
-            yield {"row": point.row, "ttft_ms": 1e3 * found[0], "tpot_ms": 1e3 * found[1]}
+        if not isinstance(found, str):
+            yield {"row": point.row, "ttft_ms": 1e3 * found.ttft, "tpot_ms": 1e3 * found.tpot}
 
 
 def _write(out: Path, rows: Iterable[Mapping[str, object]]) -> None:

@@ -83,7 +83,7 @@ def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: in
     from moesim.spec.loading import load_experiment
 
     record = simulate(load_experiment(experiment(run, engine), [*overrides(run), *changes]).spec)
-    requests, shares = request_columns(record), _shares(record)
+    requests, shares = request_columns(record), step_shares(record)
     found = []
     for place, number in enumerate(stage.number for stage in run.stages if stage.scored):
         mine = np.flatnonzero(requests["stage"] == place) if "stage" in requests else np.arange(len(requests["ttft"]))
@@ -119,7 +119,7 @@ def _job(job: tuple[Run, Sequence[str], str, int]) -> list[Latencies]:
     return replay(*job)
 
 
-def _shares(record: RunRecord) -> dict[str, float]:
+def step_shares(record: RunRecord) -> dict[str, float]:
     """Of the critical path of all steps."""
     kinds, seconds = record.operators["kind"], record.operators["seconds"].astype(np.float64)
     return {str(kind): float(seconds[kinds == kind].sum() / seconds.sum()) for kind in np.unique(kinds)}

@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import csv
 import gzip
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from moesim.calibrate.split import fitted_half
+from moesim.engine.record import RunRecord
 from moesim.spec.errors import MoesimError
 from moesim.spec.marked import display
 
@@ -38,6 +42,12 @@ ENGINES = {"vllm": "vllm-0.15", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
 #: By precision; models that are published in four bits have formats of their own.
 _DTYPES: Mapping[str, object] = {"bf16": "bf16", "fp8": "fp8", "fp4": {"weights": "fp4", "activations": "fp4"}}
 _OWN_FORMAT = {"openai/gpt-oss-120b"}
+
+#: Random prompts have nothing in common; engines were told to take as many sequences as are sent.
+_ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 2048}
+_PER_NODE = 8
+
+_CONTEXT = 10240
 
 #: Prompts per request under way: sent, and simulated.
 _SENT, _SIMULATED = 10, 3
@@ -79,18 +89,13 @@ def measured_points(data: Path) -> tuple[Point, ...]:
 
 
 def point_experiment(point: Point) -> dict[str, Any]:
-    """The document of a point whose deployment prefills and decodes."""
+    """The document of a point's experiment."""
     said = point.inputs
     document = {
         "name": f"point-{point.row}",
-        "model": MODELS[said["model_path"]],
-        "machine": SYSTEMS[said["system"]],
-        "parallelism": {
-            "tp": int(said["tp_size"]),
-            "dp": int(said["attention_dp_size"] or 1),
-            "ep": int(said["moe_ep_size"] or 1),
-        },
-        "engine": ENGINES[said["backend"]],
+        # What a step can hold is tabulated, and whole prompts of a longer context are never sent.
+        "model": {"extends": MODELS[said["model_path"]], "context": _CONTEXT},
+        "engine": {"extends": ENGINES[said["backend"]], **_ENGINE},
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
             "mix": "measured",
@@ -98,48 +103,164 @@ def point_experiment(point: Point) -> dict[str, Any]:
             "count": _SIMULATED * int(said["concurrency"]),
         },
         "seed": 1,
+        **(_together(said) if point.together else _apart(said)),
     }
     if said["model_path"] not in _OWN_FORMAT:
         document["dtype"] = _DTYPES[said["precision"]]
     return document
 
 
+def _together(said: Mapping[str, str]) -> dict[str, Any]:
+    """One deployment for both phases."""
+    degrees = _degrees(said, "")
+    return {"machine": _machine(said, degrees["tp"] * degrees["dp"]), "parallelism": degrees}
+
+
+def _apart(said: Mapping[str, str]) -> dict[str, Any]:
+    """A pool of workers for each phase, on one machine. Batch sizes are those of a rank of attention."""
+    pools: dict[str, Any] = {}
+    devices = 0
+    for pool in ("prefill", "decode"):
+        degrees = _degrees(said, f"{pool}_")
+        workers = int(said[f"{pool}_num_workers"])
+        devices += degrees["tp"] * degrees["dp"] * workers
+        sequences = int(said[f"{pool}_batch_size"])
+        pools[pool] = {"parallelism": {**degrees, "replicas": workers}, "engine": {"max_sequences": sequences}}
+    return {"machine": _machine(said, devices), "pools": pools}
+
+
+def _degrees(said: Mapping[str, str], of: str) -> dict[str, int]:
+    """Experts that tensor parallelism divides over ranks of attention count as divided by expert parallelism, which
+    keeps and moves as much."""
+    tp, dp = int(said[f"{of}tp_size"]), int(said[f"{of}attention_dp_size"] or 1)
+    if said["is_moe"] != "1":
+        return {"tp": tp, "dp": dp}
+    return {"tp": tp, "dp": dp, "ep": tp * dp if dp > 1 else int(said[f"{of}moe_ep_size"])}
+
+
+def _machine(said: Mapping[str, str], devices: int) -> dict[str, Any]:
+    return {"extends": SYSTEMS[said["system"]], "nodes": -(-devices // _PER_NODE)}
+
+
 def _uniform(tokens: str) -> dict[str, Any]:
     return {"distribution": "uniform", "mean": 0.9 * int(tokens), "deviation": 0.1 * int(tokens)}
 
 
-def replay_point(point: Point) -> tuple[float, float]:
-    """Simulated (TTFT, TPOT) in seconds, means of what was sent.
+@dataclass(frozen=True)
+class Simulated:
+    """Latencies in seconds. shares: of the step time, by kind of operator."""
 
-    Raises:
-        MoesimError: the experiment cannot run.
+    ttft: float
+    tpot: float
+    shares: Mapping[str, float]
+
+
+def replay_points(points: Sequence[Point], workers: int = 1, changes: Sequence[str] = ()) -> list[Simulated | str]:
+    """What each point was simulated to be, in their order; a text for one that cannot run. Points of one deployment are
+    simulated one after the other, so that what it tabulates is used by all.
+
+    Args:
+        changes: `--set` texts.
     """
-    from moesim.results.tables import request_columns
-    from moesim.serving.simulate import simulate
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        document = point_experiment(point)
+        kept = {key: document.get(key) for key in ("model", "engine", "machine", "parallelism", "pools", "dtype")}
+        groups.setdefault(repr(kept), []).append(point)
+    # Those that take longest first, so that no process is left alone with one at the end.
+    order = sorted(groups.values(), key=lambda group: -sum(int(each.inputs["concurrency"]) + 100 for each in group))
+    job = partial(_replay_group, changes=tuple(changes))
+    if workers == 1:
+        found = list(map(job, order))
+    else:
+        from concurrent.futures import ProcessPoolExecutor
+
+        with ProcessPoolExecutor(workers) as pool:
+            found = list(pool.map(job, order))
+    rows = {
+        point.row: each for group, results in zip(order, found, strict=True)
+        for point, each in zip(group, results, strict=True)
+    }  # fmt: skip
+    return [rows[point.row] for point in points]
+
+
+def _replay_group(points: Sequence[Point], changes: Sequence[str]) -> list[Simulated | str]:
+    from moesim.serving.simulate import Simulation
     from moesim.spec.loading import load_experiment
 
-    changes = ["engine.prefix_caching=false", "engine.token_budget=8192", "engine.max_sequences=2048"]
-    requests = request_columns(simulate(load_experiment(point_experiment(point), changes).spec))
-    first = int(point.inputs["concurrency"])
-    burst, later = (float(np.mean(part)) for part in (requests["ttft"][:first], requests["ttft"][first:]))
-    return burst / _SENT + later * (1 - 1 / _SENT), float(np.nanmean(requests["tpot"]))
+    before: Simulation | None = None
+    found: list[Simulated | str] = []
+    for point in points:
+        try:
+            spec = load_experiment(point_experiment(point), changes).spec
+            simulation = Simulation(spec, before=before if point.together else None)
+            found.append(_latencies(point, simulation.run()))
+            before = simulation
+        except MoesimError as error:
+            found.append(str(error))
+            before = None
+    return found
 
 
-def replay_points(points: Sequence[Point], workers: int = 1) -> Iterator[tuple[float, float] | None]:
-    """In their order; None for a point that cannot run."""
-    if workers == 1:
-        yield from map(_job, points)
-        return
-    from concurrent.futures import ProcessPoolExecutor
+def _latencies(point: Point, record: RunRecord) -> Simulated:
+    """Means of what was sent, of which the first requests under way are the burst, and the last ones drain."""
+    from moesim.calibrate.serving.replay import step_shares
+    from moesim.results.tables import request_columns
 
-    with ProcessPoolExecutor(workers) as pool:
-        yield from pool.map(_job, points)
-
-
-def _job(point: Point) -> tuple[float, float] | None:
+    requests = request_columns(record)
+    ttft, tpot = np.asarray(requests["ttft"]), np.asarray(requests["tpot"])
     if not point.together:
-        return None
-    try:
-        return replay_point(point)
-    except MoesimError:
-        return None
+        # A client hears of the first token through the decode pool, with the second one.
+        moved = np.asarray(requests["transfer_end"] - requests["arrival"])
+        ttft = np.where(np.isnan(moved), ttft, moved + tpot)
+    size = int(point.inputs["concurrency"])
+    weights = np.repeat([1.0, _SENT - 2.0, 1.0], size)
+    known = ~np.isnan(tpot)
+    return Simulated(
+        float(np.average(ttft, weights=weights)),
+        float(np.average(tpot[known], weights=weights[known])),
+        step_shares(record),
+    )
+
+
+@dataclass(frozen=True)
+class PointScore:
+    """A point beside what it was simulated to be, or why it was not. errors: relative, by metric."""
+
+    point: Point
+    simulated: Simulated | None
+    failure: str = ""
+
+    @property
+    def name(self) -> str:
+        """What points have in common whose errors are of a kind."""
+        said = self.point.inputs
+        return " ".join((MODELS[said["model_path"]], said["system"], said["backend"], said["precision"], said["mode"]))
+
+    @property
+    def errors(self) -> dict[str, float]:
+        assert self.simulated is not None
+        return {
+            "ttft": self.simulated.ttft / self.point.ttft - 1.0,
+            "tpot": self.simulated.tpot / self.point.tpot - 1.0,
+        }
+
+
+def scored(points: Sequence[Point], simulated: Iterable[Simulated | str]) -> list[PointScore]:
+    return [
+        PointScore(point, None, each) if isinstance(each, str) else PointScore(point, each)
+        for point, each in zip(points, simulated, strict=True)
+    ]
+
+
+def fitted_models() -> frozenset[str]:
+    """The half of the models on whose points engines' parameters are fitted."""
+    names = sorted(set(MODELS.values()))
+    return frozenset(name for name, fitted in zip(names, fitted_half(names), strict=True) if fitted)
+
+
+def rank_correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
+    """Spearman's, of values that are hardly ever equal."""
+    ranks = np.array([values.argsort(kind="stable").argsort() for values in (first, second)])
+    matrix: NDArray[np.float64] = np.asarray(np.corrcoef(ranks))
+    return float(matrix[0, 1])

@@ -130,6 +130,7 @@ class LatentPrefill(Prefill):
 @dataclass(frozen=True, kw_only=True)
 class Decode:
     """Sequences that add one token: launch + p-norm(cache bytes, padded products) / utilisation + rounds over the SMs.
+    Several tokens that are verified at once have as many query heads each.
 
     launch: seconds of a call. compute, memory: shares of the peaks reached. width_power: as of Prefill. rows: query
     rows that a matrix instruction takes at least. keys: keys that a sequence is computed with at least. round: seconds
@@ -155,7 +156,7 @@ class Decode:
         """Times of the decoding sequences of `shape`, zero where it has none."""
         width = shape.query_width + shape.value_width
         cached = shape.kv_heads * width
-        shared = larger(shape.heads / shape.kv_heads, self.rows)
+        shared = larger(shape.heads * shape.verified / shape.kv_heads, self.rows)
         return self._times(shape, rates, shape.kv_heads, width, cached, cached * shared)
 
     def _times(
@@ -169,7 +170,9 @@ class Decode:
         load = sequences * (groups / rates.units)
         pieces = 1.0 + length / (self.split + length / self.most)
         fill = (1.0 + (load * pieces * self.occupancy) ** -self.fill) ** (1.0 / self.fill)
-        moved = shape.keys * (cached * shape.kv_bytes) + shape.decodes * (shape.heads * width * shape.query_bytes)
+        moved = shape.keys * (cached * shape.kv_bytes) + shape.decodes * (
+            shape.heads * shape.verified * width * shape.query_bytes
+        )
         memory = moved / (self.memory * rates.memory)
         padded = sequences * larger(length, self.keys)
         compute = padded * (2.0 * products * _slowness(width, self) / rates.compute)
@@ -188,7 +191,7 @@ class LatentDecode(Decode):
 
     def times(self, shape: AttentionShape, rates: Rates) -> Times:
         width = 2.0 * shape.latent
-        groups = larger(shape.heads / self.rows, 1.0)
+        groups = larger(shape.heads * shape.verified / self.rows, 1.0)
         return self._times(shape, rates, groups, width, shape.latent, groups * self.rows * width)
 
 

@@ -134,12 +134,8 @@ def _draw(name: str, table: pd.DataFrame, width: float, sources: Sources, metric
     if name == "topology":
         return machine.topology(table, width, machine=_machine(sources))
     if name == "tornado":
-        return tornado(table, width, metric=label(metrics[0]) if metrics else _moved(table))
+        return tornado(table, width, metric=label(str(table["metric"].iloc[0])) if len(table) else "the metric")
     return PLOTS[name].draw(table, width)
-
-
-def _moved(table: pd.DataFrame) -> str:
-    return label(str(table["metric"].iloc[0])) if "metric" in table and len(table) else label("tpot.mean")
 
 
 def _machine(sources: Sources) -> Machine:

@@ -286,9 +286,14 @@ def topology(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
 
 
 def tornado(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
-    """Of the tables given, the first; else what the sources of error of a repeated run change (their 80 % ranges)."""
+    """Of the tables given, that of the metric, else the first; without any, what the sources of error of a repeated run
+    change (their 80 % ranges)."""
     if sources.changes:
-        return sources.changes[0][1]
+        named = {stem.removeprefix("tornado-").replace("-", "."): table for stem, table in sources.changes}
+        metric = metrics[0] if metrics else next(iter(named))
+        if metrics and len(named) > 1 and metric not in named:
+            raise lacking("tornado", f"a table of {metric}, there is {', '.join(named)}", "name another --metric")
+        return named.get(metric, sources.changes[0][1]).assign(metric=metric)
     repeated = [results for results in sources.runs.values() if "intervals" in results.summary]
     if not repeated:
         what = "a table of what parameters change, or a run that was repeated"
@@ -297,7 +302,7 @@ def tornado(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
 
     metric = metrics[0] if metrics else "tpot.mean"
     check_metric("tornado", metric, list(repeated[0].uncertainty.columns))
-    return factor_changes(repeated[0].uncertainty, metric)
+    return factor_changes(repeated[0].uncertainty, metric).assign(metric=metric)
 
 
 def gantt(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:

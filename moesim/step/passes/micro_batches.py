@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from moesim.fabric.transfer import Collective
-from moesim.step.batch import Batch
+from moesim.step.batch import Batch, Chunk
 from moesim.step.compile import compile_step
 from moesim.step.graph import ABSENT, RESOURCES, FloatArray, IntArray, StepGraph
 from moesim.step.pricing import Block, StepPricer
@@ -26,15 +27,17 @@ def split(batch: Batch, parts: int) -> list[Batch]:
     turn = np.empty(len(order), dtype=np.int64)
     turn[order] = (np.arange(len(order)) - before) % parts
     per_rank = dict.fromkeys(range(batch.ranks), 0)
-    chunks: list[list[object]] = [[] for _ in range(parts)]
+    chunks: list[list[Chunk]] = [[] for _ in range(parts)]
     for chunk in first.chunks:
         chunks[per_rank[chunk.rank] % parts].append(chunk)
         per_rank[chunk.rank] += 1
     found = []
     for part in range(parts):
         mine = turn == part
-        columns = {name: getattr(first, name)[mine] for name in ("rank", "request", "context", "left")}
-        own = replace(first, **columns, chunks=tuple(chunks[part]), steps=1, first_step=batch.first_step + part * _APART)
+        columns: dict[str, Any] = {name: getattr(first, name)[mine] for name in ("rank", "request", "context", "left")}
+        columns["gained"] = None if first.gained is None else first.gained[mine]
+        step = batch.first_step + part * _APART
+        own = replace(first, **columns, chunks=tuple(chunks[part]), steps=1, first_step=step)
         found.append(own)
     return found
 
@@ -63,8 +66,10 @@ def step_graph(pricer: StepPricer, block: Block, stage: int | None = None) -> St
 def interleave(graphs: Sequence[StepGraph]) -> StepGraph:
     """One graph of several on the same lanes that wait for each other only where they need the same resource.
 
-    Rows take turns on a resource in the order of a list schedule: always the one next that can start first, of several
-    the first graph's. The durations of its slowest lane stand for a row.
+    Rows take turns on a resource in the order of a list schedule: always the one next that can start first. Of several,
+    the one of the graph that has the resource already, so that a graph leaves with all that it has to do there and the
+    next takes its place (in lockstep they would all wait for the network together); else of the graph that is furthest
+    behind. The durations of its slowest lane stand for a row.
     """
     order = _list_schedule(graphs)
     place = [np.zeros(graph.rows, dtype=np.int64) for graph in graphs]
@@ -120,7 +125,7 @@ def _list_schedule(graphs: Sequence[StepGraph]) -> list[tuple[int, int]]:
     """(graph, row) in the order in which they are put on their resources."""
     longest = [np.where(graph.duration == ABSENT, 0, graph.duration).max(axis=1).tolist() for graph in graphs]
     resource = [graph.resource.tolist() for graph in graphs]
-    free = [0] * len(RESOURCES)
+    free, user = [0] * len(RESOURCES), [-1] * len(RESOURCES)
     finish: list[list[int]] = [[] for _ in graphs]
     order: list[tuple[int, int]] = []
 
@@ -129,13 +134,17 @@ def _list_schedule(graphs: Sequence[StepGraph]) -> list[tuple[int, int]]:
         inputs = [finish[which][p] for p in graphs[which].predecessors[row]]
         return max(free[resource[which][row]], *inputs) if inputs else free[resource[which][row]]
 
+    def preference(which: int) -> tuple[int, bool, int, int]:
+        done = len(finish[which])
+        return start(which), user[resource[which][done]] != which, done, which
+
     waiting = list(range(len(graphs)))
     while waiting:
-        which = min(waiting, key=lambda each: (start(each), each))
+        which = min(waiting, key=preference)
         row, begin = len(finish[which]), start(which)
         end = begin + longest[which][row]
         finish[which].append(end)
-        free[resource[which][row]] = end
+        free[resource[which][row]], user[resource[which][row]] = end, which
         order.append((which, row))
         if len(finish[which]) == graphs[which].rows:
             waiting.remove(which)

@@ -22,10 +22,11 @@ Overrides = dict[str, Any]
 
 class Run(Schema):
     """An experiment (a file beside the cases, or a name of the library), what is set in it, and the metric that is
-    read from its summary, by dotted name (docs/reference/metrics.md)."""
+    read from its summary, by dotted name (docs/reference/metrics.md), or from its table of operators
+    ("operators.dispatch.seconds", docs/reference/results.md); of several metrics their sum."""
 
     experiment: str
-    metric: str
+    metric: str | tuple[str, ...]
     set: Overrides = {}
 
 
@@ -38,7 +39,9 @@ class Along(Schema):
 
 
 @case("metric")
-def metric(setting: Setting, *, experiment: str, metric: str, set: Overrides = {}) -> Found:  # noqa: A002, B006
+def metric(
+    setting: Setting, *, experiment: str, metric: str | tuple[str, ...], set: Overrides = {}  # noqa: A002, B006
+) -> Found:
     """A metric of a run. Give the case its `unit`."""
     return Found(value_of(setting, Run(experiment=experiment, metric=metric, set=set)))
 
@@ -110,21 +113,27 @@ def value_of(setting: Setting, run: Run) -> float:
 
     texts = tuple(f"{key}={json.dumps(value)}" for key, value in run.set.items())
     found = numbers(summary_of(find("experiments", run.experiment, folder=setting.folder), texts))
-    if run.metric not in found:
-        raise MoesimError(
-            f"{run.experiment} has no metric {run.metric!r}",
-            fix=did_you_mean(run.metric, found) or "its summary.json shows them all",
-        )
-    return found[run.metric]
+    names = (run.metric,) if isinstance(run.metric, str) else run.metric
+    for name in names:
+        if name not in found:
+            fix = did_you_mean(name, found) or "its summary.json shows them all"
+            raise MoesimError(f"{run.experiment} has no metric {name!r}", fix=fix)
+    return math.fsum(found[name] for name in names)
 
 
 @lru_cache(maxsize=256)
 def summary_of(experiment: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
-    """The summary of a run, simulated once for all its cases."""
+    """The summary of a run, and its table of operators, simulated once for all its cases."""
     from moesim.results.metrics import summarise
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment
 
     loaded = load_experiment(experiment, overrides)
     with loaded.placing():
-        return summarise(simulate(loaded.spec), loaded.spec.slo)
+        record = simulate(loaded.spec)
+    columns = {key: column for key, column in record.operators.items() if column.dtype.kind == "f"}
+    operators = {
+        str(name): {key: float(column[row]) for key, column in columns.items()}
+        for row, name in enumerate(record.operators["name"])
+    }
+    return {**summarise(record, loaded.spec.slo), "operators": operators}

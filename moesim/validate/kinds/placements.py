@@ -6,8 +6,16 @@ from typing import Literal
 
 import numpy as np
 
+from moesim.hardware.machine import assemble
+from moesim.placement import Contiguous
+from moesim.placement.affine import affine_owner, staying
 from moesim.placement.replication import balance
+from moesim.routing import AffinityRouting
 from moesim.spec.base import Schema
+from moesim.spec.library import find
+from moesim.spec.loading import load_experiment
+from moesim.step.layout import replica_layouts
+from moesim.step.program import stage_program
 from moesim.validate.cases import Found, Setting, case
 
 Loads = tuple[tuple[float, ...], ...]
@@ -61,3 +69,49 @@ def balanced_load(
             on_rank = (loads / np.bincount(held.ravel()))[held].sum(axis=1)
         worst.append(on_rank.max() / on_rank.mean())
     return Found(float(np.mean(worst)))
+
+
+class Followers(Schema):
+    """Affinity between layers, as `routing.affinity` has it, and the experts' popularity."""
+
+    layers: int
+    experts: int
+    strength: float
+    rank: int = 4
+    zipf: float = 0.0
+
+
+@case("stay_local")
+def stay_local(
+    setting: Setting,
+    *,
+    routing: Followers,
+    ranks: int,
+    policy: Literal["exflow", "contiguous"] = "exflow",
+    seeds: int = 3,
+    starts: int = 4,
+) -> Found:
+    """Share of tokens whose expert is on the rank of the one a layer before, mean over layers and routings drawn from
+    so many seeds."""
+    found = []
+    for seed in range(seeds):
+        chain = AffinityRouting(
+            routing.layers, routing.experts, 1, strength=routing.strength, rank=routing.rank, zipf=routing.zipf,
+            seed=np.random.SeedSequence(seed),
+        )  # fmt: skip
+        if policy == "exflow":
+            owner = affine_owner(chain.transitions, ranks, starts)
+        else:
+            owner = Contiguous().owner(routing.layers, routing.experts, ranks)
+        found.append(staying(chain.transitions, owner))
+    return Found(float(np.mean(found)), detail=f"{seeds} routings, standard deviation {np.std(found):.2g}")
+
+
+@case("all_to_alls")
+def all_to_alls(setting: Setting, *, experiment: str) -> Found:
+    """All-to-alls of one step of an experiment: dispatches, and combines where outputs return."""
+    spec = load_experiment(find("experiments", experiment, folder=setting.folder)).spec
+    layout = replica_layouts(spec.parallelism, spec.model, assemble(spec.machine, spec.library))[0]
+    rows = [row for p in range(layout.pp) for row in stage_program(spec.model, layout, p, spec.engine).rows]
+    names = ("dispatch", "combine") if spec.engine.dispatch.returns else ("dispatch",)
+    return Found(float(sum(row.action in names for row in rows)))

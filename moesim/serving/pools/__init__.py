@@ -1,0 +1,1 @@
+"""Prefill and decode on pools of their own, and the transfer of KV entries between them."""
