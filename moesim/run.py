@@ -54,7 +54,7 @@ def run(
 
     spec = experiment.spec
     if uncertainty is not None:
-        check_repeats(uncertainty.repeats)
+        check_repeats(uncertainty.repeats, spec)
     begin = time.perf_counter()
     with experiment.placing():
         simulation = Simulation(spec)
