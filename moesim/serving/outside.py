@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from moesim.routing.base import RoutingSource
@@ -34,6 +35,8 @@ def outside(
         (f"fabric: {spec.fabric}", spec.fabric != "bound"),
         ("engine.micro_batches", spec.engine.micro_batches > 1),
         ("processors", context.mapping is not None),
+        ("engine.speculation", spec.engine.drafts > 0),
+        ("placement.redundant", spec.placement.redundant > 0),
         ("composition", key == "experts" and spec.composition is not None),
         ("fidelity: op", key == "composition" and spec.fidelity == "op"),
     ):
@@ -52,7 +55,7 @@ def outside(
 
 def outside_pricer(
     spec: ExperimentSpec, found: Outside, routing: RoutingSource | None, key: int
-) -> partial[StepPricer]:
+) -> Callable[..., StepPricer]:
     """The pricer of a replica with such weights, but for the arguments that all pricers have; key: of its random
     numbers."""
     if isinstance(found, Composition):

@@ -45,7 +45,8 @@ SCHEDULINGS: Registry[ExpertScheduling] = Registry("expert-scheduling", "experts
 def _order(tokens: IntArray, available: Experts) -> list[int]:
     """Active experts: those at hand first, then those with more tokens."""
     active = np.flatnonzero(tokens)
-    return active[np.lexsort((active, -tokens[active], ~available[active]))].tolist()
+    order: list[int] = active[np.lexsort((active, -tokens[active], ~available[active]))].tolist()
+    return order
 
 
 @SCHEDULINGS.register("device")
