@@ -13,6 +13,7 @@ from moesim.explore.layouts import Degrees
 from moesim.explore.metrics import machine_metrics
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
+from moesim.processors import make_mapping
 from moesim.serving.build import expert_routing
 from moesim.serving.footprint import replica_memory
 from moesim.serving.interconnect import interconnect
@@ -59,7 +60,8 @@ class Bench:
         self.spec, self.load = spec, load
         self.machine: Machine = assemble(spec.machine, spec.library)
         kernels = CalibratedKernels(spec.engine.kernels, engine_scales(spec.engine, self.machine))
-        self.context = StepContext(spec.model, self.machine, spec.storage, spec.engine, kernels)
+        mapping = make_mapping(spec.processors, self.machine)
+        self.context = StepContext(spec.model, self.machine, spec.storage, spec.engine, kernels, mapping)
         streams = np.random.SeedSequence(spec.seed).spawn(2)
         self._routing = expert_routing(spec, streams[0])
         #: Per second, of the machine; NaN where no price is known.

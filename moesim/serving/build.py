@@ -112,14 +112,15 @@ def deploy(
     memories, pricers = [], []
     for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
-        where = None if routing is None else placed(spec, layout, machine, routing)
         elsewhere = outside(spec, context, layout, programs)
-        held, beyond = None if where is None else where.held, None if elsewhere is None else elsewhere.beyond
-        memory = replica_memory(context, layout, programs, held, beyond)
+        where = None if routing is None else placed(spec, layout, machine, routing)
+        beyond = None if elsewhere is None else elsewhere.beyond
+        memory = replica_memory(context, layout, programs, None if where is None else where.held, beyond)
         _check_requests(requests, memory, spec, pool)
         memories.append(memory)
-        draws = streams["draws"]
-        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, where, draws, index, elsewhere))
+        pricers.append(
+            _pricer(spec, context, layout, programs, fabric, kernels, where, streams["draws"], index, elsewhere)
+        )
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas = [
         _replica(spec, number, pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, pool, wires)
@@ -248,9 +249,8 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    engine, executed = spec.engine, spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound"
-    beside = overlaps_shared_experts(spec) or engine.micro_batches > 1 or engine.overlap is not None
-    return executed or beside or shares_memory(spec)
+    beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
+    return spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec, pool: Pool | None) -> None:

@@ -104,6 +104,16 @@ class CompareSpec(Schema):
     metric: str
 
 
+class FigureSpec(Schema):
+    """What a sweep draws: the metric `y` along the axis `x` (called `label`), a line for each value of the axis `by`;
+    bars where the values of `x` are no numbers."""
+
+    x: str
+    y: str
+    by: str | None = None
+    label: str = ""
+
+
 class StudySpec(Schema):
     """An experiment and its axes. `set` overrides the experiment's keys for all points."""
 
@@ -124,6 +134,7 @@ class StudySpec(Schema):
     constraints: tuple[str, ...] = ()
     search: SearchSpec = SearchSpec()
     compare: CompareSpec | None = None
+    figure: FigureSpec | None = None
 
 
 class Study:

@@ -82,7 +82,7 @@ def test_a_ray_cluster_that_loses_a_worker(study: Study, here: bytes, tmp_path: 
 
     def worker() -> int:
         children = psutil.Process().children(recursive=True)
-        return next(each.pid for each in children if "".join(each.cmdline()[:1]).startswith("ray::"))
+        return next(each.pid for each in children if "".join(each.cmdline()[:1]).startswith("ray::evaluate"))
 
     kill = Killer(worker)
     found = written(study, Resources("ray", workers=2, cache=tmp_path / "ray"), tmp_path / "ray.parquet", kill)
