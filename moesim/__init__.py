@@ -16,14 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from moesim.explore.api import explain, load, run, whatif
-    from moesim.explore.python import sweep
+    from moesim.explore.configure import configure
+    from moesim.explore.python import search, sweep
 
 __version__ = "0.1.0"
 
-__all__ = ["explain", "load", "run", "sweep", "whatif"]
+__all__ = ["configure", "explain", "load", "run", "search", "sweep", "whatif"]
 
 #: Where the functions are.
-_HOMES = {"sweep": "moesim.explore.python"}
+_HOMES = {
+    "configure": "moesim.explore.configure",
+    "search": "moesim.explore.python",
+    "sweep": "moesim.explore.python",
+}
 
 
 def __getattr__(name: str) -> Any:

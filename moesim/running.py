@@ -97,18 +97,20 @@ def run(
     return write(output, results, overwrite=overwrite, extras=extras)
 
 
-def _train(experiment: LoadedExperiment, output: Path, *, overwrite: bool, figures: bool, repeated: bool) -> Results:
+def _train(
+    experiment: LoadedExperiment, output: Path | None, *, overwrite: bool, figures: bool, repeated: bool
+) -> Results:
     """The same for a training step."""
     from moesim.results import from_training, manifest, prepare, write
-    from moesim.training.outcome import training_record
-    from moesim.training.simulate import simulate_step
+    from moesim.training.outcome import simulate_training
 
     if repeated:
         raise MoesimError("a training step is not repeated for intervals", fix="leave --uncertainty out")
     spec, begin = experiment.spec, time.perf_counter()
-    prepare(output, overwrite=overwrite)
+    if output is not None:
+        prepare(output, overwrite=overwrite)
     with experiment.placing():
-        record = training_record(simulate_step(spec))
+        record = simulate_training(spec)
     about = manifest(
         seed=spec.seed,
         options={
@@ -119,6 +121,8 @@ def _train(experiment: LoadedExperiment, output: Path, *, overwrite: bool, figur
         timing={"simulation": time.perf_counter() - begin},
     )
     results = from_training(record, experiment.document, about)
+    if output is None:
+        return results
     extras = []
     if figures:
         from moesim.report import draw, write_training_timeline

@@ -31,6 +31,7 @@ from moesim.cli.reporting import report_command
 from moesim.cli.reproducing import reproduce_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
+from moesim.cli.searching import search_command
 from moesim.cli.showing import show_command
 from moesim.cli.sweeping import sweep_command
 from moesim.cli.validating import validate_command
@@ -113,6 +114,7 @@ for command in (
     explain_command,
     compare_command,
     sweep_command,
+    search_command,
     configure_command,
     plot_command,
     report_command,

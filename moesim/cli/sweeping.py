@@ -75,9 +75,10 @@ def sweep_command(
     refuse_experiment(loaded)
     from moesim.cli.running import request_progress
     from moesim.explore.console import print_sweep
+    from moesim.explore.figure import draw_figure
     from moesim.explore.folder import check_folder, write_folder
     from moesim.explore.sweep import Resources, plan, sweep_points
-    from moesim.explore.table import table
+    from moesim.explore.table import frame, table
 
     plan(loaded.spec)  # mistakes are said before anything is looked at
     target = output if output is not None else Path("results") / loaded.spec.name
@@ -87,6 +88,8 @@ def sweep_command(
     points = table(swept.points, swept.outcomes, loaded.spec.repeats > 0)
     about = {"points": len(swept.outcomes), "partial": swept.interrupted}
     write_folder(target, loaded, points, about)
+    if loaded.spec.figure is not None and "ok" in points["status"].to_pylist():
+        draw_figure(frame(points), loaded.spec.figure, target / "figures")
     print_sweep(loaded, swept, points, target)
     if swept.interrupted:
         click.get_current_context().exit(INTERRUPTED)

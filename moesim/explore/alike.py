@@ -58,7 +58,7 @@ class AlikeCommunication(Communication):
 
     def send(self, tokens: IntArray) -> IntArray:
         times = np.zeros((self.layout.pp, *tokens.shape), dtype=np.int64)
-        size = tokens * self.token_bytes
+        size: FloatArray = (tokens * self.token_bytes).astype(np.float64)
         for stage in range(self.layout.pp - 1):
             pairs = zip(self.stage_devices(stage), self.stage_devices(stage + 1), strict=True)
             distinct = {self.pattern(pair): pair for pair in pairs}
@@ -167,6 +167,9 @@ class SteadyRouting:
             return cls(communication, costs, exchange, routing, key, draw, shares())
 
         return make
+
+    def clear(self) -> None:
+        """Nothing is recorded."""
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         chunked = int(sizes.chunked.sum()) if batch.chunks else 0

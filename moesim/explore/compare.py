@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from moesim.explore.metrics import Constraint, Objective
 from moesim.spec.errors import MoesimError
 from moesim.spec.library import did_you_mean
@@ -85,7 +87,7 @@ def _meets(table: pd.DataFrame, objective: Objective, constraints: Sequence[Cons
         return kept.iloc[:0]
     holds = kept["status"] == "ok"
     for each in constraints:
-        holds &= [each.holds({each.metric: value}) for value in kept[each.metric].tolist()]
+        holds &= np.array([each.holds({each.metric: value}) for value in kept[each.metric].tolist()], dtype=np.bool_)
     return kept[holds]
 
 

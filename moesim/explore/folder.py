@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 #: Of the folder; changes when a reader of the old one would fail.
 FORMAT = "moesim-study-1"
-MANIFEST, POINTS, STUDY = "manifest.json", "points.parquet", "study.yaml"
+MANIFEST, POINTS, STUDY, JOURNAL = "manifest.json", "points.parquet", "study.yaml", "journal.log"
 
 
 def document(study: Study) -> dict[str, Any]:
@@ -45,24 +45,32 @@ def _overrides(study: Study) -> dict[str, Any]:
 
 
 def identity(study: Study) -> str:
-    """The same for the same study."""
-    return hashlib.sha256(json.dumps(document(study), sort_keys=True).encode()).hexdigest()[:20]
+    """The same for the same study; a search may go on for more trials."""
+    said = document(study)
+    said.get("search", {}).pop("trials", None)
+    if not said.get("search"):
+        said.pop("search", None)
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def check_folder(path: Path, study: Study, *, overwrite: bool) -> None:
     """Raises MoesimError where `path` holds anything but an earlier run of this study (which is replaced), unless it is
-    to be overwritten, or cannot be written."""
+    to be overwritten, or cannot be written. What is to be overwritten loses its journal of trials."""
     if path.exists() and not path.is_dir():
         raise MoesimError(f"results path {path} is a file", fix="choose another --output")
     if path.is_dir() and any(path.iterdir()):
         manifest = _manifest(path)
+        if manifest is None and {each.name for each in path.iterdir()} <= {JOURNAL, f"{JOURNAL}.lock"}:
+            return  # a search that was cut off before its first table
         if manifest is None:
             what = f"folder {path} holds no study (no {MANIFEST} of one) and is not overwritten"
             raise MoesimError(what, fix="choose another --output")
         if not overwrite and manifest.get("format") != FORMAT:
             what = f"results folder {path} is of another version ({manifest.get('format')!r}, not {FORMAT!r})"
             raise MoesimError(what, fix="choose another --output or give --overwrite")
-        if not overwrite and manifest.get("study") != identity(study):
+        if overwrite:
+            (path / JOURNAL).unlink(missing_ok=True)
+        elif manifest.get("study") != identity(study):
             what = f"results folder {path} is of another study"
             raise MoesimError(what, fix="choose another --output or give --overwrite")
     existing = next(parent for parent in (path.resolve(), *path.resolve().parents) if parent.exists())

@@ -22,7 +22,8 @@ def resolved_key(spec: ExperimentSpec, repeats: int) -> str:
     """Of a resolved experiment: every value of it, the contents of its traces, the code."""
     digest = _digest(f"{code_version()} {_calibrations()} {repeats}")
     digest.update(spec.model_dump_json(exclude=_ABOUT).encode())
-    for path in (*(load.trace for load in spec.requests.loads), spec.routing.trace):
+    loads = spec.requests.loads if spec.requests is not None else ()
+    for path in (*(load.trace for load in loads), spec.routing.trace):
         if path is not None:
             digest.update(_contents(path).encode())
     found: str = digest.hexdigest()

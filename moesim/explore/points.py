@@ -60,8 +60,13 @@ def evaluate(work: Job) -> Outcome:
 def _rows(spec: ExperimentSpec, repeats: int) -> Iterator[dict[str, float]]:
     from moesim.explore.metrics import machine_metrics
     from moesim.results.metrics import numbers, summarise
+    from moesim.results.training import training_summary
     from moesim.serving.simulate import Simulation
+    from moesim.training.outcome import simulate_training
 
+    if spec.training is not None:
+        yield numbers(training_summary(simulate_training(spec))) | machine_metrics(spec)
+        return
     simulation = Simulation(spec)
     record = simulation.run()
     if record.partial:

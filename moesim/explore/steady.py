@@ -13,10 +13,11 @@ from moesim.explore.layouts import Degrees
 from moesim.explore.metrics import machine_metrics
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
-from moesim.placement import make_placement
+from moesim.processors import make_mapping
 from moesim.serving.build import expert_routing
 from moesim.serving.footprint import replica_memory
 from moesim.serving.interconnect import interconnect
+from moesim.serving.placing import placed
 from moesim.serving.scales import engine_scales
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec, ParallelismSpec
@@ -59,7 +60,8 @@ class Bench:
         self.spec, self.load = spec, load
         self.machine: Machine = assemble(spec.machine, spec.library)
         kernels = CalibratedKernels(spec.engine.kernels, engine_scales(spec.engine, self.machine))
-        self.context = StepContext(spec.model, self.machine, spec.storage, spec.engine, kernels)
+        mapping = make_mapping(spec.processors, self.machine)
+        self.context = StepContext(spec.model, self.machine, spec.storage, spec.engine, kernels, mapping)
         streams = np.random.SeedSequence(spec.seed).spawn(2)
         self._routing = expert_routing(spec, streams[0])
         #: Per second, of the machine; NaN where no price is known.
@@ -114,9 +116,14 @@ class Bench:
         if self._routing is None or self.spec.model.moe is None:
             return SteadyPricer(self.context, layout, programs, communication, None, None)
         moe = self.spec.model.moe
-        owner = make_placement(self.spec.placement).owner(self._routing.layers, moe.experts, layout.expert_ranks)
-        costs = ExpertCosts(self.context, layout, programs, owner)
-        exchange = Exchange(communication, programs, expert_places(owner, layout.expert_ranks, moe, limited=True))
+        where = placed(self.spec, layout, self.machine, self._routing)
+        if where.slots.replicated or where.relief is not None:
+            raise MoesimError(
+                f"placement {self.spec.placement.policy} makes replicas, which steady steps leave out",
+                key="placement", fix="compare layouts with a placement without, such as contiguous",
+            )  # fmt: skip
+        costs = ExpertCosts(self.context, layout, programs, where.slots)
+        exchange = Exchange(communication, programs, expert_places(where.slots, layout.expert_ranks, moe, limited=True))
         routed = self._steady(communication, costs, exchange)
         return SteadyPricer(self.context, layout, programs, communication, routed, costs)
 

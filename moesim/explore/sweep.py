@@ -16,6 +16,7 @@ from moesim.explore.space import Point, dimensions, points
 from moesim.explore.version import code_version
 from moesim.spec.errors import MoesimError
 from moesim.spec.layers import assignment
+from moesim.spec.library import did_you_mean
 from moesim.spec.resolve import reading_once
 from moesim.spec.study import Study, StudySpec
 
@@ -57,14 +58,29 @@ def plan(spec: StudySpec) -> dict[int, Point]:
     planned = dict(enumerate(points(spec, found)))
     if not any(planned.values()):
         raise MoesimError("the axes make no point at all", fix="check the conditions of the axes")
-    if spec.compare is not None or spec.constraints:
-        from moesim.explore.metrics import constraint, objective
-
-        for text in spec.constraints:
-            constraint(text)
-        if spec.compare is not None:
-            objective(spec.compare.metric)
+    _check_questions(spec, {path for point in planned.values() for path in point})
     return planned
+
+
+def _check_questions(spec: StudySpec, axes: set[str]) -> None:
+    """Raises MoesimError where a study asks about metrics or axes that do not exist."""
+    if not (spec.compare or spec.constraints or spec.figure):
+        return
+    from moesim.explore.metrics import constraint, metric, objective
+
+    for text in spec.constraints:
+        constraint(text)
+    asked: list[str | None] = []
+    if spec.compare is not None:
+        objective(spec.compare.metric)
+        asked.append(spec.compare.by)
+    if spec.figure is not None:
+        metric(spec.figure.y)
+        asked += [spec.figure.x, spec.figure.by]
+    for path in asked:
+        if path is not None and path not in axes:
+            fix = did_you_mean(path, axes) or f"the axes are {', '.join(sorted(axes))}"
+            raise MoesimError(f"the study has no axis {path!r}", fix=fix)
 
 
 def sweep_points(study: Study, resources: Resources, progress: Progress | None = None) -> Swept:

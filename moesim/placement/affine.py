@@ -62,7 +62,8 @@ def affine_owner(transitions: FloatArray, ranks: int, starts: int = 4) -> IntArr
     """
     layers, experts = len(transitions) + 1, transitions.shape[-1]
     if layers == 1:
-        return np.arange(experts)[None] // (experts // ranks)
+        only: IntArray = np.arange(experts)[None] // (experts // ranks)
+        return only
     if layers * experts * ranks <= _EXACT:
         return exact_owner(transitions, ranks)
     random = np.random.default_rng(0)
@@ -113,7 +114,7 @@ def _assigned(gain: FloatArray) -> IntArray:
 
     room = len(gain) // gain.shape[1]
     _, seat = linear_sum_assignment(-np.repeat(gain, room, axis=1))
-    return np.asarray(seat // room)
+    return np.asarray(seat // room, dtype=np.int64)
 
 
 def exact_owner(transitions: FloatArray, ranks: int) -> IntArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +29,9 @@ class Situation:
         nodes: [ranks], the node that each rank is in.
         transitions: [layers - 1, experts, experts], how often a token's first choice e is followed by f in the next
             layer, each layer summing to 1; None where the routing knows no affinity between layers.
+        together: [layers, experts, experts], how many of some tokens chose two experts, on the diagonal how many chose
+            each; None where nobody counted.
+        sharers: consecutive ranks that share a memory.
     """
 
     layers: int
@@ -38,6 +41,8 @@ class Situation:
     loads: NDArray[np.float64]
     nodes: IntArray
     transitions: NDArray[np.float64] | None = None
+    together: NDArray[np.float64] | None = None
+    sharers: int = 1
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,11 @@ class Slots:
     def replicated(self) -> bool:
         """Whether any slot is more than the only one of the expert of its number."""
         return bool((self.expert != np.arange(self.expert.shape[1])).any())
+
+
+def whole(owner: IntArray) -> Slots:
+    """One slot for each expert, of which `owner` [layers, experts] has the rank."""
+    return Slots(np.broadcast_to(np.arange(owner.shape[1]), owner.shape), owner)
 
 
 class Placement(Protocol):
@@ -121,12 +131,13 @@ def make_placement(name: str, options: Mapping[str, Any] | None = None) -> AnyPl
     factory = PLACEMENTS.factory(name)
     if isinstance(factory, type) and issubclass(factory, Schema):
         try:
-            return validate(factory, mark(options or {}))  # type: ignore[return-value]
+            made: Any = validate(factory, mark(options or {}))
+            return cast(AnyPlacement, made)
         except MoesimError as error:
             raise MoesimError(f"placement {name}: {error.what}", key="placement", fix=error.fix) from None
     if options:
         raise MoesimError(f"placement {name} takes no {next(iter(options))!r}", key="placement", fix="remove it")
-    return factory()
+    return cast(AnyPlacement, factory())
 
 
 def place(placement: AnyPlacement, situation: Situation) -> Slots:
@@ -143,7 +154,7 @@ def place(placement: AnyPlacement, situation: Situation) -> Slots:
             raise MoesimError("the placement makes no replicas", key="placement.redundant", fix="use eplb, or 0")
         owner = placement.owner(layers, experts, ranks)
         check_owner(owner, layers, experts, ranks)
-        slots = Slots(np.broadcast_to(np.arange(experts), owner.shape), owner)
+        slots = whole(owner)
     check_slots(slots, layers, experts, ranks)
     return slots
 

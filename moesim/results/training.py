@@ -50,12 +50,16 @@ def training_columns(record: TrainingRecord) -> dict[str, Columns]:
     return {"tasks": tasks, "devices": devices, "operators": operators, "links": links, "experts": load}
 
 
-def training_summary(record: TrainingRecord, columns: dict[str, Columns]) -> Summary:
+def training_summary(record: TrainingRecord, tables: dict[str, Columns] | None = None) -> Summary:
     """SI units, JSON types, null where a quantity is not defined.
 
     mfu: FLOPs of forward and backward passes, without recomputation, over step time and the peak of the devices that
     take part; hfu: of all that they compute. bubble: see TrainingRecord.
+
+    Args:
+        tables: the run's `training_columns`, where the caller has them already.
     """
+    columns = training_columns(record) if tables is None else tables
     devices, used = columns["devices"], columns["devices"]["stage"] >= 0
     peak = float(devices["peak_flops"][used].sum()) * record.end
     summary: Summary = {

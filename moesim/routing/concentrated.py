@@ -32,5 +32,5 @@ class ConcentratedRouting:
     def counts(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """See `RoutingSource.counts`; entries may exceed a source's tokens."""
         tokens = np.bincount(spans.source, weights=spans.tokens, minlength=sources)
-        wanted = np.broadcast_to((tokens * self.top_k)[:, None], (self.layers, sources, 1))
+        wanted = np.broadcast_to((tokens * float(self.top_k))[:, None], (self.layers, sources, 1))
         return round_to_sum(wanted * self.popularity[:, None], wanted, rng)

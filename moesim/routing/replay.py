@@ -45,7 +45,8 @@ class TraceRouting:
         if isinstance(trace, TokenTrace):
             self._replay = _TokenReplay(trace)
             self.description = f"trace {path}: {len(trace.request)} tokens of {len(self._replay.requests)} requests"
-            counts = np.stack([np.bincount(ids.ravel(), minlength=experts) for ids in trace.ids.swapaxes(0, 1)])
+            each = [np.bincount(ids.ravel(), minlength=experts) for ids in trace.ids.swapaxes(0, 1)]
+            counts = np.stack(each).astype(np.float64)
             self.transitions = transitions(trace.ids, experts)
         else:
             self._replay = _StepReplay(trace)

@@ -104,6 +104,16 @@ class CompareSpec(Schema):
     metric: str
 
 
+class FigureSpec(Schema):
+    """What a sweep draws: the metric `y` along the axis `x` (called `label`), a line for each value of the axis `by`;
+    bars where the values of `x` are no numbers."""
+
+    x: str
+    y: str
+    by: str | None = None
+    label: str = ""
+
+
 class StudySpec(Schema):
     """An experiment and its axes. `set` overrides the experiment's keys for all points."""
 
@@ -124,6 +134,7 @@ class StudySpec(Schema):
     constraints: tuple[str, ...] = ()
     search: SearchSpec = SearchSpec()
     compare: CompareSpec | None = None
+    figure: FigureSpec | None = None
 
 
 class Study:
@@ -181,3 +192,16 @@ def refuse_experiment(study: Study) -> None:
     if not (spec.axes or spec.zip or spec.conditional):
         shown = display(study.source) if study.source is not None else "the study"
         raise MoesimError(f"{shown} has no axes", fix="give some: --axis parallelism.ep=1,2,4")
+
+
+def searched_with(study: Study, trials: int | None, seed: int | None) -> Study:
+    """The study with another number of trials or another seed, where these are given.
+
+    Raises:
+        MoesimError: they are out of range.
+    """
+    given = {"trials": trials, "seed": seed}
+    changes = {key: value for key, value in given.items() if value is not None}
+    search = study.spec.search.model_dump() | changes
+    found = validate(SearchSpec, mark(search))
+    return Study(study.spec.model_copy(update={"search": found}), study.base, study.source)

@@ -287,7 +287,7 @@ class _Compiler:
         size = part_sizes(self.plan)[part]
         dense = layout.dense[:, stage].reshape(-1, layout.tp).T  # [tp, ranks]
         experts = layout.experts[:, stage].reshape(layout.groups, -1).T  # [lanes of a group, groups]
-        rows = []
+        rows: list[int] = []
         for lanes, number, name in ((dense, size.dense, "dense"), (experts, size.experts, "experts")):
             if lanes.shape[1] > 1 and number:
                 rows += self._reduction(lanes, number, name, [*after, *rows])

@@ -11,11 +11,17 @@ from moesim.engine.record import Column, TimelineStep
 from moesim.engine.trained import TrainingRecord
 from moesim.fabric.traffic import Traffic, links_of
 from moesim.fabric.transfer import PICOSECONDS, Transfer
+from moesim.spec.experiment import ExperimentSpec
 from moesim.step.graph import COMPUTE, COPY, NETWORK, PEER, FloatArray
 from moesim.step.sharding import products_dtype
 from moesim.training.order import in_flight
 from moesim.training.pieces import BOUNDS
-from moesim.training.simulate import TrainedStep
+from moesim.training.simulate import TrainedStep, simulate_step
+
+
+def simulate_training(spec: ExperimentSpec) -> TrainingRecord:
+    """Run one step of an experiment's training. Raises MoesimError where it cannot run."""
+    return training_record(simulate_step(spec))
 
 
 def training_record(step: TrainedStep) -> TrainingRecord:

@@ -35,7 +35,8 @@ class DaskBackend:
 
     @property
     def slots(self) -> int:
-        return 2 * max(1, sum(self._client.nthreads().values()))
+        threads: dict[str, int] = self._client.nthreads()
+        return 2 * max(1, sum(threads.values()))
 
     def submit(self, number: int, work: Job) -> None:
         future = self._client.submit(evaluate, work, key=f"moesim-{number}-{id(self)}", pure=False)

@@ -125,11 +125,15 @@ def value_of(setting: Setting, run: Run) -> float:
 def summary_of(experiment: Path, overrides: tuple[str, ...]) -> dict[str, Any]:
     """The summary of a run, and its table of operators, simulated once for all its cases."""
     from moesim.results.metrics import summarise
+    from moesim.results.training import training_summary
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment
+    from moesim.training.outcome import simulate_training
 
     loaded = load_experiment(experiment, overrides)
     with loaded.placing():
+        if loaded.spec.training is not None:
+            return training_summary(simulate_training(loaded.spec))
         record = simulate(loaded.spec)
     columns = {key: column for key, column in record.operators.items() if column.dtype.kind == "f"}
     operators = {
