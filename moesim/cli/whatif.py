@@ -57,5 +57,5 @@ def whatif_command(
     if output is not None:
         found.write(output, overwrite=overwrite)
         click.echo(f"tables: {output}")
-    if not no_intervals and found.repeats < repeats:
+    if found.repeats < found.asked:
         click.get_current_context().exit(INTERRUPTED)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.hardware.machine import assemble
+from moesim.hardware.device import make_device
 from moesim.results.bottleneck import RESOURCES, passed_over
 from moesim.results.service import counted
 from moesim.results.tables import Columns
@@ -50,13 +50,13 @@ def divided(results: Results, spec: ExperimentSpec) -> dict[str, Parts]:
     """Mean seconds of those of DIVIDED that are defined, by part. Each sums to its mean; what is rounded away is a
     part too."""
     step = _step(results, spec)
-    length = math.fsum(each.seconds for each in step.values())
+    if spec.training is not None:
+        return {"step": step}
     requests = counted({str(name): column.to_numpy() for name, column in results.requests.items()})
-    found = {"step": step, "tpot": _scaled(step, _mean(requests["tpot"]) / length)}
+    found = {"step": step, "tpot": _decoding(requests, step, requests["output_tokens"] - 1.0)}
     served, finished = (~np.isnan(requests[name]) for name in ("first_token", "finish"))
     found["ttft"] = _first_token(requests, results, spec, served)
-    decoding = _mean(requests["finish"] - requests["first_token"])
-    found["e2e"] = _first_token(requests, results, spec, finished) | _scaled(step, decoding / length)
+    found["e2e"] = _first_token(requests, results, spec, finished) | _decoding(requests, step, np.ones(len(finished)))
     return {
         name: parts
         for name, parts in found.items()
@@ -65,18 +65,19 @@ def divided(results: Results, spec: ExperimentSpec) -> dict[str, Parts]:
 
 
 def _step(results: Results, spec: ExperimentSpec) -> Parts:
-    """Of the mean step of a replica."""
-    summary, operators = results.summary, results.operators
-    steps, replicas = summary["steps"], len(set(results.devices["replica"]) - {-1})
-    busy = (summary["utilisation"]["busy"] or 0.0) * summary["duration"] * replicas
+    """Of the mean step of a replica, or of the training step."""
+    summary, operators, steps = results.summary, results.operators, results.summary["steps"]
+    busy = summary["duration"]
+    if spec.training is None:
+        busy *= (summary["utilisation"]["busy"] or 0.0) * len(set(results.devices["replica"]) - {-1})
     places = _places(results, spec)
     found: Parts = {}
     for row in operators.to_dict("records"):
         for bound in RESOURCES:
             if seconds := row[f"{bound}_seconds"]:
-                where = _level(str(row["level"]), spec) if bound == "network" else places[bound]
+                where = _level(str(row.get("level", "scale_up")), spec) if bound == "network" else places[bound]
                 found[Part(str(row["name"]), bound)] = Share(seconds / steps, where)
-    hidden = summary["network"]["hidden"]
+    hidden = summary["network"].get("hidden")
     if hidden:
         found[Part("hidden behind computation", "network")] = Share(-hidden / steps, "")
     rest = busy / steps - math.fsum(each.seconds for each in found.values()) if steps else math.nan
@@ -100,12 +101,34 @@ def _first_token(requests: Columns, results: Results, spec: ExperimentSpec, whic
     return found | ({Part("front end", "waiting"): Share(front, "")} if front else {})
 
 
+def _decoding(requests: Columns, step: Parts, tokens: NDArray[np.float64]) -> Parts:
+    """Mean time from the first token to the last, over `tokens` [requests] of each. With prefill and decode apart, the
+    way to the decode pool and its steps; the operators of the mean step are then of both pools, and say nothing."""
+    took = _over(requests["finish"] - requests["first_token"], tokens)
+    if "transfer_end" not in requests:
+        length = math.fsum(each.seconds for each in step.values())
+        return _scaled(step, _mean(took) / length) if length else {}
+    way = np.nan_to_num(_over(requests["transfer_end"] - requests["first_token"], tokens))
+    moved = np.where(np.isnan(took), np.nan, np.maximum(way, 0.0))
+    return {
+        Part("transfer to the decode pool", "waiting"): Share(_mean(moved), ""),
+        Part("steps of the decode pool", "steps"): Share(_mean(took - moved), ""),
+    }
+
+
+def _over(seconds: NDArray[np.float64], tokens: NDArray[np.float64]) -> NDArray[np.float64]:
+    """NaN where there are no tokens."""
+    found: NDArray[np.float64] = np.divide(seconds, tokens, out=np.full(len(seconds), np.nan), where=tokens > 0)
+    return found
+
+
 def _places(results: Results, spec: ExperimentSpec) -> dict[str, str]:
     """What the devices in use wait for, by what bounds them."""
-    used = results.devices[results.devices["replica"] >= 0]
-    machine = assemble(spec.machine, spec.library)
-    tiers = {device.spec.name: device.memory.tier for device in machine.devices}
+    devices = results.devices
+    used = devices[devices["stage"] >= 0]
     names = dict.fromkeys(used["descriptor"].astype(str))
+    known = [make_device(spec.library.devices[name], index=0, name=name, node=0) for name in names]
+    tiers = {device.name: device.memory.tier for device in known}
     return {
         "compute": ", ".join(names),
         "memory": ", ".join(f"{tiers[name]} of {name}" for name in names),

@@ -39,7 +39,10 @@ Progress = Callable[[int, int], None]
 #: How far a number is moved.
 STEP = 1.1
 #: Explained where nobody says what.
-METRICS = ("tpot.mean", "ttft.mean", "throughput.output_tokens", "energy.per_output_token")
+METRICS = (
+    "tpot.mean", "ttft.mean", "throughput.output_tokens", "energy.per_output_token",
+    "training.step_time", "training.tokens_per_second", "energy.per_token", "cost.per_million_tokens",
+)  # fmt: skip
 #: The file that only folders of explanations hold.
 MARK = "explanation.json"
 #: Changes below this share of a metric are rounding.
@@ -149,7 +152,7 @@ def _nominal(base: Made) -> Job:
 
 def _drawn(base: Made, repeats: int) -> list[Job]:
     """The experiment with drawn errors and seeds, as `moesim run --uncertainty` repeats it."""
-    if not repeats:
+    if not repeats or base.deployment is None:
         return []
     spec, sources = base.spec, error_sources(base.spec, base.deployment)
     drawn, numbers = factors(spec.seed, sources, repeats), seeds(spec.seed, repeats)

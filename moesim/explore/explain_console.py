@@ -20,7 +20,9 @@ MOST, COLUMNS, LEAST = 20, 4, 5e-4
 TITLES = {
     "throughput.requests": "requests per s", "throughput.output_tokens": "output tokens/s",
     "throughput.total_tokens": "tokens per s", "goodput.requests": "goodput", "energy.per_output_token": "J per token",
-    "cost.per_million_output_tokens": "$ per M tokens",
+    "cost.per_million_output_tokens": "$ per M tokens", "training.step_time": "step time",
+    "training.tokens_per_second": "tokens per s", "energy.per_token": "J per token",
+    "cost.per_million_tokens": "$ per M tokens",
 }  # fmt: skip
 
 
@@ -37,7 +39,19 @@ def print_explanation(found: Explanation) -> None:
     _print_ladder(found)
     if found.without:
         screen.print()
-        screen.print(f"without effect on {', '.join(found.metrics)}: {', '.join(found.without)}")
+        screen.print(f"without effect on {', '.join(found.metrics)}: {', '.join(_gathered(found))}")
+
+
+def _gathered(found: Explanation) -> list[str]:
+    """Numbers without effect; a descriptor's name where none of its numbers has one."""
+    names: dict[str, None] = {}
+    every, without = set(found.elasticities["knob"]), set(found.without)
+    for knob in found.without:
+        steps = knob.split(".")
+        owner = ".".join(steps[:3]) + "."
+        together = steps[0] == "library" and {each for each in every if each.startswith(owner)} <= without
+        names.setdefault(f"{owner}*" if together else knob)
+    return list(names)
 
 
 def _shown(found: Explanation) -> list[str]:

@@ -33,6 +33,7 @@ LESS = frozenset((
 _SHAPES = frozenset((
     "seed", "ports", "shape", "dimensions", "holes", "arity", "roots", "leaf", "spines", "pod", "planes", "hosts",
     "routers", "global_links", "switches", "dies", "rows", "nodes", "graph_sizes", "scales", "copy_engines",
+    "shared_by", "micro_batches",
 ))  # fmt: skip
 #: The largest value of shares.
 _AT_MOST = {"efficiency": 1.0, "memory_utilization": 1.0, "share": 1.0, "defects": 0.99}
@@ -54,41 +55,53 @@ class Knob:
     apply: Callable[[ExperimentSpec, Scales, float], tuple[ExperimentSpec, Scales, float]]
 
 
-def knobs(spec: ExperimentSpec, deployment: Deployment) -> list[Knob]:
-    """Every knob of an experiment that has been run, in the order of its parts. A number that is 0 cannot be turned."""
-    return [*_devices(spec), *_fabrics(spec), *_machine(spec), *_engine(spec), *_measured(spec, deployment)]
+def knobs(spec: ExperimentSpec, deployment: Deployment | None) -> list[Knob]:
+    """Every knob of an experiment that has been run, in the order of its parts. A number that is 0 cannot be turned.
+    Those of kernels and libraries are known where it has been deployed."""
+    given = [*_devices(spec), *_fabrics(spec), *_machine(spec), *_engine(spec)]
+    return given if deployment is None else [*given, *_measured(spec, deployment)]
 
 
 def _devices(spec: ExperimentSpec) -> Iterator[Knob]:
-    machine = spec.machine
-    for name in dict.fromkeys((*machine.devices, *machine.host, *machine.storage)):
-        device, root = spec.library.devices[name], ("library", "devices", name)
-        for path in _numbers(device):
+    for name, device in spec.library.devices.items():
+        root = ("library", "devices", name)
+        for path in _numbers(device, said=True):
             label, group = f"{name} {_called(device, path)}", _device_group(path)
             yield _knob(spec, (*root, *path), label, group)
 
 
 def _fabrics(spec: ExperimentSpec) -> Iterator[Knob]:
-    for name in dict.fromkeys(filter(None, (spec.machine.fabric, spec.machine.scale_out))):
-        fabric = spec.library.fabrics[name]
-        for path in _numbers(fabric):
+    for name, fabric in spec.library.fabrics.items():
+        for path in _numbers(fabric, said=True):
             slow = any(word in str(path[-1]) for word in ("latency", "overhead"))
             group = "network latency" if slow else "energy" if path[-1] == "energy" else "network bandwidth"
             yield _knob(spec, ("library", "fabrics", name, *path), f"{name} {_words(path)}", group)
 
 
+def _owned(spec: ExperimentSpec, key: str) -> Iterator[tuple[Path, Any]]:
+    """Where the experiment's machine or engine is: its own, that of each pool that has one."""
+    pools = [] if spec.pools is None else [("prefill", spec.pools.prefill), ("decode", spec.pools.decode)]
+    own = [(("pools", name, key), getattr(pool, key)) for name, pool in pools if getattr(pool, key) is not None]
+    if len(own) < 2:
+        yield (key,), getattr(spec, key)
+    yield from own
+
+
 def _machine(spec: ExperimentSpec) -> Iterator[Knob]:
-    for path in _numbers(spec.machine):
-        if path[0] in ("nic", "chassis_power", "price"):
-            group = "network bandwidth" if path[0] == "nic" else str(path[0]).replace("_", " ")
-            yield _knob(spec, ("machine", *path), f"{spec.machine.name} {_words(path)}", group)
+    for root, machine in _owned(spec, "machine"):
+        for path in _numbers(machine):
+            if path[0] in ("nic", "chassis_power", "price"):
+                group = "network bandwidth" if path[0] == "nic" else str(path[0]).replace("_", " ")
+                yield _knob(spec, (*root, *path), f"{machine.name} {_words(path)}", group)
 
 
 def _engine(spec: ExperimentSpec) -> Iterator[Knob]:
-    for path in _numbers(spec.engine):
-        overhead = str(path[-1]) in LESS
-        group = "host" if overhead else "memory capacity" if "memory" in str(path[0]) else "batching"
-        yield _knob(spec, ("engine", *path), f"engine {_words(path)}", group)
+    for root, engine in _owned(spec, "engine"):
+        whose = f"{root[1]} engine" if len(root) > 1 else "engine"
+        for path in _numbers(engine):
+            overhead = str(path[-1]) in LESS
+            group = "host" if overhead else "memory capacity" if "memory" in str(path[0]) else "batching"
+            yield _knob(spec, (*root, *path), f"{whose} {_words(path)}", group)
     for key in ("rate", "concurrency", "scale"):
         if getattr(spec.requests, key, None) is not None:
             yield _knob(spec, ("requests", key), f"load: {key}", "load")
@@ -154,8 +167,8 @@ def with_value(spec: Any, path: Path, value: Any) -> Any:
     return (*spec[:at], with_value(spec[at], rest, value), *spec[at + 1 :])
 
 
-def _numbers(spec: Any, above: Path = ()) -> Iterator[Path]:
-    """Paths of all numbers that are not 0."""
+def _numbers(spec: Any, above: Path = (), *, said: bool = False) -> Iterator[Path]:
+    """Paths of all numbers that are not 0; where only those are wanted that somebody `said`, without defaults."""
     if isinstance(spec, bool):
         return
     if isinstance(spec, (int, float)):
@@ -163,13 +176,14 @@ def _numbers(spec: Any, above: Path = ()) -> Iterator[Path]:
             yield above
         return
     if isinstance(spec, BaseModel):
-        inner: Any = [(name, getattr(spec, name)) for name in type(spec).model_fields if name not in _SHAPES]
+        fields = [name for name in type(spec).model_fields if not said or name in spec.model_fields_set]
+        inner: Any = [(name, getattr(spec, name)) for name in fields if name not in _SHAPES]
     elif isinstance(spec, dict):
         inner = spec.items()
     else:
         inner = enumerate(spec) if isinstance(spec, tuple) else ()
     for step, value in inner:
-        yield from _numbers(value, (*above, step))
+        yield from _numbers(value, (*above, step), said=said)
 
 
 def _called(device: Any, path: Path) -> str:

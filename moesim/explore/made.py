@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from moesim.results import Results, from_record, manifest
+from moesim.results import Results, from_record, from_training, manifest
 from moesim.results.metrics import numbers
 from moesim.serving.build import Deployment
 from moesim.serving.simulate import Simulation
-from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.loading import LoadedExperiment
 from moesim.spec.marked import display
+from moesim.training.outcome import simulate_training
 
 
 class Made(NamedTuple):
+    """deployment: None of a training step, which is not repeated with drawn errors."""
+
     experiment: LoadedExperiment
     results: Results
-    deployment: Deployment
+    deployment: Deployment | None
 
     @property
     def spec(self) -> ExperimentSpec:
@@ -29,27 +31,22 @@ class Made(NamedTuple):
         return numbers(self.results.summary)
 
 
-def made(experiment: LoadedExperiment, what: str = "") -> Made:
+def made(experiment: LoadedExperiment) -> Made:
     """Run it once.
-
-    Args:
-        what: to say of errors, such as "with the change".
 
     Raises:
         MoesimError: it cannot run.
         KeyboardInterrupt: it was interrupted; half a run compares with nothing.
     """
-    spec = experiment.spec
-    try:
-        with experiment.placing():
-            simulation = Simulation(spec)
-            record = simulation.run()
-    except MoesimError as error:
-        if what:
-            raise MoesimError(f"{what}: {error.what}", where=error.where, key=error.key, fix=error.fix) from None
-        raise
+    spec, source = experiment.spec, experiment.source
+    options = {"experiment": None if source is None else display(source), "set": list(experiment.overrides)}
+    about = manifest(seed=spec.seed, options=options)
+    with experiment.placing():
+        if spec.training is not None:
+            trained = simulate_training(spec)
+            return Made(experiment, from_training(trained, experiment.document, about), None)
+        simulation = Simulation(spec)
+        record = simulation.run()
     if record.partial:
         raise KeyboardInterrupt
-    source = None if experiment.source is None else display(experiment.source)
-    about = manifest(seed=spec.seed, options={"experiment": source, "set": list(experiment.overrides)})
     return Made(experiment, from_record(record, experiment.document, about, spec.slo), simulation.deployment)

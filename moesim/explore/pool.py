@@ -9,10 +9,12 @@ from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
 from moesim.results.metrics import numbers, summarise
+from moesim.results.training import training_summary
 from moesim.serving.scales import Scales
 from moesim.serving.simulate import Simulation
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
+from moesim.training.outcome import simulate_training
 
 Metrics = dict[str, float]
 
@@ -29,6 +31,8 @@ def measured(job: Job) -> Metrics | None:
         KeyboardInterrupt: it was interrupted.
     """
     try:
+        if job.spec.training is not None:
+            return numbers(training_summary(simulate_training(job.spec)))
         record = Simulation(job.spec, job.scales).run()
     except MoesimError:
         return None

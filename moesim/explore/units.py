@@ -9,11 +9,12 @@ from moesim.report.names import unit
 from moesim.report.text import significant
 
 _DECIMAL = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"))
-#: Metrics that `unit` does not know, by the beginning of their names.
+#: Metrics that `unit` does not know, by the beginning of their names; the first that fits.
 _MORE_UNITS = {
-    "memory.weights": "B", "memory.kv": "B", "memory.capacity": "B", "network.exposed": "s", "network.hidden": "s",
-    "network.sharing": "s", "network.least": "s", "memory.kv_mean": "share", "bottleneck.shares": "share",
-    "bottleneck.busy": "share",
+    "memory.kv_mean": "share", "memory": "B", "network.distance": "", "network": "s", "utilisation": "share",
+    "bottleneck.shares": "share", "bottleneck.busy": "share", "transfer.bytes": "B", "transfer.time": "s",
+    "training.step_time": "s", "training.after_passes": "s", "training.bubble": "share",
+    "training.bubble_formula": "share",
 }  # fmt: skip
 
 
@@ -28,7 +29,7 @@ class Scale(NamedTuple):
         if not math.isfinite(value):
             return "–"
         size = abs(value) * self.factor
-        text = significant(size, 3 if size >= 0.01 else 2)
+        text = significant(size, 3 if size >= 0.01 else 2) if size >= 1e-6 or not size else f"{size:.1e}"
         if size < 1000 and not self.unit and size == int(size):
             text = f"{size:.0f}"  # a count
         mark = "-" if value < 0 and text != "0" else "+" if sign and value > 0 else ""
@@ -42,7 +43,7 @@ class Scale(NamedTuple):
 
 def scale_of(metric: str, size: float) -> Scale:
     """The unit for values of a metric that are as large as `size`."""
-    found = next((each for name, each in _MORE_UNITS.items() if metric == name or metric.startswith(f"{name}.")), "")
+    found = next((each for name, each in _MORE_UNITS.items() if f"{metric}.".startswith(f"{name}.")), "")
     kind = unit(metric) or found
     if kind == "share":
         return Scale(100.0, "%")

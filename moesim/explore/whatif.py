@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 FloatArray = NDArray[np.float64]
 Progress = Callable[[int, int], None]
 
+#: Share of a value below which a difference is rounding.
+ROUNDING = 1e-11
+
 #: The file that only folders of comparisons hold.
 MARK = "whatif.json"
 
@@ -106,7 +109,7 @@ def whatif(
 
     Args:
         metrics: names of metrics, or their first parts; all without any.
-        repeats: 0 for none, and no intervals.
+        repeats: 0 for none, and no intervals; training steps are not repeated.
         workers: processes to share the repeats.
         progress: called with (finished, all) simulations.
 
@@ -117,6 +120,8 @@ def whatif(
         check_repeats(repeats)
     begin = time.perf_counter()
     first, second = made(base), made(change)
+    if first.deployment is None or second.deployment is None:
+        repeats = 0
     workers = worthwhile((time.perf_counter() - begin) * repeats, workers)
     names = chosen(metrics, dict.fromkeys((*first.metrics, *second.metrics)))
     drawn = _paired(first, second, repeats, workers, progress) if repeats else _Drawn()
@@ -143,6 +148,8 @@ class _Drawn(NamedTuple):
 
 def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Progress | None) -> _Drawn:
     """The repeats of both that finished, in pairs."""
+    assert base.deployment is not None
+    assert change.deployment is not None
     apart = apart_sources(base, change)
 
     def report(before: int) -> Progress | None:
@@ -171,6 +178,8 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
 def apart_sources(base: Made, change: Made) -> frozenset[str]:
     """Labels of the change's sources of error that are not the base's, although some are called alike: terms measured
     on another device or in another stack, overheads of another engine."""
+    assert base.deployment is not None
+    assert change.deployment is not None
     known = {source.label: source.origin for source in error_sources(base.spec, base.deployment)}
     other_engine = base.spec.engine.name != change.spec.engine.name
     return frozenset(
@@ -195,8 +204,8 @@ def _table(
 
 
 def _less(after: FloatArray, before: FloatArray) -> FloatArray:
-    """The difference; none where only the order of additions differs."""
-    same = np.abs(after - before) <= 1e-12 * np.maximum(np.abs(after), np.abs(before))
+    """The difference; none where only the order of additions, or the time of day that is taken off, differs."""
+    same = np.abs(after - before) <= ROUNDING * np.maximum(np.abs(after), np.abs(before))
     less: FloatArray = np.where(same, 0.0, after - before)
     return less
 

@@ -20,6 +20,7 @@ from moesim.placement.base import (
     place,
     rank_loads,
 )
+from moesim.placement.clustered import Clustered
 from moesim.placement.relief import LeastLoaded
 from moesim.placement.static import Contiguous, Given, RoundRobin
 
@@ -28,6 +29,7 @@ __all__ = [
     "Affine",
     "AnyPlacement",
     "Balanced",
+    "Clustered",
     "Contiguous",
     "Given",
     "InformedPlacement",

@@ -114,7 +114,7 @@ def _assigned(gain: FloatArray) -> IntArray:
 
     room = len(gain) // gain.shape[1]
     _, seat = linear_sum_assignment(-np.repeat(gain, room, axis=1))
-    return np.asarray(seat // room)
+    return np.asarray(seat // room, dtype=np.int64)
 
 
 def exact_owner(transitions: FloatArray, ranks: int) -> IntArray:

@@ -29,6 +29,9 @@ class Situation:
         nodes: [ranks], the node that each rank is in.
         transitions: [layers - 1, experts, experts], how often a token's first choice e is followed by f in the next
             layer, each layer summing to 1; None where the routing knows no affinity between layers.
+        together: [layers, experts, experts], how many of some tokens chose two experts, on the diagonal how many chose
+            each; None where nobody counted.
+        sharers: consecutive ranks that share a memory.
     """
 
     layers: int
@@ -38,6 +41,8 @@ class Situation:
     loads: NDArray[np.float64]
     nodes: IntArray
     transitions: NDArray[np.float64] | None = None
+    together: NDArray[np.float64] | None = None
+    sharers: int = 1
 
 
 @dataclass(frozen=True)

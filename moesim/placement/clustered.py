@@ -8,13 +8,12 @@ switch) is a binary program: each cluster in one group, each group full, the hea
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.placement.base import PLACEMENTS, IntArray
+from moesim.placement.base import PLACEMENTS, IntArray, Situation, Slots
 from moesim.spec.errors import MoesimError
 
 FloatArray = NDArray[np.float64]
@@ -24,48 +23,34 @@ FloatArray = NDArray[np.float64]
 GAP, NODES = 0.01, 2000
 
 
-@dataclass(frozen=True)
-class Coactivation:
-    """How often tokens chose experts together, [layers, experts, experts]; on the diagonal how often each was chosen.
-    sharers: consecutive ranks that share a memory or a switch."""
-
-    pairs: FloatArray
-    sharers: int = 1
-
-
 @PLACEMENTS.register("clustered")
 class Clustered:
-    """Places by what tokens choose together; `learn` gives it what it needs to know."""
+    """Places by what tokens choose together."""
 
-    def __init__(self) -> None:
-        self._seen: Coactivation | None = None
-
-    def learn(self, seen: Coactivation) -> None:
-        """Statistics of the routing, gathered on other tokens than those that are to be placed for."""
-        self._seen = seen
-
-    def owner(self, layers: int, experts: int, ranks: int) -> IntArray:
-        """See `Placement.owner`."""
-        if self._seen is None:
+    def slots(self, situation: Situation) -> Slots:
+        """See `InformedPlacement.slots`."""
+        experts, ranks = situation.experts, situation.ranks
+        if situation.together is None:
             raise MoesimError(
                 "a clustered placement learns from tokens whose experts are known, and this run draws none before it",
                 key="placement",
-                fix="choose contiguous or round-robin, or train with it",
+                fix="choose contiguous or round-robin, or train with it and a routing that knows them",
             )
-        if experts % ranks:
+        if experts % ranks or situation.redundant:
             raise MoesimError(
-                f"clusters of equal size on {ranks} ranks do not divide {experts} experts",
+                f"clusters of equal size on {ranks} ranks do not divide {experts + situation.redundant} experts",
                 key="placement",
-                fix=f"choose ep so that it divides {experts}, or contiguous",
+                fix=f"choose ep so that it divides {experts} and redundant 0, or another placement",
             )
-        return np.array([owners(pairs, ranks, self._seen.sharers) for pairs in self._seen.pairs])
+        owner = np.array([owners(pairs, ranks, situation.sharers) for pairs in situation.together])
+        return Slots(np.broadcast_to(np.arange(experts), owner.shape), owner)
 
 
 def owners(pairs: FloatArray, ranks: int, sharers: int = 1) -> IntArray:
     """[experts] rank of each expert of a layer.
 
     Args:
-        pairs: [experts, experts] of the layer, see Coactivation.
+        pairs: [experts, experts] of the layer, see `Situation.together`.
     """
     cluster = clusters(pairs, ranks)
     load = np.bincount(cluster, np.diag(pairs), minlength=ranks).astype(np.float64)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,8 @@ from moesim.spec.marked import display
 if TYPE_CHECKING:
     import pandas as pd
 
-#: The table in the folder of a sweep or search.
-POINTS = "points.parquet"
+#: The table in the folder of a sweep or search, and what was asked for.
+POINTS, STUDY = "points.parquet", "study.yaml"
 #: Columns of a sweep's table that are neither axes nor metrics.
 _ABOUT = ("point", "repeat", "status", "reason")
 
@@ -26,7 +27,8 @@ _ABOUT = ("point", "repeat", "status", "reason")
 @dataclass(frozen=True)
 class Sweep:
     """The points of a sweep: a row per point that ran, with the axes and metrics as columns; `low` and `high`, the 10th
-    and 90th percentile of each metric over its repeats, where there are any. `points` has the others too."""
+    and 90th percentile of each metric over its repeats, where there are any. `points` has the others too. documents:
+    texts of the study and of what it was made with, where they lie beside the table."""
 
     label: str
     axes: tuple[str, ...]
@@ -35,6 +37,7 @@ class Sweep:
     ran: pd.DataFrame
     low: pd.DataFrame | None = None
     high: pd.DataFrame | None = None
+    documents: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class Sources:
 
 
 def open_sources(paths: Sequence[Path]) -> Sources:
-    """Results folders, the tables of sweeps (or folders with one), routing traces, tables of changes.
+    """Results folders (or a folder of several), the tables of sweeps (or their folders), routing traces, tables of
+    changes.
 
     Raises:
         MoesimError: a path is none of these, or cannot be read.
@@ -63,7 +67,7 @@ def open_sources(paths: Sequence[Path]) -> Sources:
     sweeps: list[Sweep] = []
     traces: list[Path] = []
     changes: list[tuple[str, pd.DataFrame]] = []
-    for path in paths:
+    for path in chain.from_iterable(map(_folders, paths)):
         if not path.exists() or ((path / MANIFEST).is_file() and not (path / POINTS).is_file()):
             runs.append((path, load(path)))
             continue
@@ -71,7 +75,8 @@ def open_sources(paths: Sequence[Path]) -> Sources:
             table = _read(file)
             columns = set(table.columns)
             if {"point", "status"} <= columns:
-                sweeps.append(_sweep(file.stem if path.is_file() else path.name, table))
+                sweep = _sweep(file.stem if path.is_file() else path.resolve().name, table)
+                sweeps.append(replace(sweep, documents=_documents(file.parent)))
             elif {"parameter", "low", "high"} <= columns:
                 changes.append((file.stem, table))
             elif {"request", "position", "layer", "e0"} <= columns:
@@ -82,6 +87,18 @@ def open_sources(paths: Sequence[Path]) -> Sources:
     if paths and not (found.runs or sweeps or traces or changes):
         raise _unknown(paths[0])
     return found
+
+
+def _folders(path: Path) -> list[Path]:
+    """The results below a folder that holds none itself, else the path."""
+    if not path.is_dir() or (path / MANIFEST).is_file() or _tables(path):
+        return [path]
+    return sorted(each.parent for each in path.glob(f"*/{MANIFEST}")) or [path]
+
+
+def _documents(folder: Path) -> dict[str, str]:
+    paths = [folder / name for name in (STUDY, MANIFEST)]
+    return {path.name: path.read_text(encoding="utf-8") for path in paths if path.is_file()}
 
 
 def _unknown(path: Path) -> MoesimError:

@@ -112,14 +112,15 @@ def deploy(
     memories, pricers = [], []
     for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
-        where = None if routing is None else placed(spec, layout, machine, routing)
         elsewhere = outside(spec, context, layout, programs)
-        held, beyond = None if where is None else where.held, None if elsewhere is None else elsewhere.beyond
-        memory = replica_memory(context, layout, programs, held, beyond)
+        where = None if routing is None else placed(spec, layout, machine, routing)
+        beyond = None if elsewhere is None else elsewhere.beyond
+        memory = replica_memory(context, layout, programs, None if where is None else where.held, beyond)
         _check_requests(requests, memory, spec, pool)
         memories.append(memory)
-        draws = streams["draws"]
-        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, where, draws, index, elsewhere))
+        pricers.append(
+            _pricer(spec, context, layout, programs, fabric, kernels, where, streams["draws"], index, elsewhere)
+        )
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas = [
         _replica(spec, number, pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, pool, wires)

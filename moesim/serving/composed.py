@@ -89,11 +89,19 @@ class ComposedPricer(StepPricer):
         self.composition, self._key = composition, key
         spec = composition.spec
         self._popularity: FloatArray = zipf_weights(spec.models, spec.zipf or 0.0)
-        state = initial(self._popularity[None], composition.slots)
-        self._resident, self._memory = state.resident[0], state.memory[0]
         self._policy = CACHES.make(spec.cache.policy, spec.cache, 1)
+        self._begin()
+
+    def _begin(self) -> None:
+        state = initial(self._popularity[None], self.composition.slots)
+        self._resident, self._memory = state.resident[0], state.memory[0]
         self._begun = self._time = 0
         self._seen: set[int] = set()
+
+    def clear(self) -> None:
+        """Forget what was recorded, and what earlier requests left on the devices."""
+        super().clear()
+        self._begin()
 
     @property
     def copy_bytes(self) -> float:

@@ -63,9 +63,7 @@ def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[Timeli
             break
         devices = tuple(int(device) for device in pricer.layout.devices.ravel())
         label = "mixed" if kept.batch.chunks and len(kept.batch.rank) else "prefill" if kept.batch.chunks else "decode"
-        found.append(
-            TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, executed, devices)
-        )
+        found.append(TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, executed, devices))
     return found
 
 

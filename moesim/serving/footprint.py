@@ -85,10 +85,10 @@ def replica_memory(
     held: float | None = None,
     beyond: Callable[[StageProgram], float] | None = None,
 ) -> ReplicaMemory:
-    """Footprints of a replica's stages, and the KV blocks that all of them have room for. held: experts of a layer on
-    the fullest expert rank; an even part by default.
+    """Footprints of a replica's stages, and the KV blocks that all of them have room for.
 
     Args:
+        held: experts of a layer on the fullest expert rank; an even part by default.
         beyond: bytes that a lane of a stage holds beyond its share of one model; negative where it lacks some.
 
     Raises:

@@ -42,8 +42,12 @@ class OffloadedPricer(ExecutedPricer):
     def __init__(self, *arguments: Any, offload: Offload, popularity: FloatArray, key: int, fidelity: Fidelity) -> None:
         super().__init__(*arguments)
         self.offload, self.popularity, self.key, self.fidelity = offload, popularity, key, fidelity
-        self._state = offload.initial(popularity)
-        self._before: dict[int, Residency] = {}
+        self._state, self._before = offload.initial(popularity), dict[int, Residency]()
+
+    def clear(self) -> None:
+        """Forget what was recorded, and what earlier steps left on the devices."""
+        super().clear()
+        self._state, self._before = self.offload.initial(self.popularity), dict[int, Residency]()
 
     @property
     def copy_bytes(self) -> float:

@@ -35,6 +35,8 @@ def outside(
         (f"fabric: {spec.fabric}", spec.fabric != "bound"),
         ("engine.micro_batches", spec.engine.micro_batches > 1),
         ("processors", context.mapping is not None),
+        ("engine.speculation", spec.engine.drafts > 0),
+        ("placement.redundant", spec.placement.redundant > 0),
         ("composition", key == "experts" and spec.composition is not None),
         ("fidelity: op", key == "composition" and spec.fidelity == "op"),
     ):

@@ -52,9 +52,9 @@ _OWN_SOURCE = {"trace": "trace", "affinity": "affinity", "concentration": "conce
 
 class RoutingSpec(Schema):
     """`source: uniform`, a `profile` of the library (or numbers given here), `documents` (the same statistics, but the
-    tokens of a request choose alike for as long as it lasts), or the replay of a `trace` file; a trace, affinity
-    between layers, or a concentration alone is its own source. `source: clustered` has experts in `clusters`, one of
-    which each token prefers: its experts are `preference` times as likely."""
+    tokens of a request choose alike as long as it lasts), or the replay of a `trace` file; a trace, affinity between
+    layers, or a concentration alone is its own source. `source: clustered` has experts in `clusters`, one of which each
+    token prefers: its experts are `preference` times as likely."""
 
     source: str = "profile"
     profile: str | None = None

@@ -36,6 +36,20 @@ class DispatchSpec(Schema):
     returns: bool = True
 
 
+class OverlapSpec(Schema):
+    """Dispatch, experts and combine of a layer in so many `pieces`, of which one is computed while others travel.
+
+    `launch`: what each piece's computation takes beyond its share. `call`: overhead of a piece that a kernel sends by
+    itself, one after the other in a stream; without it, each piece is a call of the fabric's library. `lent`: share of
+    the arithmetic that communication takes from the experts.
+    """
+
+    pieces: int = Field(gt=1, le=1024)
+    launch: Seconds = 0.0
+    call: Seconds | None = None
+    lent: float = Field(default=0.0, ge=0, le=0.9)
+
+
 def _ranges(value: object) -> object:
     """Sizes one by one, or [first, last, step] for many: [1, 2, 4, [8, 256, 8]]."""
     if not isinstance(value, (list, tuple)):
@@ -101,6 +115,7 @@ class EngineSpec(Descriptor):
     transport: Literal["allgather", "alltoall"] = "allgather"
     dispatch: DispatchSpec = DispatchSpec()
     collectives: tuple[str, ...] = ()
+    overlap: OverlapSpec | None = None
     #: A step's sequences in so many groups, of which one computes while another's tokens travel.
     micro_batches: int = Field(default=1, ge=1, le=8)
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.

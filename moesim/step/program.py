@@ -159,6 +159,8 @@ def _feed_forward_rows(
     rows.append(Row("experts", "experts", layer, experts))
     if _combines(model, layer, layout, engine):
         rows.append(Row("combine", "combine", layer))
+    elif layout.dp > 1:  # ranks wait for each other as after a combine, though only the next dispatch needs it
+        rows.append(Row("experts_barrier", "barrier", layer))
     if layout.dp > 1 and layout.tp > 1:
         # Each lane has part of every sum or, after an all-to-all without shared experts, all sums of some tokens.
         partial = any(op.reduces for op in before)

@@ -12,7 +12,6 @@ from moesim.fabric.transfer import Transfer
 from moesim.kernels.base import Cost
 from moesim.model.operators import Operator
 from moesim.placement import rank_loads
-from moesim.placement.base import whole
 from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.base import DTYPE_BYTES
@@ -31,12 +30,13 @@ class ExpertPasses:
 
     def __init__(self, plan: TrainingPlan, dtype: DtypeSpec) -> None:
         self.plan, layout, model = plan, plan.layout, plan.spec.model
-        assert plan.owner is not None
+        assert plan.slots is not None
         assert model.moe is not None
         assert plan.routing is not None
-        self.routing, self.owner, self.layers = plan.routing, plan.owner, plan.moe_layers
+        self.routing, self.layers = plan.routing, plan.moe_layers
+        self.owner: IntArray = np.asarray(plan.slots.owner, dtype=np.int64)
         self._places = expert_places(
-            whole(self.owner), layout.expert_ranks, model.moe, limited=isinstance(plan.routing, CountRouting)
+            plan.slots, layout.expert_ranks, model.moe, limited=isinstance(plan.routing, CountRouting)
         )
         self._operator: Operator = next(
             row.operator for each in plan.programs for row in each.rows if row.action == "experts" and row.operator

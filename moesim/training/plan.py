@@ -14,9 +14,7 @@ from moesim.hardware.machine import Device, Machine, assemble
 from moesim.kernels.base import Calls
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.model.operators import Operator
-from moesim.placement import InformedPlacement, make_placement
-from moesim.placement.base import check_owner
-from moesim.placement.clustered import Clustered, Coactivation
+from moesim.placement import Situation, Slots, make_placement, place
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
 from moesim.routing.clustered import coactivation
@@ -25,7 +23,6 @@ from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.kernels import check_stacks
 from moesim.spec.training import TrainingSpec
-from moesim.step.graph import IntArray
 from moesim.step.program import StageProgram, stage_program
 from moesim.step.sharding import weight_dtype
 from moesim.training.layout import TrainingLayout, training_layout
@@ -40,7 +37,7 @@ class TrainingPlan:
     """A training step, ready to be priced.
 
     kernels: prices calls on `near[device]`. programs: of each part of the model. order: of every stage's passes.
-    owner: [MoE layers, experts] expert rank of each expert; None for dense models.
+    slots: of the experts of every MoE layer, one each; None for dense models.
     """
 
     spec: ExperimentSpec
@@ -53,7 +50,7 @@ class TrainingPlan:
     schedule: PipelineSchedule
     order: Order
     routing: RoutingSource | None
-    owner: IntArray | None
+    slots: Slots | None
     notes: tuple[str, ...]
 
     @property
@@ -110,7 +107,7 @@ def make_plan(spec: ExperimentSpec) -> TrainingPlan:
     programs = tuple(stage_program(spec.model, parts, part, engine) for part in range(layout.parts))
     fabric, said = library_fabric(machine, machine_fabric(machine), spec.engine.collectives, machine.nodes == 1)
     routing = _routing(spec)
-    owner = None if routing is None else _owner(spec, routing, machine, layout)
+    slots = None if routing is None else _slots(spec, routing, machine, layout)
     notes = [said] if len(machine.devices) > 1 and spec.engine.collectives else []
     if routing is not None:
         notes.append(f"routing: {routing.description}")
@@ -119,7 +116,7 @@ def make_plan(spec: ExperimentSpec) -> TrainingPlan:
         notes.append(f"{idle} of {len(machine.devices)} devices take no part in the parallelism and only idle")
     return TrainingPlan(
         spec, training, machine, layout, CalibratedKernels(spec.engine.kernels), fabric, programs, schedule, order,
-        routing, owner, tuple(notes),
+        routing, slots, tuple(notes),
     )  # fmt: skip
 
 
@@ -144,20 +141,28 @@ def _routing(spec: ExperimentSpec) -> RoutingSource | None:
 LEARNED_FROM = 4096
 
 
-def _owner(spec: ExperimentSpec, routing: RoutingSource, machine: Machine, layout: TrainingLayout) -> IntArray:
-    placement = make_placement(spec.placement.policy, spec.placement.options)
-    if isinstance(placement, InformedPlacement):
+def _slots(spec: ExperimentSpec, routing: RoutingSource, machine: Machine, layout: TrainingLayout) -> Slots:
+    """Where the experts are."""
+    lanes = layout.experts[0, 0, :, 0]
+    popularity = getattr(routing, "popularity", None)
+    drawn = draw(routing, 1, 1, LEARNED_FROM, -1, [spec.seed, 3]) if spec.placement.policy == "clustered" else None
+    situation = Situation(
+        layers=routing.layers,
+        experts=routing.experts,
+        ranks=layout.expert_ranks,
+        redundant=spec.placement.redundant,
+        loads=np.ones((routing.layers, routing.experts)) if popularity is None else popularity,
+        nodes=np.array([machine.devices[lane].node for lane in lanes]),
+        transitions=getattr(routing, "transitions", None),
+        together=None if drawn is None or not drawn.picks.size else coactivation(drawn),
+        sharers=max(tier.shared_by for tier in machine.devices[int(lanes[0])].tiers),
+    )
+    slots = place(make_placement(spec.placement.policy, spec.placement.options), situation)
+    if slots.replicated:
         raise MoesimError(
-            f"placement {spec.placement.policy} is for serving", key="placement", fix="use contiguous or clustered"
+            "experts with replicas are not trained", key="placement", fix="choose a placement without replicas"
         )
-    if isinstance(placement, Clustered):
-        drawn = draw(routing, 1, 1, LEARNED_FROM, -1, [spec.seed, 3])
-        lane = int(layout.experts[0, 0, 0, 0])
-        sharers = max(tier.shared_by for tier in machine.devices[lane].tiers)
-        placement.learn(Coactivation(coactivation(drawn), sharers))
-    owner = np.asarray(placement.owner(routing.layers, routing.experts, layout.expert_ranks), dtype=np.int64)
-    check_owner(owner, routing.layers, routing.experts, layout.expert_ranks)
-    return owner
+    return slots
 
 
 def priced(plan: TrainingPlan, calls: Calls, device: Device) -> Kernel:

@@ -60,12 +60,12 @@ def _pairs(plan: TrainingPlan, passes: Passes) -> FloatArray:
     micro-batch."""
     layout = plan.layout
     found = np.zeros((layout.parts, len(plan.machine.devices)))
-    if passes.experts is None or plan.owner is None:
+    if passes.experts is None:
         return found
     bounds = np.cumsum([0, *(len(program.moe_layers) for program in plan.programs)])
     for group in range(layout.groups):
         draws = [passes.experts.drawn(group, m).totals for m in range(plan.training.micro_batches)]
-        loads = np.array([rank_loads(each[:, None], plan.owner, layout.expert_ranks)[:, 0] for each in draws])
+        loads = np.array([rank_loads(each[:, None], passes.experts.owner, layout.expert_ranks)[:, 0] for each in draws])
         for part in range(layout.parts):
             mine = loads[:, bounds[part] : bounds[part + 1]]
             if mine.size:

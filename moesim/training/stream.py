@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from moesim.memory.capacity import GIB
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.errors import MoesimError
 from moesim.spec.training import StreamSpec
@@ -88,19 +87,21 @@ class Stream:
         return Load(lanes, spread, picoseconds(seconds), label)
 
     def _check_room(self, part: int) -> None:
-        """Raises MoesimError where the inner tiers have no room for the weights that are to be in them."""
+        """Raises MoesimError where the inner tiers have no room for the weights that are to be in them, beside the
+        gradients of a chunk's experts, to which every micro-batch adds."""
         size, spec = self.sizes[part], self.spec
         dense, experts = self._lanes(part)
         needed = np.zeros(len(self.plan.machine.devices))
+        gradient = DTYPE_BYTES[self.plan.training.gradients]
         needed[dense] += size.resident * max((spec.ahead + 1) // spec.pieces, 1)
-        needed[experts] += size.expert_bytes / spec.pieces * (spec.ahead + 1)
+        needed[experts] += size.expert_bytes / spec.pieces * (spec.ahead + 1) + size.experts * gradient
         for lane in np.flatnonzero(needed):
             room = sum(tier.capacity for tier in self.plan.near[lane].tiers)
             if needed[lane] > room:
                 names = " and ".join(tier.tier for tier in self.plan.near[lane].tiers)
                 raise MoesimError(
-                    f"{spec.ahead + 1} pieces of a chunk's weights take {needed[lane] / GIB:#.3g} GiB on "
-                    f"{self.plan.machine.devices[lane].name}, its {names} holds {room / GIB:#.3g} GiB",
+                    f"{spec.ahead + 1} pieces of a chunk's weights and its gradients take {needed[lane] / 1e6:,.0f} MB "
+                    f"on {self.plan.machine.devices[lane].name}, its {names} holds {room / 1e6:,.0f} MB",
                     key="training.stream.ahead",
                     fix="lower ahead, or raise chunks or pieces" if spec.ahead else "raise chunks, or use more devices",
                 )

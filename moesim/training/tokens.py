@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.fabric.tokens import Tokens
-from moesim.routing import ClusteredRouting, CountRouting, TraceRouting
-from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.base import RoutingSource, TokenSpans, Tracing
 from moesim.routing.drawn import Drawn
 from moesim.step.graph import FloatArray, IntArray
 
@@ -28,7 +27,7 @@ def draw(routing: RoutingSource, ranks: int, sequences: int, length: int, first:
         tokens=np.full(count, length, dtype=np.int64),
     )
     rng = np.random.default_rng(seed)
-    if isinstance(routing, CountRouting | TraceRouting | ClusteredRouting):
+    if isinstance(routing, Tracing):
         return routing.drawn(spans, ranks, rng)
     return Drawn.of_counts(routing.counts(spans, ranks, rng))
 

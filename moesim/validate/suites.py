@@ -16,7 +16,7 @@ from moesim.spec.marked import Marked, read_yaml
 from moesim.validate.cases import KINDS, Case, Kind, Known, Suite, known
 
 #: The suites of the library in the order in which they are shown; others follow alphabetically.
-_ORDER = ("exact", "fabric", "kernels", "serving")
+_ORDER = ("exact", "fabric", "kernels", "serving", "silicon")
 
 
 def folder() -> Path:

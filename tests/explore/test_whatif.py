@@ -131,6 +131,33 @@ def test_waiting_is_told_from_steps(tmp_path):
     assert parts["change"]["in the queue"] == pytest.approx(0.0)
 
 
+def test_with_pools_the_way_to_the_decode_pool_is_told_from_its_steps():
+    """One sequence at a time in the decode pool: the others wait on the way there."""
+    base = moesim.load("quickstart", set=[*SMALL, "parallelism={dp: 1}", "pools={prefill: {}, decode: {}}"])
+    found = base.whatif(["pools.decode.engine.max_sequences=1"], repeats=0)
+    parts = found.causes[found.causes["of"] == "tpot"].set_index("part")
+    assert parts["change"].sum() == pytest.approx(found.change.summary["tpot"]["mean"], rel=1e-9)
+    assert parts["difference"]["transfer to the decode pool"] > 0
+    assert parts["difference"]["steps of the decode pool"] <= 0
+
+
+def test_a_training_step_is_compared_too():
+    base = moesim.load(
+        {
+            "model": {"extends": "qwen3-30b-a3b", "layers": 2}, "machine": "dgx-h100", "engine": "vllm-0.19",
+            "parallelism": {"dp": 8, "ep": 8}, "training": {"batch": 8, "sequence": 512},
+        }
+    )  # fmt: skip
+    found = base.whatif({"machine": "dgx-h200"}, repeats=4)
+    assert found.repeats == 0
+    sums = found.causes.groupby("of")[["base", "change"]].sum().loc["step"]
+    assert sums["base"] == pytest.approx(found.base.summary["training"]["step_time"], rel=1e-9)
+    assert sums["change"] == pytest.approx(found.change.summary["training"]["step_time"], rel=1e-9)
+    memory = found.causes[found.causes["bound"] == "memory"]
+    assert set(memory["where"]) == {"hbm of h100-sxm → hbm of h200-sxm"}
+    assert memory["difference"].sum() < 0  # the same arithmetic, 1.43 times the bandwidth
+
+
 def test_what_is_written_can_be_read(faster, tmp_path):
     import pandas as pd
 

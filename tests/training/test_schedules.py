@@ -88,10 +88,11 @@ def test_listed_order() -> None:
     ],
 )
 def test_wrong_orders_are_one_line(texts: list[str], says: str) -> None:
-    def scheduled() -> None:
-        order = Listed(texts).order(2, 2, 1)
-        check_complete(order, 2, 1)
-        sequence(order, 1, lambda *_: 1.0)
-
     with pytest.raises(MoesimError, match=says):
-        scheduled()
+        run(Listed(texts))
+
+
+def run(schedule: Listed) -> None:
+    order = schedule.order(2, 2, 1)
+    check_complete(order, 2, 1)
+    sequence(order, 1, lambda *_: 1.0)

@@ -40,13 +40,27 @@ MODELS = {
 SYSTEMS = {"h100_sxm": "dgx-h100", "h200_sxm": "dgx-h200", "b200_sxm": "dgx-b200"}
 ENGINES = {"vllm": "vllm-0.15", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
 #: By precision; models that are published in four bits have formats of their own.
-_DTYPES: Mapping[str, object] = {"bf16": "bf16", "fp8": "fp8", "fp4": {"weights": "fp4", "activations": "fp4"}}
-_OWN_FORMAT = {"openai/gpt-oss-120b"}
+_DTYPES: Mapping[str, Mapping[str, str]] = {
+    "bf16": {"weights": "bf16", "activations": "bf16"},
+    "fp8": {"weights": "fp8", "activations": "fp8"},
+    "fp4": {"weights": "fp4", "activations": "fp4"},
+}
+_OWN_FORMAT: Mapping[str, Mapping[str, str]] = {
+    "openai/gpt-oss-120b": {"weights": "bf16", "experts": "fp4", "activations": "bf16"}
+}
 
 #: Random prompts have nothing in common; engines were told to take as many sequences as are sent.
 _ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 2048}
+#: What engines were told beside, where the models fill their memory; and what lies between them and the benchmark's
+#: client, fitted to TTFT of the fitted half of the models (at most 60 ms), each engine by itself.
+_OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
+    "vllm": {"memory_utilization": 0.95, "frontend_latency": "47 ms"},
+    "sglang": {"memory_utilization": 0.95, "frontend_latency": "60 ms"},
+    "trtllm": {"frontend_latency": "25 ms"},
+}
 _PER_NODE = 8
 
+#: Tokens of the longest sequence that was sent.
 _CONTEXT = 10240
 
 #: Prompts per request under way: sent, and simulated.
@@ -91,23 +105,31 @@ def measured_points(data: Path) -> tuple[Point, ...]:
 def point_experiment(point: Point) -> dict[str, Any]:
     """The document of a point's experiment."""
     said = point.inputs
-    document = {
+    return {
         "name": f"point-{point.row}",
         # What a step can hold is tabulated, and whole prompts of a longer context are never sent.
         "model": {"extends": MODELS[said["model_path"]], "context": _CONTEXT},
-        "engine": {"extends": ENGINES[said["backend"]], **_ENGINE},
+        "engine": {"extends": ENGINES[said["backend"]], **_ENGINE, **_OWN_ENGINE.get(said["backend"], {})},
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
             "mix": "measured",
             "concurrency": int(said["concurrency"]),
             "count": _SIMULATED * int(said["concurrency"]),
         },
+        "dtype": _dtype(said),
         "seed": 1,
         **(_together(said) if point.together else _apart(said)),
     }
-    if said["model_path"] not in _OWN_FORMAT:
-        document["dtype"] = _DTYPES[said["precision"]]
-    return document
+
+
+def _dtype(said: Mapping[str, str]) -> dict[str, str]:
+    """Formats by precision. vLLM and TensorRT-LLM keep the KV cache of quantised models in eight bits, as these say of
+    themselves (ModelOpt's checkpoints); on Blackwell experts of four bits multiply with activations of eight."""
+    dtype = dict(_OWN_FORMAT.get(said["model_path"], _DTYPES[said["precision"]]))
+    if said["system"] == "b200_sxm" and said["model_path"] in _OWN_FORMAT:
+        dtype["activations"] = "fp8"
+    narrow = said["precision"] != "bf16" and said["backend"] != "sglang"
+    return {**dtype, "kv": "fp8" if narrow else "bf16"}
 
 
 def _together(said: Mapping[str, str]) -> dict[str, Any]:

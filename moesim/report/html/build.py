@@ -189,9 +189,9 @@ def _provenance(sources: Sources) -> str:
     for name, results in sources.runs.items():
         parts.append(_details(f"{name}: experiment as resolved", _yaml(results.spec)))
         parts.append(_details(f"{name}: versions, seed, command", _yaml(results.manifest)))
-    if not parts:
-        parts.append("<p>The folder of the sweep holds its study and versions.</p>")
-    return "".join(parts)
+    for sweep in sources.sweeps:
+        parts += [_details(f"{sweep.label}: {name}", text) for name, text in sweep.documents.items()]
+    return "".join(parts) or "<p>none beside the tables</p>"
 
 
 def _details(title: str, text: str) -> str:

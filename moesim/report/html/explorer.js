@@ -11,7 +11,7 @@ const front = [];
 for (const i of known) if (!front.length || b * data.y[i] < b * data.y[front.at(-1)]) front.push(i);
 const on = new Set(front.map((i) => `${data.x[i]} ${data.y[i]}`));
 data.front = Array.from(data.x, (value, i) => (on.has(`${value} ${data.y[i]}`) ? "yes" : ""));
-data.alpha = data.front.map((each) => (each ? 0.95 : 0.4));
+data.alpha = data.front.map((each) => (each ? 1.0 : 0.5));
 data.size = data.front.map((each) => (each ? 10 : 6));
 const corners = {x: [], y: []};
 front.forEach((i, place) => {

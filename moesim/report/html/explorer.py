@@ -96,7 +96,7 @@ def _initial(columns: dict[str, Any], first: str, second: str) -> dict[str, Any]
     front = _front(columns, first, second)
     return {
         "x": columns[first], "y": columns[second], "front": np.where(front, "yes", ""),
-        "alpha": np.where(front, 0.95, 0.4), "size": np.where(front, 10.0, 6.0),
+        "alpha": np.where(front, 1.0, 0.5), "size": np.where(front, 10.0, 6.0),
     }  # fmt: skip
 
 

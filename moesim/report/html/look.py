@@ -43,7 +43,8 @@ TABLE_CSS = """
 WIDGET_CSS = """
 :host, label, .bk-input-group > label { color: var(--soft); font: 12.5px system-ui, sans-serif; }
 select.bk-input {
-  background-color: var(--surface); color: var(--ink); border-color: var(--line); font: 14px system-ui, sans-serif;
+  background: var(--surface) none; color: var(--ink); border-color: var(--line); font: 14px system-ui, sans-serif;
+  appearance: auto;
 }
 """
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -117,17 +117,22 @@ def _tables(
     sources: Sources, names: Sequence[str], metrics: Sequence[str]
 ) -> tuple[dict[str, pd.DataFrame], list[str]]:
     found: dict[str, pd.DataFrame] = {}
-    missing = []
+    missing: dict[str, list[str]] = {}  # figures by what they lack
     for name in names or PLOTS:
         try:
             found[name] = PLOTS[name].table(sources, metrics if names else ())
         except MoesimError as error:
             if names:
                 raise
-            missing.append(str(error))
+            missing.setdefault(str(error).removeprefix(f"the figure {name} "), []).append(name)
     if not found:
-        raise MoesimError("these results feed no figure", fix=missing[0])
-    return found, missing
+        raise MoesimError("these results feed no figure", fix=_by_reason(missing)[0])
+    return found, _by_reason(missing)
+
+
+def _by_reason(missing: Mapping[str, Sequence[str]]) -> list[str]:
+    """'roofline, gantt: needs ...'."""
+    return [f"{', '.join(names)}: {reason}" for reason, names in missing.items()]
 
 
 def _draw(name: str, table: pd.DataFrame, width: float, sources: Sources, metrics: Sequence[str]) -> Figure:

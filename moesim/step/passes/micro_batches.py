@@ -12,6 +12,7 @@ from moesim.fabric.transfer import Collective
 from moesim.step.batch import Batch, Chunk
 from moesim.step.compile import compile_step
 from moesim.step.graph import ABSENT, RESOURCES, FloatArray, IntArray, StepGraph
+from moesim.step.passes.pipeline import Pipeline
 from moesim.step.pricing import Block, StepPricer
 
 #: Draws of a step's micro-batches are as far apart as those of no two steps of a run.
@@ -56,10 +57,11 @@ def in_parts(pricer: StepPricer, batch: Batch, rested: bool = False) -> Block:
 
 def step_graph(pricer: StepPricer, block: Block, stage: int | None = None) -> StepGraph:
     """The graph of a block's first step, its micro-batches side by side; of one stage, or all."""
-    graphs = []
+    graphs, overlap = [], pricer.context.engine.overlap
     for each in block.parts or (block,):
         drawn = pricer.routed.drawn(each.batch, 0) if pricer.routed is not None else None
-        graphs.append(compile_step(pricer, each, drawn, stage))
+        graph = compile_step(pricer, each, drawn, stage)
+        graphs.append(graph if overlap is None else Pipeline(overlap).apply(graph))
     return graphs[0] if len(graphs) == 1 else interleave(graphs)
 
 

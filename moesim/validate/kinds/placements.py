@@ -77,7 +77,7 @@ class Followers(Schema):
     layers: int
     experts: int
     strength: float
-    rank: int = 4
+    rank: int = 3
     zipf: float = 0.0
 
 
