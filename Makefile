@@ -1,5 +1,5 @@
 # make run:  the quickstart, from nothing to figures.   make test:  lint, types, tests.
-# make test-extras:  what needs PyTorch.
+# make test-extras:  what needs PyTorch, Dask, Ray or a browser.
 # All need only Python 3.11 or later and make; everything else goes into .venv.
 
 # The first interpreter that runs and is recent enough (a name on the PATH may be a shim that leads nowhere).
@@ -22,9 +22,10 @@ test: $(VENV)/.installed-dev
 	$(BIN)/mypy --strict moesim
 	$(BIN)/pytest -q
 
-# What needs PyTorch, which is large: the reference model, and a machine measured and predicted at small size.
+# What needs PyTorch, which is large (the reference model, and a machine measured and predicted at small size), real local
+# clusters of Dask and Ray, and a browser, Debian's chromium (the report).
 test-extras: $(VENV)/.installed-dev
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,calibrate]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev,calibrate,explore,ray,browser]'
 	$(BIN)/pytest -q tests/extras
 
 # A quiet machine, and numba (pip install -e '.[fast]'), show the most.

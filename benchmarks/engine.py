@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 from measure import median, table
 
-from moesim.engine.accelerate import HAVE_NUMBA
+from moesim.accelerate import HAVE_NUMBA
 from moesim.engine.clock import Clock, Delay
 from moesim.engine.sweep import Sweep
 from moesim.routing.synthetic import CountRouting

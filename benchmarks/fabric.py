@@ -16,8 +16,8 @@ from collections.abc import Callable
 import numpy as np
 from measure import ROOT, table
 
+from moesim.accelerate import HAVE_NUMBA
 from moesim.fabric import collectives
-from moesim.fabric.accelerate import HAVE_NUMBA
 from moesim.fabric.flow import along, simulate
 from moesim.fabric.links import GroupLinks, group_links
 from moesim.fabric.network import TopologyFabric

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from measure import ROOT, table
 
-from moesim.run import Uncertainty, run
+from moesim.running import Uncertainty, run
 from moesim.serving.simulate import Simulation
 from moesim.spec.loading import load_experiment
 

@@ -1,5 +1,5 @@
-"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables of measured runs and
-of fidelities, and the page of accuracy.
+"""Bring the documentation up to date: outputs of commands, the figure of the README, the tables and curves of
+measured runs, the tables of fidelities, and the pages of accuracy and of reproduced systems.
 
     python docs/refresh.py [PAGE ...]
 
@@ -17,8 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import examples
 import fidelities
+import measured_curves
 import measured_runs
 
+PLOTS = ("latency-cdf", "gantt")
 FIGURE = examples.ROOT / "docs" / "images" / "quickstart-operators.png"
 
 
@@ -44,8 +46,9 @@ def refresh_outputs(page: Path) -> None:
 def refresh_measured_runs() -> None:
     folder = measured_runs.data()
     if folder is None:
-        sys.stderr.write("tables of measured runs left as they are: MOESIM_DATA names no folder with the workloads\n")
+        sys.stderr.write("measured runs left as they are: MOESIM_DATA names no folder with the workloads\n")
         return
+    measured_curves.draw(folder)
     summaries = [measured_runs.simulated(run, folder) for run in measured_runs.RUNS]
     for name, table in measured_runs.TABLES.items():
         page = examples.ROOT / name
@@ -69,14 +72,31 @@ def refresh_accuracy() -> None:
     renew_page(Shelf(folder() / "recorded"), page_path())
 
 
+def refresh_reproduced() -> None:
+    """From the recorded tables; `moesim reproduce --all --record` renews those."""
+    from moesim.reproduce.command import shelf
+    from moesim.reproduce.page import renew_page
+    from moesim.validate.page import page_path
+
+    renew_page(shelf(), page_path("reproduced"))
+
+
 def refresh_figure() -> None:
-    from moesim.run import run
+    """Of the README, and the examples of figures to print."""
+    from moesim.report.plots.draw import draw_plots
+    from moesim.report.sources import Sources
+    from moesim.running import run
     from moesim.spec.loading import load_experiment
 
     with tempfile.TemporaryDirectory() as folder:
         results = run(load_experiment("quickstart"), Path(folder) / "results")
         assert results.path is not None
         shutil.copyfile(results.path / "figures" / "operators.png", FIGURE)
+        slower = run(load_experiment("quickstart", ["requests.rate=5/s"]), Path(folder) / "slower", figures=False)
+        sources = Sources({"10 requests/s": results, "5 requests/s": slower})
+        draw_plots(sources, PLOTS, Path(folder), formats=("png",), width="double")
+        for name in PLOTS:
+            shutil.copyfile(Path(folder) / f"{name}.png", FIGURE.with_name(f"plot-{name}.png"))
 
 
 def main(pages: list[str]) -> None:
@@ -86,6 +106,7 @@ def main(pages: list[str]) -> None:
         refresh_measured_runs()
         refresh_fidelities()
         refresh_accuracy()
+        refresh_reproduced()
         refresh_figure()
 
 

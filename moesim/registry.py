@@ -39,19 +39,23 @@ class Registry(Generic[Policy]):
         return keep
 
     def make(self, name: str, *arguments: object) -> Policy:
-        """The policy of that name, of this package or of an installed one.
+        """The policy of that name. Raises MoesimError where there is none."""
+        return self.factory(name)(*arguments)
+
+    def factory(self, name: str) -> Callable[..., Policy]:
+        """What makes the policy of that name, of this package or of an installed one.
 
         Raises:
             MoesimError: there is none; suggests the nearest.
         """
         if name in self._factories:
-            return self._factories[name](*arguments)
+            return self._factories[name]
         from importlib.metadata import entry_points
 
         others = entry_points(group=self.entry_points)
         if name in others.names:
-            policy: Policy = others[name].load()(*arguments)
-            return policy
+            factory: Callable[..., Policy] = others[name].load()
+            return factory
         known = sorted({*self._factories, *others.names})
         near = get_close_matches(name, known, n=1)
         fix = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(known)}"

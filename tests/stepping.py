@@ -146,6 +146,23 @@ MACHINES = {
                  library={"fabrics": {"adding": {"extends": "nvlink4-switch", "reduces": True}}})
         | {"machine": {"devices": {"h100-sxm": 4}, "fabric": "adding"}}, 3,
     ),
+    "DP 4, EP 4, all-to-all, replicas of busy experts": (
+        document("qwen3-30b-a3b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4}, **ALL_TO_ALL,
+                 placement={"policy": "eplb", "redundant": 16}, routing={"zipf": 0.8}), 3,
+    ),
+    "DP 4, EP 4, all-gather, tokens moved to the least loaded ranks": (
+        document("qwen3-30b-a3b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4},
+                 placement={"policy": "llep", "trigger": 1, "least": 1}, routing={"concentration": {"share": 0.6}}), 3,
+    ),
+    "DP 4, EP 4, all-to-all, tokens moved to the least loaded ranks": (
+        document("qwen3-30b-a3b", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4}, **ALL_TO_ALL,
+                 placement={"policy": "llep", "trigger": 1, "least": 1}, routing={"concentration": {"share": 0.6}}), 3,
+    ),
+    "DP 4, EP 4, tokens stay with their experts": (
+        document("llama-4-scout", {"h200-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4}, dtype="fp8",
+                 engine={"extends": "alltoall", "dispatch": {"returns": False}}, placement="exflow",
+                 routing={"affinity": {"strength": 1}}), 3,
+    ),
     "full mesh, TP 8": (
         document("mixtral-8x7b", {}, parallelism={"tp": 8}) | {"machine": {"extends": "mi300x-8"}}, 2,
     ),
@@ -165,4 +182,19 @@ MACHINES = {
         document("snowflake-arctic", {"mi355x": 2}, "xgmi-mesh", parallelism={"dp": 2, "ep": 2}, dtype="int4"), 2,
     ),
     "one processor": (document("qwen1.5-moe-a2.7b", {"epyc-9755": 1}), 2),
+    "PIM, one processor at a time": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 4, "ep": 4}, processors="intensity") | {"machine": "duplex-4"},
+        3,
+    ),
+    "PIM, co-processing, DP 2, TP 2, EP 4": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 2, "dp": 2, "ep": 4}, processors="co-processing")
+        | {"machine": "duplex-4"}, 3,
+    ),
+    "PIM, co-processing, tensor-parallel experts": (
+        document("mixtral-8x7b", {}, parallelism={"tp": 4}, processors="co-processing") | {"machine": "duplex-4"}, 3,
+    ),
+    "PIM in one of two devices": (
+        document("olmoe-1b-7b", {"duplex": 1, "h100-sxm": 1}, "nvlink4-switch", parallelism={"dp": 2, "ep": 2},
+                 processors="co-processing"), 3,
+    ),
 }  # fmt: skip

@@ -16,9 +16,9 @@ import ruler
 import stepping
 from stepping import MACHINES
 
-from moesim.fabric.accelerate import HAVE_NUMBA
+from moesim.accelerate import HAVE_NUMBA
 from moesim.results.metrics import summarise
-from moesim.run import run
+from moesim.running import run
 from moesim.serving.simulate import simulate
 from moesim.spec.loading import load_experiment
 
@@ -83,8 +83,8 @@ _SWEPT = """
 import sys
 from pathlib import Path
 from moesim.engine import sweep
-from moesim.fabric import accelerate
-from moesim.run import run
+from moesim import accelerate
+from moesim.running import run
 from moesim.serving import build, executed
 from moesim.spec.loading import load_experiment
 sweep._PATIENCE = 0
@@ -220,7 +220,7 @@ def test_300_real_requests():
 #: Runs the quickstart on a trace and reports what it took.
 _REPLAY = """
 import json, resource, sys
-from moesim.run import run
+from moesim.running import run
 from moesim.spec.loading import load_experiment
 loaded = load_experiment(sys.argv[1], [f"requests.trace={sys.argv[2]}"])
 from pathlib import Path

@@ -17,16 +17,25 @@ import click
 
 from moesim import __version__
 from moesim.cli.calibrating import calibrate_group
+from moesim.cli.comparing import compare_command
+from moesim.cli.configuring import configure_command
+from moesim.cli.explaining import explain_command
 from moesim.cli.fabric import fabric_command
 from moesim.cli.fitting import COMMANDS as FITTING
 from moesim.cli.importing import import_group
 from moesim.cli.listing import list_command
 from moesim.cli.measuring import COMMANDS as MEASURING
 from moesim.cli.options import INTERRUPTED, MISTAKE
+from moesim.cli.plotting import plot_command
+from moesim.cli.reporting import report_command
+from moesim.cli.reproducing import reproduce_command
 from moesim.cli.routing import routing_group
 from moesim.cli.running import run_command
+from moesim.cli.searching import search_command
 from moesim.cli.showing import show_command
+from moesim.cli.sweeping import sweep_command
 from moesim.cli.validating import validate_command
+from moesim.cli.whatif import whatif_command
 from moesim.spec.errors import MoesimError
 
 
@@ -100,9 +109,24 @@ def main() -> None:
 
 
 for command in (
-    run_command, list_command, show_command, import_group, routing_group, fabric_command, calibrate_group,
+    run_command,
+    whatif_command,
+    explain_command,
+    compare_command,
+    sweep_command,
+    search_command,
+    configure_command,
+    plot_command,
+    report_command,
+    list_command,
+    show_command,
+    import_group,
+    routing_group,
+    fabric_command,
+    calibrate_group,
     validate_command,
-):  # fmt: skip
+    reproduce_command,
+):
     main.add_command(command)
 for command in (*MEASURING, *FITTING):
     calibrate_group.add_command(command)

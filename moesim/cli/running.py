@@ -50,12 +50,12 @@ def run_command(
     target = output if output is not None else Path("results") / loaded.spec.name
     # Only now: the simulator takes longer to import than a mistake to report.
     from moesim.report import print_summary
-    from moesim.run import Uncertainty, run
+    from moesim.running import Uncertainty, run
 
     with request_progress() as progress:
         wanted = None
         if repeats is not None:
-            wanted = Uncertainty(repeats, _processors(), partial(progress, what="repeats"))
+            wanted = Uncertainty(repeats, processors(), partial(progress, what="repeats"))
         results = run(
             loaded, target, overwrite=overwrite, figures=not no_figures, progress=progress, uncertainty=wanted
         )
@@ -64,7 +64,7 @@ def run_command(
         click.get_current_context().exit(INTERRUPTED)
 
 
-def _processors() -> int:
+def processors() -> int:
     """That this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

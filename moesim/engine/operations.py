@@ -19,8 +19,8 @@ from moesim.engine.clock import Clock
 from moesim.engine.invariants import check_collective, require
 from moesim.engine.topology import Groups
 from moesim.engine.wires import OwnWires, Wires
-from moesim.fabric.transfer import Collective, Phase, Transfer, concurrent, picoseconds
-from moesim.step.graph import ABSENT, PICOSECONDS, RESOURCES, Schedule, StepGraph
+from moesim.fabric.transfer import Phase, Transfer, concurrent, picoseconds
+from moesim.step.graph import ABSENT, PEER, PICOSECONDS, RESOURCES, Schedule, StepGraph
 
 Steps = Generator[simpy.Event, Any, Any]
 
@@ -125,7 +125,9 @@ class _Lane:
 
 class _Execution:
     def __init__(self, graph: StepGraph, clock: Clock, wires: Wires) -> None:
-        self.graph, self.clock, self.wires, self.origin = graph, clock, wires, clock.now
+        self.graph, self.clock, self.origin = graph, clock, clock.now
+        # What goes to other pipeline stages runs beside the collectives, in the plan too.
+        self.wires, self.beside = wires, OwnWires(clock)
         self.labels = [Groups(labels).label.tolist() for labels in graph.partitions]
         self.lanes = [self._lane(index) for index in range(graph.lanes)]
         for row in range(graph.rows):
@@ -198,7 +200,7 @@ class _Execution:
         if not meeting.expected:
             meeting.begin.succeed()
             if row in self.graph.collectives:
-                meeting.end = self.clock.process(self._transfer(self.graph.collectives[row], lane))
+                meeting.end = self.clock.process(self._transfer(row, lane))
         return meeting
 
     def _work(self, row: int, lane: int) -> simpy.Event:
@@ -210,16 +212,19 @@ class _Execution:
             return memory.read(took, float(demand[row, lane]) / took * PICOSECONDS)
         return self.clock.timeout(took, what=self.graph.name[row])
 
-    def _transfer(self, collective: Collective, lane: int) -> Steps:
+    def _transfer(self, row: int, lane: int) -> Steps:
         """What the group of `lane` exchanges: the call's overhead, then stage by stage what runs side by side."""
+        collective = self.graph.collectives[row]
+        wires = self.beside if self.graph.resource[row] == PEER else self.wires
         index = next(i for i, group in enumerate(collective.members) if lane in group)
         members, transfer = collective.members[index], collective.transfers[index]
         if transfer.phases:
             yield self.clock.timeout(int(picoseconds(transfer.ports.overhead)), what=collective.operation)
         for stage in concurrent(transfer.phases):
-            yield self.clock.all_of([self.clock.process(self._phase(phase, transfer, members)) for phase in stage])
+            phases = [self._phase(phase, transfer, members, wires) for phase in stage]
+            yield self.clock.all_of([self.clock.process(phase) for phase in phases])
 
-    def _phase(self, phase: Phase, transfer: Transfer, members: tuple[int, ...]) -> Steps:
+    def _phase(self, phase: Phase, transfer: Transfer, members: tuple[int, ...], wires: Wires) -> Steps:
         """Synchronous rounds: the next begins when all of this one has arrived."""
         for _ in range(phase.rounds):
-            yield self.wires.round(phase, transfer.ports, members)
+            yield wires.round(phase, transfer.ports, members)

@@ -42,7 +42,9 @@ class RunRecord:
         kv_bytes, capacity_bytes, peak_flops (at the dtype of matrix products), peak_bandwidth.
     operators: name, kind, seconds (critical path), compute_seconds, memory_seconds, network_seconds, overhead_seconds
         (what bounds each, on the critical path), least_seconds (of transfers: their calls, and the busiest link at work
-        without a pause; NaN of others).
+        without a pause; NaN of others), level (of transfers: the part of the machine that this link belongs to; empty
+        of others), device_seconds, flops, memory_bytes (over all devices, on the critical path or
+        not; NaN of what does not compute).
     links: name, level (part of the machine), bandwidth (bytes/s that large transfers reach), bytes.
     expert_tokens: [MoE layers, experts] copies routed.
     """
@@ -93,6 +95,12 @@ class Totals:
     #: Seconds of communication behind computation, and of waiting for others on shared links, summed over replicas.
     hidden: float = 0.0
     sharing: float = 0.0
+    #: Of experts outside the devices' memory, see step.pricing.ExpertUse: distinct experts per step and layer, bytes.
+    expert_requests: int = 0
+    expert_hits: int = 0
+    expert_fetched_ahead: int = 0
+    expert_on_host: int = 0
+    expert_copied: float = 0.0
     chassis_power: float = 0.0  # watts beside the devices
     peak_flops: float = 0.0  # of the devices that take part, at the dtype of matrix products
     peak_bandwidth: float = 0.0

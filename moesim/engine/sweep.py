@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from moesim.engine import accelerate
+from moesim import accelerate
 from moesim.engine.topology import Block, Topology
 from moesim.step.graph import ABSENT, RESOURCES, IntArray, Schedule, StepGraph
 

@@ -28,7 +28,7 @@ IN_SWITCH = ("nvls", "sharp", "write-accumulate", "in-network")
 
 @dataclass(frozen=True, eq=False)
 class Tree:
-    """The way from every device of a group up to one switch.
+    """The way from every device of a group up to one switch, or to a device at the root that does the same.
 
     up, down: [E] links of each edge. below: [E, lanes] which lanes an edge serves. streams: [E] how many copies of one
     message it carries, because the switches below it cannot merge or multicast them. latency: seconds to the top.
@@ -193,8 +193,9 @@ def combining_tree(topology: Topology, devices: IntArray) -> Tree:
     below = np.zeros((len(vertices), len(devices)))
     streams, latency = np.zeros(len(vertices)), np.zeros(len(vertices))
     for lane, device in enumerate(devices.tolist()):
-        below[place[device], lane] = 1
-        streams[place[device]] += 1
+        if device != top:  # a device at the root is below no edge
+            below[place[device], lane] = 1
+            streams[place[device]] += 1
     reduces = topology.reduces if topology.reduces is not None else np.zeros(topology.vertices, dtype=bool)
     for index, vertex in enumerate(vertices):  # from the farthest to the nearest
         if reduces[vertex]:

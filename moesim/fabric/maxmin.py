@@ -19,7 +19,7 @@ from typing import Literal
 
 import numpy as np
 
-from moesim.fabric import accelerate
+from moesim import accelerate
 from moesim.fabric.topology import BoolArray
 from moesim.fabric.transfer import PICOSECONDS, FloatArray, IntArray
 

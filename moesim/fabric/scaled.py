@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -28,11 +28,16 @@ class ScaledProtocol(CollectiveProtocol):
         return super().seconds(operation, size, ranks, element) * self.scales.get(known, 1.0)
 
 
-def scaled_fabric(fabric: Fabric, scales: Mapping[str, float]) -> Fabric:
-    """`fabric`, with the calls of its library scaled by operation; itself where no library paces it."""
-    if not scales or not isinstance(fabric, CalibratedFabric):
+def scaled_fabric(fabric: Fabric, scales: Mapping[str, float], launch: float = 1.0) -> Fabric:
+    """`fabric`, with the calls of its library scaled by operation, and their launches and rounds by `launch`; itself
+    where no library paces it."""
+    if (not scales and launch == 1.0) or not isinstance(fabric, CalibratedFabric):
         return fabric
     same = {each.name: getattr(fabric.protocol, each.name) for each in fields(fabric.protocol)}
+    same["terms"] = {
+        key: replace(terms, launch=terms.launch * launch, round=terms.round * launch)
+        for key, terms in fabric.protocol.terms.items()
+    }
     return CalibratedFabric(fabric.fabric, ScaledProtocol(**same, scales=scales), fabric.element)
 
 
@@ -48,9 +53,16 @@ class ScaledExperts(ExpertKernels):
         return scaled
 
 
-def scaled_experts(kernels: ExpertKernels | None, scales: Mapping[str, float]) -> ExpertKernels | None:
-    """`kernels`, with their calls scaled by the names `dispatch` and `combine`; None where there are none."""
-    if not scales or kernels is None:
+def scaled_experts(
+    kernels: ExpertKernels | None, scales: Mapping[str, float], launch: float = 1.0
+) -> ExpertKernels | None:
+    """`kernels`, with their calls scaled by the names `dispatch` and `combine`, and their launches and hops by
+    `launch`; None where there are none."""
+    if (not scales and launch == 1.0) or kernels is None:
         return kernels
     both = scales.get("dispatch", 1.0), scales.get("combine", 1.0)
-    return ScaledExperts(kernels.protocol, kernels.mode, both)
+    terms, scattered = (
+        {key: replace(each, launch=each.launch * launch, hop=each.hop * launch) for key, each in known.items()}
+        for known in (kernels.protocol.terms, kernels.protocol.scattered)
+    )
+    return ScaledExperts(replace(kernels.protocol, terms=terms, scattered=scattered), kernels.mode, both)

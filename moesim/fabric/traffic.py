@@ -107,6 +107,13 @@ class Traffic:
         used = self.load > 0
         return float((self.load[used] / self.links.bandwidth[used]).max(initial=0.0))
 
+    @property
+    def level(self) -> str:
+        """The part of the machine that the busiest link belongs to; empty where no byte travelled."""
+        used = np.flatnonzero(self.load > 0)
+        busiest = used[np.argmax(self.load[used] / self.links.bandwidth[used])] if len(used) else -1
+        return self.links.level[busiest] if len(used) else ""
+
 
 def _weighted(moved: FloatArray, times: FloatArray, shape: tuple[int, ...]) -> FloatArray:
     """[K] sum over all sizes of `moved` [..., K] times how often each was."""

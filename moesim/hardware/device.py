@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from moesim.spec.base import Dtype
 from moesim.spec.errors import MoesimError
 from moesim.spec.families import FamilyDefaults, Tier, family_defaults
-from moesim.spec.hardware import Compute, DeviceSpec
+from moesim.spec.hardware import Compute, Coprocessor, DeviceSpec
 
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
@@ -46,6 +46,8 @@ class MemoryTier:
     latency: float
     energy: float
     internal_bandwidth: float | None = None
+    #: Devices that share it; the other numbers are the part of one.
+    shared_by: int = 1
 
     @property
     def compute_bandwidth(self) -> float:
@@ -75,6 +77,15 @@ class Device:
     energy: Mapping[Dtype, float]
     idle_power: float
     tdp: float | None
+    #: Others that compute on this device's memory, each a device of its own in all but place and links.
+    coprocessors: tuple[Device, ...] = ()
+    #: Of a coprocessor: whether it draws on the bandwidth of the device's own arithmetic.
+    shares_memory: bool = False
+
+    @property
+    def processors(self) -> tuple[Device, ...]:
+        """The device's own arithmetic, then its coprocessors, in the order of the descriptor."""
+        return (self, *self.coprocessors)
 
     @property
     def memory(self) -> MemoryTier:
@@ -140,7 +151,28 @@ def make_device(spec: DeviceSpec, *, index: int, name: str, node: int) -> Device
         energy={dtype: _energy(spec, family, used) for dtype, used in runs_as.items()},
         idle_power=idle,
         tdp=tdp,
+        coprocessors=tuple(_coprocessor(spec, name, each, index, node) for name, each in spec.coprocessors.items()),
     )
+
+
+def _coprocessor(host: DeviceSpec, name: str, given: Coprocessor, index: int, node: int) -> Device:
+    """The coprocessor called `name`, on the memory that holds the weights of `host`. Idle power is the host's."""
+    main = next((tier for tier in host.memory if tier.tier != "sram"), host.memory[0])
+    seen = {"bandwidth": given.bandwidth, "write_bandwidth": None, "internal_bandwidth": None}
+    energy = main.energy if given.memory_energy is None else given.memory_energy
+    spec = host.model_copy(
+        update={
+            "name": f"{host.name}/{name}",
+            "family": host.family if given.family is None else given.family,
+            "compute": given.compute,
+            "memory": (main.model_copy(update=seen | {"energy": energy}),),
+            "coprocessors": {},
+            "energy": given.energy,
+            "links": {},
+        }
+    )
+    device = make_device(spec, index=index, name=name, node=node)
+    return replace(device, idle_power=0.0, shares_memory=given.shared)
 
 
 def _runs_as(compute: Compute) -> dict[Dtype, Dtype]:
@@ -176,9 +208,11 @@ def _tiers(spec: DeviceSpec, family: FamilyDefaults) -> tuple[MemoryTier, ...]:
                 fix="give the tier an energy, like 3.6 pJ/bit",
             )
         write = given.bandwidth if given.write_bandwidth is None else given.write_bandwidth
+        inside, parts = given.internal_bandwidth, given.shared_by
         tiers.append(
             MemoryTier(
-                given.tier, given.capacity, given.bandwidth, write, given.latency, energy, given.internal_bandwidth
+                given.tier, given.capacity / parts, given.bandwidth / parts, write / parts, given.latency, energy,
+                None if inside is None else inside / parts, parts,
             )
         )  # fmt: skip
     return tuple(tiers)

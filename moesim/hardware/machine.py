@@ -69,6 +69,20 @@ class Machine:
             raise _no_port(device.name, device.spec, fabric, scope)
         return rate * fabric.efficiency
 
+    @property
+    def price(self) -> float:
+        """Dollars per second, of the system or of its devices; NaN where a device's price is unknown."""
+        if self.spec.price is not None:
+            return self.spec.price * self.spec.nodes
+        prices = [device.spec.price for device in self.devices]
+        return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))
+
+    @property
+    def standing_power(self) -> float:
+        """Watts drawn beside the devices: chassis, and hosts and storage without work."""
+        others = sum(device.idle_power for device in (*self.hosts, *self.storage))
+        return self.spec.chassis_power * self.spec.nodes + others
+
     def reachable(self, a: Device | str, b: Device | str) -> bool:
         """Whether a path of links leads from `a` to `b` (devices, or names of vertices)."""
         import networkx as nx

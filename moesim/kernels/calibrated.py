@@ -23,6 +23,7 @@ from moesim.kernels.roofline import DatasheetRoofline
 from moesim.kernels.selection import far_sizes, select, static_sizes
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
+from moesim.spec.hardware import DeviceSpec
 from moesim.spec.kernels import KernelFit
 
 #: Kernels whose form prices a class of calls: one, or the parts of a batch.
@@ -80,10 +81,21 @@ class CalibratedKernels:
         stacks: names of software stacks, the preferred first, without version (`vllm`), with it (`vllm-0.24.0`), or
             with the beginning of one (`vllm-0.24`).
         scales: kernels that take so many times as long as their terms say; the others take just as long.
+        launches: the same of what a launch takes, by device; the rest of a call takes just as long.
+        relatives: by device, the descriptor that stands for it in the choice of terms, where another than its own
+            shall: with other rates, another relative may be the nearest.
     """
 
-    def __init__(self, stacks: Sequence[str], scales: KernelScales | None = None) -> None:
-        self._stacks, self._scales, self._datasheet = tuple(stacks), dict(scales or {}), DatasheetRoofline()
+    def __init__(
+        self,
+        stacks: Sequence[str],
+        scales: KernelScales | None = None,
+        launches: Mapping[str, float] | None = None,
+        relatives: Mapping[str, DeviceSpec] | None = None,
+    ) -> None:
+        self._stacks, self._scales, self._launches = tuple(stacks), dict(scales or {}), dict(launches or {})
+        self._relatives = dict(relatives or {})
+        self._datasheet = DatasheetRoofline(self._launches)
         self._known: dict[_Key, _Priced | None] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
@@ -147,17 +159,24 @@ class CalibratedKernels:
         return {name: sorted(sources, key=lambda each: (each.kind, each.far)) for name, sources in found.items()}
 
     def _find(self, device: Device, kind: str, calls: Calls) -> _Priced | None:
-        selected = select(device.spec, self._stacks, _KERNELS.get(kind, ()), calls)
+        spec = self._relatives.get(device.spec.name, device.spec)
+        selected = select(spec, self._stacks, _KERNELS.get(kind, ()), calls)
         if selected is None:
             return None
         fits = selected.fits
         return _Priced(
             fits=fits,
-            forms=tuple(_in_a_step(make_form(fit.kernel, fit.terms)) for fit in fits),
+            forms=tuple(_in_a_step(make_form(fit.kernel, self._terms(fit, device))) for fit in fits),
             scales=tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in fits),
             rates=device_rates(device, calls.dtype),
             source=Source(kind, selected.device, selected.stack, fits[0].format, tuple(far_sizes(fits, calls))),
         )
+
+    def _terms(self, fit: KernelFit, device: Device) -> Mapping[str, float]:
+        factor = self._launches.get(device.spec.name, 1.0)
+        if factor == 1.0 or "launch" not in fit.terms:
+            return fit.terms
+        return {**fit.terms, "launch": fit.terms["launch"] * factor}
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ seconds = overhead + max(FLOPs / (peak x efficiency), bytes / (bandwidth x effic
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -29,14 +30,19 @@ class _Rates(NamedTuple):
 
 
 class DatasheetRoofline:
-    """Peaks and bandwidth from the device's datasheet, efficiencies and launch overheads from its family's defaults."""
+    """Peaks and bandwidth from the device's datasheet, efficiencies and launch overheads from its family's defaults.
 
-    def __init__(self) -> None:
+    Args:
+        launches: by device, the factor of its launch overheads; the others are what their family says.
+    """
+
+    def __init__(self, launches: Mapping[str, float] | None = None) -> None:
+        self._launches = dict(launches or {})
         self._known: dict[tuple[Device, str, Dtype], _Rates] = {}
 
     def cost(self, calls: Calls, device: Device) -> Cost:
         key = device, calls.kind, calls.dtype
-        rates = self._known.get(key) or self._known.setdefault(key, _rates(*key))
+        rates = self._known.get(key) or self._known.setdefault(key, self._rates(*key))
         traffic = calls.weight_bytes + calls.data_bytes
         compute = calls.flops / rates.compute
         memory = traffic / rates.memory
@@ -53,13 +59,13 @@ class DatasheetRoofline:
     def seconds(self, calls: Calls, device: Device) -> FloatArray:
         return self.cost(calls, device).seconds
 
-
-def _rates(device: Device, kind: str, dtype: Dtype) -> _Rates:
-    defaults, memory = device.family, device.memory
-    return _Rates(
-        compute=device.peak(dtype) * getattr(defaults.efficiency, _EFFICIENCY_AS.get(kind, "gemm")),
-        memory=memory.compute_bandwidth * defaults.efficiency.memory,
-        overhead=getattr(defaults.overhead, _OVERHEAD_AS.get(kind, kind)),
-        arithmetic_energy=device.energy_per_flop(dtype),
-        memory_energy=memory.energy,
-    )
+    def _rates(self, device: Device, kind: str, dtype: Dtype) -> _Rates:
+        defaults, memory = device.family, device.memory
+        return _Rates(
+            compute=device.peak(dtype) * getattr(defaults.efficiency, _EFFICIENCY_AS.get(kind, "gemm")),
+            memory=memory.compute_bandwidth * defaults.efficiency.memory,
+            overhead=getattr(defaults.overhead, _OVERHEAD_AS.get(kind, kind))
+            * self._launches.get(device.spec.name, 1.0),
+            arithmetic_energy=device.energy_per_flop(dtype),
+            memory_energy=memory.energy,
+        )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -133,11 +135,16 @@ def relatives(spec: DeviceSpec) -> list[str]:
     wanted = _intensity(spec)
     near: list[tuple[float, str]] = []
     for name in calibrated_devices():
-        if name == spec.name or not _of_family(name, spec.family):
+        path = os.environ.get("MOESIM_PATH", "")
+        if name == spec.name or not _of_family(name, spec.family, path):
             continue
-        other: DeviceSpec = load_descriptor("devices", name)
-        near.append((abs(np.log(_intensity(other) / wanted)), name))
+        near.append((abs(np.log(_intensity_of(name, path) / wanted)), name))
     return [name for _, name in sorted(near)]
+
+
+@lru_cache(maxsize=64)
+def _intensity_of(device: str, search_path: str) -> float:
+    return _intensity(load_descriptor("devices", device))
 
 
 def _intensity(spec: DeviceSpec) -> float:
@@ -146,7 +153,8 @@ def _intensity(spec: DeviceSpec) -> float:
     return float((compute.bf16 or compute.fp16 or compute.fp32 or 1.0) / memory.bandwidth)
 
 
-def _of_family(device: str, family: str) -> bool:
+@lru_cache(maxsize=256)
+def _of_family(device: str, family: str, search_path: str) -> bool:
     """Read from one line: a whole file takes a tenth of a second."""
     path = next(iter(calibrated_stacks(device).values()))
     said = re.search(r"^family:[ \t]*[\"']?([\w.-]+)", path.read_text(encoding="utf-8"), flags=re.MULTILINE)

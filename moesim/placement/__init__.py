@@ -1,17 +1,50 @@
-"""Experts to devices: which rank of an expert-parallel group owns an expert, and the loads that follow."""
+"""Experts to devices: which ranks of an expert-parallel group hold an expert, and the loads that follow."""
 
 from __future__ import annotations
 
-from moesim.placement.base import PLACEMENTS, Placement, check_owner, local_experts, make_placement, rank_loads
-from moesim.placement.static import Contiguous, RoundRobin
+from moesim.placement.affine import Affine, affine_owner
+from moesim.placement.balanced import Balanced
+from moesim.placement.base import (
+    PLACEMENTS,
+    AnyPlacement,
+    InformedPlacement,
+    Moved,
+    Placement,
+    Relief,
+    Situation,
+    Slots,
+    check_owner,
+    check_slots,
+    local_experts,
+    make_placement,
+    place,
+    rank_loads,
+)
+from moesim.placement.clustered import Clustered
+from moesim.placement.relief import LeastLoaded
+from moesim.placement.static import Contiguous, Given, RoundRobin
 
 __all__ = [
     "PLACEMENTS",
+    "Affine",
+    "AnyPlacement",
+    "Balanced",
+    "Clustered",
     "Contiguous",
+    "Given",
+    "InformedPlacement",
+    "LeastLoaded",
+    "Moved",
     "Placement",
+    "Relief",
     "RoundRobin",
+    "Situation",
+    "Slots",
+    "affine_owner",
     "check_owner",
+    "check_slots",
     "local_experts",
     "make_placement",
+    "place",
     "rank_loads",
 ]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.placement.base import PLACEMENTS, IntArray
+from moesim.placement.base import PLACEMENTS, IntArray, Situation, Slots
+from moesim.spec.base import Schema
 from moesim.spec.errors import MoesimError
 
 
@@ -34,3 +35,29 @@ class RoundRobin:
         """See `Placement.owner`."""
         _check_ranks(experts, ranks)
         return np.tile(np.arange(experts) % ranks, (layers, 1))
+
+
+@PLACEMENTS.register("given")
+class Given(Schema):
+    """Written out: the experts of every rank, the same in all layers. An expert on several ranks has replicas."""
+
+    ranks: tuple[tuple[int, ...], ...]
+
+    def slots(self, situation: Situation) -> Slots:
+        """See `InformedPlacement.slots`."""
+        if len(self.ranks) != situation.ranks:
+            raise MoesimError(
+                f"the placement gives {len(self.ranks)} ranks, there are {situation.ranks}", key="placement.ranks",
+                fix="give the experts of every rank of ep",
+            )  # fmt: skip
+        expert = np.array([each for held in self.ranks for each in held], dtype=np.int64)
+        astray = expert[(expert < 0) | (expert >= situation.experts)]
+        if len(astray):
+            raise MoesimError(
+                f"the placement holds expert {astray[0]}, the model has 0 to {situation.experts - 1}",
+                key="placement.ranks", fix="leave it out",
+            )  # fmt: skip
+        owner = np.repeat(np.arange(situation.ranks), [len(held) for held in self.ranks])
+        layers = (situation.layers, 1)
+        order = np.argsort(expert, kind="stable") if len(expert) == situation.experts else np.arange(len(expert))
+        return Slots(np.tile(expert[order], layers), np.tile(owner[order], layers))

@@ -3,5 +3,6 @@
 from moesim.report.console import print_summary
 from moesim.report.figures import draw
 from moesim.report.timeline import write_timeline
+from moesim.report.training import write_training_timeline
 
-__all__ = ["draw", "print_summary", "write_timeline"]
+__all__ = ["draw", "print_summary", "write_timeline", "write_training_timeline"]

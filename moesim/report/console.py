@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from moesim.report.service import class_lines, pool_lines, stage_lines
 from moesim.report.text import ends, memory_size, percent, short_quantity, short_time, significant
+from moesim.report.training import print_training
 from moesim.results.metrics import numbers
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def print_summary(results: Results, console: Console | None = None) -> None:
     if console is None and not output.is_terminal:  # a pipe or a log: our width, not the 80 columns rich assumes
         output = Console(highlight=False, width=WIDTH)
     width = min(WIDTH, output.width)
+    if "training" in results.summary:
+        print_training(results, output, width, [("accuracy", _accuracy(results.summary)), *_files(results)])
+        return
     output.print(_headline(results), width=width)
     output.print(_latencies(_Values(results.summary)), width=width)
     output.print(_facts(results), width=width)
@@ -219,9 +223,16 @@ def _network(values: _Values) -> str:
 def _experts(values: _Values) -> str:
     if not values.summary["experts"]["layers"]:
         return ""
+    cache = ""
+    if values.summary["experts"]["hit_rate"] is not None:
+        cache = (
+            f" · cache {values('experts.hit_rate', percent)} hits, {values('experts.fetched_ahead', percent)} fetched "
+            f"ahead, {values('experts.on_host', percent)} on the host"
+        )
     return (
         f"max/mean tokens: experts {values('experts.imbalance', _ratio)} within steps, "
-        f"{values('experts.run_imbalance', _ratio)} over the run · ranks {values('experts.rank_imbalance', _ratio)}"
+        f"{values('experts.run_imbalance', _ratio)} over the run · "
+        f"ranks {values('experts.rank_imbalance', _ratio)}{cache}"
     )
 
 
@@ -298,6 +309,12 @@ def _remarks(results: Results) -> list[tuple[str, str]]:
     lines += [("notes", line) for line in results.summary["notes"]]
     lines += [("uncertainty", line) for line in _uncertainty(results.summary)]
     lines.append(("accuracy", _accuracy(results.summary)))
+    return lines + _files(results)
+
+
+def _files(results: Results) -> list[tuple[str, str]]:
+    """Where the files are."""
+    lines: list[tuple[str, str]] = []
     if results.path is not None:
         folder = os.path.relpath(results.path)
         folder = str(results.path) if folder.startswith("..") else folder

@@ -83,7 +83,7 @@ def _draw(axes: Axes, curves: list[Curve], limit: float | None, share: float | N
     factor, unit = time_unit(float(curves[0].marks[0]) if logarithmic else high)
     axes.set_xscale("log" if logarithmic else "linear")
     for curve in curves:
-        x, y = _steps(curve)
+        x, y = ecdf(curve.values, curve.counts)
         axes.plot(x * factor, y, color=curve.colour, label=curve.label)
         axes.plot(curve.marks * factor, np.array(MARKED) / 100, "o", color=curve.colour, markersize=4.5, mec="white")
     axes.set(xlim=(low * factor, high * factor), ylim=(0, 1.005), xlabel=unit)
@@ -111,15 +111,18 @@ def _range(curves: list[Curve], limit: float | None) -> tuple[float, float, bool
     return max(0.0, low - margin), high + margin, False
 
 
-def _steps(curve: Curve) -> tuple[Array, Array]:
-    """The empirical distribution function as a polyline: stairs for few values, a line through many."""
-    cumulative = np.cumsum(curve.counts)
+def ecdf(values: Array, counts: NDArray[np.int64]) -> tuple[Array, Array]:
+    """The empirical distribution function of a weighted sample as a polyline (values, shares): stairs for few values, a
+    line through some hundreds of many. NaN is left out."""
+    known = ~np.isnan(values)
+    order = np.argsort(values[known], kind="stable")
+    ordered, cumulative = values[known][order], np.cumsum(counts[known][order])
     share = cumulative / cumulative[-1]
-    if len(curve.values) <= 60:
-        return np.repeat(curve.values, 2), np.concatenate([[0.0], np.repeat(share, 2)[:-1]])
+    if len(ordered) <= 60:
+        return np.repeat(ordered, 2), np.concatenate([[0.0], np.repeat(share, 2)[:-1]])
     # Evenly spaced in probability, and again in the values' order so that sparse tails keep their shape.
-    keep = np.union1d(thin(curve.values, 300), np.searchsorted(share, np.linspace(0, 1, 300)).clip(max=len(share) - 1))
-    return np.append(curve.values[0], curve.values[keep]), np.append(0.0, share[keep])
+    keep = np.union1d(thin(ordered, 300), np.searchsorted(share, np.linspace(0, 1, 300)).clip(max=len(share) - 1))
+    return np.append(ordered[0], ordered[keep]), np.append(0.0, share[keep])
 
 
 def _plain_log_ticks(axes: Axes, decades: float) -> None:

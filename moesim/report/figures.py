@@ -10,6 +10,7 @@ from moesim.report.distributions import latency
 from moesim.report.load import experts, operators
 from moesim.report.overtime import throughput, utilisation
 from moesim.report.style import save, styled
+from moesim.report.training import TRAINING_FIGURES
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +31,8 @@ def draw(results: Results, folder: Path, *, formats: Sequence[str] = ("pdf", "pn
     """Draw every figure into `folder`, which is created. Returns the files, in order."""
     folder.mkdir(parents=True, exist_ok=True)
     paths: list[Path] = []
+    figures = TRAINING_FIGURES if "training" in results.summary else FIGURES
     with styled():
-        for name, figure in FIGURES.items():
+        for name, figure in figures.items():
             paths += save(figure(results), folder / name, formats)
     return paths

@@ -13,6 +13,7 @@ from moesim.report.text import count, percent, short_time
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
@@ -26,8 +27,8 @@ BOUNDS = {
 
 
 def experts(results: Results) -> Figure:
-    """Tokens per layer and expert relative to the layer's mean, and the most loaded expert of each layer."""
-    layers, load = _relative_load(results)
+    """Tokens per layer and expert relative to the layer's mean, and how unequal the experts are."""
+    layers, load = relative_load(results)
     rows = len(layers)
     body = float(np.clip(0.07 * rows, 1.3, 4.4))
     subtitle = f"{results.name} · {count(rows, 'MoE layer')} of {load.shape[1]} experts" if rows else results.name
@@ -37,20 +38,31 @@ def experts(results: Results) -> Figure:
         return figure
     main = panel(figure, 0.75, 0.5, 6.75, body)
     main.set_title("Tokens routed, relative to the layer's mean", pad=6)
-    image = _heat_map(main, load)
-    _layer_ticks(main, layers)
+    image = heat_map(main, load)
+    layer_ticks(main, layers)
     main.set(xlabel="expert", ylabel="layer")
     _ratio_bar(figure, image, (7.62, 0.5, 0.13, body))
-    side = panel(figure, 8.5, 0.5, 1.5, body)
-    side.set_title("Fullest expert", pad=6)
-    side.barh(np.arange(rows), load.max(axis=1), height=1.0, color=BLUE, edgecolor="white", linewidth=0.3)
-    side.set(ylim=main.get_ylim(), xlabel="× mean", xlim=(0, None))
-    _layer_ticks(side, layers)
-    side.grid(False, axis="y")
+    _skew(panel(figure, 8.62, 0.5, 1.4, body), load)
     return figure
 
 
-def _relative_load(results: Results) -> tuple[NDArray[np.int64], Array]:
+def _skew(axes: Axes, load: Array) -> None:
+    """How far apart the experts are: their loads from the fullest to the emptiest, over all layers, and what share of
+    the tokens the fullest tenth has."""
+    ordered = -np.sort(-load, axis=1)
+    rank = np.arange(1, load.shape[1] + 1)
+    axes.fill_between(rank, ordered.min(axis=0), ordered.max(axis=0), color=BLUE, alpha=0.2, linewidth=0, step="mid")
+    axes.plot(rank, ordered.mean(axis=0), color=BLUE, drawstyle="steps-mid")
+    axes.axhline(1, color=GREY, linewidth=0.8, linestyle=(0, (3, 2)))
+    first = max(1, round(load.shape[1] / 10))
+    share = float(ordered[:, :first].sum() / ordered.sum())
+    text = f"fullest {first}:\n{percent(share, 0)} of tokens"
+    axes.text(0.97, 0.95, text, transform=axes.transAxes, ha="right", va="top", fontsize=8, color=GREY)
+    axes.set_title("By rank", pad=6)
+    axes.set(xlabel="fullest to emptiest", ylabel="× mean", xlim=(1, load.shape[1]), ylim=(0, None))
+
+
+def relative_load(results: Results) -> tuple[NDArray[np.int64], Array]:
     """Layer numbers with any load, and their [layer, expert] tokens over the layer's mean."""
     table = results.experts
     layers = np.unique(table["layer"].to_numpy())
@@ -61,7 +73,7 @@ def _relative_load(results: Results) -> tuple[NDArray[np.int64], Array]:
     return layers[used], tokens[used] / tokens[used].mean(axis=1, keepdims=True)
 
 
-def _heat_map(axes: Axes, load: Array) -> AxesImage:
+def heat_map(axes: Axes, load: Array) -> AxesImage:
     """Twice the mean is as far from white as half of it: the logarithm decides the colour."""
     from matplotlib import colormaps
     from matplotlib.colors import LogNorm
@@ -76,20 +88,24 @@ def _heat_map(axes: Axes, load: Array) -> AxesImage:
 
 
 def _ratio_bar(figure: Figure, image: AxesImage, place: tuple[float, float, float, float]) -> None:
+    axes = panel(figure, *place)
+    ratio_ticks(figure.colorbar(image, cax=axes), image)
+
+
+def ratio_ticks(bar: Colorbar, image: AxesImage) -> None:
+    """Powers of two on the bar of a `heat_map`."""
     from matplotlib.ticker import NullLocator
 
-    axes = panel(figure, *place)
-    bar = figure.colorbar(image, cax=axes)
     most = round(math.log2(image.get_clim()[1] or 2.0))
     powers = range(-most, most + 1)
     names = [f"{2**p}×" if p >= 0 else f"1/{2**-p}×" for p in powers]
     names[-1] += " +"  # the ends of the scale hold what lies beyond
     bar.set_ticks([2.0**p for p in powers], labels=names)
-    axes.yaxis.set_minor_locator(NullLocator())
+    bar.ax.yaxis.set_minor_locator(NullLocator())
     bar.outline.set_visible(False)
 
 
-def _layer_ticks(axes: Axes, layers: NDArray[np.int64]) -> None:
+def layer_ticks(axes: Axes, layers: NDArray[np.int64]) -> None:
     """Every so many layers, by their number in the model."""
     every = max(1, int(np.ceil(len(layers) / 8)))
     at = np.arange(0, len(layers), every)

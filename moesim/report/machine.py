@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,7 @@ from moesim.spec.errors import MoesimError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from networkx import Graph
     from rich.tree import Tree
 
     from moesim.hardware.machine import Machine
@@ -109,14 +111,15 @@ def draw_machine(machine: Machine, target: Path) -> Path:
     drawn = min(machine.nodes, _DRAWN)
     hidden = f", alike; {drawn} are drawn" if drawn < machine.nodes else ""
     about = "one node" if machine.nodes == 1 else f"{machine.nodes} nodes{hidden}"
-    places = _places(machine, drawn)
-    widest = max(x for x, _ in places.values()) - min(x for x, _ in places.values())
+    placed = machine_places(machine)
+    across = [x for x, _ in placed.places.values()]
+    widest = max(across) - min(across)
     width, height = min(max(6.0, 1.2 + 0.9 * widest), 40.0), 6.0
     with styled():
         figure = canvas(width, height, machine.spec.name, about)
         axes = figure.add_axes((0.02, 0.1, 0.96, 0.78))
         axes.set_axis_off()
-        _draw_graph(axes, machine, places)
+        _draw_graph(axes, machine, placed)
         try:
             figure.savefig(target)
         except OSError as error:
@@ -158,26 +161,56 @@ def _beside(machine: Machine, name: str, owner: tuple[float, float]) -> tuple[fl
     return owner[0] + 0.4 * shift + 0.12, owner[1] - 0.45
 
 
-def _draw_graph(axes: Axes, machine: Machine, places: dict[str, tuple[float, float]]) -> None:
+@dataclass(frozen=True)
+class Placed:
+    """The part of a machine that is drawn, and where its vertices go."""
+
+    graph: Graph[Any]
+    places: dict[str, tuple[float, float]]
+
+    def draw_vertices(self, axes: Axes, scale: float = 1.0, crowd: int = 10**6) -> None:
+        """Vertices by kind, with their names; of more than `crowd` in a row, the first one's and then numbers."""
+        import networkx as nx
+
+        for kind, colour in _COLOUR.items():
+            names = [name for name, data in self.graph.nodes(data=True) if data["kind"] == kind]
+            size = scale * (60 if kind in ("memory", "nic") else 260)
+            nx.draw_networkx_nodes(
+                self.graph, self.places, names, node_size=size, node_color=colour, label=kind, ax=axes
+            )
+        paper: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}}
+        rows = Counter((data["node"], data["kind"]) for _, data in self.graph.nodes(data=True))
+        seen: Counter[tuple[int | None, str]] = Counter()
+        for name, data in self.graph.nodes(data=True):
+            row, text, side = (data["node"], data["kind"]), name.rpartition("/")[2], "center"
+            if rows[row] > crowd:
+                text, side = (text, "right") if not seen[row] else (str(seen[row]), "center")
+            seen[row] += 1
+            if data["kind"] not in ("memory", "nic"):
+                axes.annotate(
+                    text, self.places[name], (0, 10 * scale**0.5), textcoords="offset points", ha=side, fontsize=6.5,
+                    color=GREY, **paper,
+                )  # fmt: skip
+
+
+def machine_places(machine: Machine) -> Placed:
+    """The first nodes of a machine, laid out as `draw_machine` does."""
+    places = _places(machine, min(machine.nodes, _DRAWN))
+    return Placed(machine.graph.subgraph(places).to_undirected(), places)
+
+
+def link_widths(placed: Placed, thickest: float = 3.6) -> list[float]:
+    """Of the lines that stand for links, by their bandwidth."""
+    rates = [float(link["bandwidth"]) for _, _, link in placed.graph.edges(data=True)]
+    most = max(rates, default=1.0)
+    return [thickest * (1 / 6 + 5 / 6 * (rate / most) ** 0.5) for rate in rates]
+
+
+def _draw_graph(axes: Axes, machine: Machine, placed: Placed) -> None:
     import networkx as nx
 
-    graph = machine.graph.subgraph(places).to_undirected()
-    rates = [float(link["bandwidth"]) for _, _, link in graph.edges(data=True)]
-    thickest = max(rates, default=1.0)
-    widths = [0.6 + 3.0 * (rate / thickest) ** 0.5 for rate in rates]
-    nx.draw_networkx_edges(graph, places, ax=axes, width=widths, edge_color="#C4C4C4")
-    for kind, colour in _COLOUR.items():
-        names = [name for name, data in graph.nodes(data=True) if data["kind"] == kind]
-        size = 60 if kind in ("memory", "nic") else 260
-        nx.draw_networkx_nodes(graph, places, names, node_size=size, node_color=colour, label=kind, ax=axes)
-    paper: dict[str, Any] = {"bbox": {"facecolor": "white", "edgecolor": "none", "pad": 0.8, "alpha": 0.85}}
-    for name, data in graph.nodes(data=True):
-        x, y = places[name]
-        if data["kind"] not in ("memory", "nic"):
-            short = name.rpartition("/")[2]
-            axes.annotate(
-                short, (x, y), (0, 10), textcoords="offset points", ha="center", fontsize=6.5, color=GREY, **paper
-            )
+    nx.draw_networkx_edges(placed.graph, placed.places, ax=axes, width=link_widths(placed), edge_color="#C4C4C4")
+    placed.draw_vertices(axes)
     _legend(axes, machine)
 
 

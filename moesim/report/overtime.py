@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.report.series import rate, time_edges
-from moesim.report.style import COLOURS, DPI, GREEN, GREY, HEADER, canvas, key, note, panel, whole_numbers
+from moesim.report.style import COLOURS, GREEN, GREY, HEADER, canvas, key, note, panel, whole_numbers
 from moesim.report.text import count as counted
 from moesim.report.text import percent
 from moesim.results.tables import replica_count
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
 
     from moesim.results import Results
 
@@ -104,48 +105,51 @@ def utilisation(results: Results) -> Figure:
     body = max(1.7, 0.3 * len(devices)) if bars else 1.9
     height = body + HEADER + 1.05
     figure = canvas(10.2, height, "Utilisation", f"{results.name} · {_replicas(results)}")
-    labels = _device_labels([str(name) for name in devices["name"]])
+    labels = device_labels([str(name) for name in devices["name"]])
     margin = 0.3 + 0.075 * max(map(len, labels), default=0) if bars else 1.05
     left = panel(figure, margin, 0.5, (5.0 if bars else 4.3) - margin, body)
     left.set_title("Time of the devices", pad=17)
-    shares = _shares(devices)
+    shares = device_shares(devices)
     if not len(devices):
         note(left, "no devices")
     elif bars:
-        _bars(left, labels, shares)
+        draw_bars(left, labels, shares)
     else:
-        _strip(figure, left, shares)
+        _strip_bar(figure, left, draw_strip(left, shares))
     right = panel(figure, 5.75, 0.5, 4.2, body)
     right.set_title("Steps over time", pad=17)
     _kinds(right, steps, float(results.summary["duration"]), _replica_count(devices))
     return figure
 
 
-def _device_labels(names: list[str]) -> list[str]:
+def device_labels(names: list[str]) -> list[str]:
     """Without the node where there is only one."""
     nodes = {name.rpartition("/")[0] for name in names}
     return [name.rpartition("/")[2] for name in names] if len(nodes) == 1 else names
 
 
-def _shares(devices: pd.DataFrame) -> dict[str, Array]:
+#: What a device does, and the colour of that; "compute" in other figures is a bound, not what is done.
+DOING = {"computing": "computing", "communicating": "network", "idle": "idle"}
+_ROWS = ("computing", "communi-\ncating", "idle or\nwaiting")
+
+
+def device_shares(devices: pd.DataFrame) -> dict[str, Array]:
     """Shares of the run per device. Where computing and communicating overlap they are scaled to fill it."""
     compute, network = _columns(devices, "compute_utilisation", "network_utilisation")
     whole = np.maximum(1.0, compute + network)
-    return {"compute": compute / whole, "network": network / whole, "idle": 1 - (compute + network) / whole}
+    return {"computing": compute / whole, "communicating": network / whole, "idle": 1 - (compute + network) / whole}
 
 
-_DOING = {"compute": "computing", "network": "communicating", "idle": "idle or waiting"}
-
-
-def _bars(axes: Axes, labels: list[str], shares: dict[str, Array]) -> None:
+def draw_bars(axes: Axes, labels: list[str], shares: dict[str, Array]) -> None:
     at, position = np.zeros(len(labels)), np.arange(len(labels))
-    room = 0.36 * DPI / axes.bbox.width  # what a number needs
+    room = 0.36 * axes.figure.dpi / axes.bbox.width  # what a number needs
     for name, share in shares.items():
-        axes.barh(position, share, left=at, height=0.72, color=COLOURS[name], label=_DOING[name])
+        words = "idle or waiting" if name == "idle" else name
+        axes.barh(position, share, left=at, height=0.72, color=COLOURS[DOING[name]], label=words)
         ink = GREY if name == "idle" else "white"
         for y, part in enumerate(share.tolist()):
             if part > room:
-                axes.text(at[y] + part / 2, y, percent(part, 0), ha="center", va="center", color=ink, fontsize=8)
+                axes.text(at[y] + part / 2, y, percent(part, 0), ha="center", va="center", color=ink, fontsize="small")
         at = at + share
     axes.set(yticks=position, yticklabels=labels, xlim=(0, 1), ylim=(len(labels) - 0.4, -0.6))
     axes.grid(False)
@@ -154,14 +158,18 @@ def _bars(axes: Axes, labels: list[str], shares: dict[str, Array]) -> None:
     key(axes, handleheight=0.8)
 
 
-def _strip(figure: Figure, axes: Axes, shares: dict[str, Array]) -> None:
+def draw_strip(axes: Axes, shares: dict[str, Array]) -> AxesImage:
     """One cell per device, three rows."""
     image = axes.imshow(
         100 * np.array(list(shares.values())), aspect="auto", cmap="cividis", vmin=0, vmax=100,
         extent=(-0.5, len(shares["idle"]) - 0.5, 2.5, -0.5),
     )  # fmt: skip
-    axes.set(yticks=[0, 1, 2], yticklabels=["computing", "communi-\ncating", "idle or\nwaiting"], xlabel="device")
+    axes.set(yticks=[0, 1, 2], yticklabels=_ROWS, xlabel="device")
     axes.grid(False)
+    return image
+
+
+def _strip_bar(figure: Figure, axes: Axes, image: AxesImage) -> None:
     box, width = axes.get_position(), figure.get_size_inches()[0]
     place = (box.x1 + 0.08 / width, box.y0, 0.1 / width, box.height)
     bar = figure.colorbar(image, cax=figure.add_axes(place), ticks=[0, 50, 100])

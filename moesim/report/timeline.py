@@ -57,17 +57,22 @@ def trace(record: RunRecord, name: str = "experiment", seed: int | None = None) 
         chosen = record.iterations["replica"] == replica
         steps = {key: column[chosen] for key, column in record.iterations.items()}
         pool = f" ({steps['pool'][0]})" if "pool" in steps else ""
-        events += _process(_pid(replica), f"replica {replica}{pool}")
+        events += process(_pid(replica), f"replica {replica}{pool}")
         events += _steps(_pid(replica), steps, about)
         events += _counters(_pid(replica), steps)
     events += _requests(record, about)
-    events += _operators(record.timeline(), record.devices, about)
+    events += node_events(record.timeline(), record.devices, about)
     return {"displayTimeUnit": "ms", "otherData": about, "traceEvents": events}
 
 
 def write_timeline(record: RunRecord, path: Path, name: str = "experiment", seed: int | None = None) -> Path:
     """Write the trace, compressed (Perfetto opens it as it is). Equal runs give equal bytes."""
-    content = json.dumps(trace(record, name, seed), separators=(",", ":"), allow_nan=False).encode()
+    return write(trace(record, name, seed), path)
+
+
+def write(document: dict[str, Any], path: Path) -> Path:
+    """Write a trace, compressed."""
+    content = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
     # No file name and no time of writing in the header.
     with path.open("wb") as raw, gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as file:
         file.write(content)
@@ -78,14 +83,14 @@ def _pid(replica: int) -> int:
     return UNASSIGNED if replica < 0 else replica + 1
 
 
-def _process(pid: int, name: str) -> list[Event]:
+def process(pid: int, name: str) -> list[Event]:
     return [
         {"ph": "M", "name": "process_name", "pid": pid, "tid": STEPS_TRACK, "args": {"name": name}},
         {"ph": "M", "name": "process_sort_index", "pid": pid, "tid": STEPS_TRACK, "args": {"sort_index": pid}},
     ]
 
 
-def _track(pid: int, tid: int, name: str) -> list[Event]:
+def track(pid: int, tid: int, name: str) -> list[Event]:
     return [
         {"ph": "M", "name": "thread_name", "pid": pid, "tid": tid, "args": {"name": name}},
         {"ph": "M", "name": "thread_sort_index", "pid": pid, "tid": tid, "args": {"sort_index": tid}},
@@ -108,8 +113,8 @@ def _steps(pid: int, steps: Columns, about: dict[str, Any]) -> Iterator[Event]:
     if len(first) < len(steps["start"]):
         about[f"steps of replica {pid - 1}"] = f"{len(steps['start'])} steps in slices of {bounds[1]}"
     tracks = _free_tracks(start, end)
-    for track in range(int(tracks.max(initial=-1)) + 1):
-        yield from _track(pid, STEPS_TRACK + track, "steps" if track == 0 else f"steps ({track + 1})")
+    for number in range(int(tracks.max(initial=-1)) + 1):
+        yield from track(pid, STEPS_TRACK + number, "steps" if number == 0 else f"steps ({number + 1})")
     for i in range(len(first)):
         prefill, decode = int(sums["prefill_tokens"][i]), int(sums["decode_tokens"][i])
         kind = "decode" if prefill == 0 else "prefill" if decode == 0 else "mixed"
@@ -119,10 +124,10 @@ def _steps(pid: int, steps: Columns, about: dict[str, Any]) -> Iterator[Event]:
             "step": int(steps["step"][first[i]]), "steps": number, "prefill_tokens": prefill, "decode_tokens": decode,
             "output_tokens": int(sums["output_tokens"][i]), "sequences": int(steps["sequences"][first[i]]),
         }  # fmt: skip
-        yield _slice(pid, STEPS_TRACK + int(tracks[i]), label, kind, int(start[i]), int(end[i]), args)
+        yield slice_event(pid, STEPS_TRACK + int(tracks[i]), label, kind, int(start[i]), int(end[i]), args)
 
 
-def _slice(pid: int, tid: int, name: str, category: str, start: int, end: int, args: dict[str, Any]) -> Event:
+def slice_event(pid: int, tid: int, name: str, category: str, start: int, end: int, args: dict[str, Any]) -> Event:
     return {
         "ph": "X", "name": name, "cat": category, "pid": pid, "tid": tid, "ts": microseconds(start),
         "dur": microseconds(end - start), "args": args,
@@ -175,7 +180,7 @@ def _requests(record: RunRecord, about: dict[str, Any]) -> Iterator[Event]:
     # What has not happened lasts until the end of the run.
     marks = nanoseconds(np.fmin(times, record.end))
     if np.any(columns["replica"] < 0):
-        yield from _process(_pid(-1), "requests without a replica")
+        yield from process(_pid(-1), "requests without a replica")
     for i in order[:MOST_REQUESTS].tolist():
         number, pid = int(columns["request"][i]), _pid(int(columns["replica"][i]))
         base = {"cat": "request", "id": number, "pid": pid, "tid": STEPS_TRACK}
@@ -210,7 +215,7 @@ def _phases(columns: Columns) -> tuple[tuple[str, ...], NDArray[np.float64]]:
     return ("queued", "prefill", *_BETWEEN_POOLS, "decode"), times
 
 
-def _operators(timeline: Iterable[TimelineStep], devices: Columns, about: dict[str, Any]) -> Iterator[Event]:
+def node_events(timeline: Iterable[TimelineStep], devices: Columns, about: dict[str, Any]) -> Iterator[Event]:
     """The nodes of the steps recorded in full, by device and resource."""
     recorded = list(timeline)
     left, tracks = MOST_OPERATORS, set[tuple[int, int]]()
@@ -225,7 +230,7 @@ def _operators(timeline: Iterable[TimelineStep], devices: Columns, about: dict[s
         left -= rows * shown
         pid = DEVICES_PROCESS + step.replica
         if not any(known == pid for known, _ in tracks):
-            yield from _process(pid, f"replica {step.replica}: devices")
+            yield from process(pid, f"replica {step.replica}: devices")
         yield from _nodes(pid, step, shown, [str(name) for name in devices["name"]], tracks)
 
 
@@ -243,10 +248,10 @@ def _nodes(pid: int, step: TimelineStep, lanes: int, names: list[str], tracks: s
                 continue  # below the resolution of the trace
             if (pid, tid) not in tracks:
                 tracks.add((pid, tid))
-                yield from _track(pid, tid, f"{names[device]} {RESOURCES[resource].name}")
+                yield from track(pid, tid, f"{names[device]} {RESOURCES[resource].name}")
             args: dict[str, Any] = {"step": step.step, "layer": int(graph.layer[row]), "kind": graph.kind[row]}
             collective = graph.collectives.get(row)
             if collective is not None:
                 args |= {"operation": collective.operation, "algorithm": collective.algorithm}
             begin, end = int(start[row, lane]), int(finish[row, lane])
-            yield _slice(pid, tid, graph.name[row], graph.kind[row], begin, end, args)
+            yield slice_event(pid, tid, graph.name[row], graph.kind[row], begin, end, args)

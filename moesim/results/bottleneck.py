@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.engine.record import RunRecord
-from moesim.results.tables import replica_count
+from moesim.results.tables import Columns, replica_count
 
 #: Resources of step time, and how a sentence calls them.
 RESOURCES = {
@@ -74,7 +74,7 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     ttft = float((first - arrival)[served].sum())
     waiting = float((scheduled - arrival)[served].sum())
     result: dict[str, Any] = {"waiting_share": waiting / ttft if ttft > 0 else math.nan}
-    queued = float((scheduled - arrival)[served & _passed_over(record)].sum())
+    queued = float((scheduled - arrival)[served & passed_over(requests, record.iterations)].sum())
     result["queued_share"] = queued / ttft if ttft > 0 else math.nan
     stage = requests.get("stage", np.zeros(len(arrival), dtype=np.int64))
     stages = [_growth(record, stage == number) | {"stage": int(number)} for number in np.unique(stage[stage >= 0])]
@@ -102,9 +102,8 @@ def _growth(record: RunRecord, stage: NDArray[np.bool_]) -> dict[str, Any]:
     return {"backlog": backlog, "backlog_halfway": before, "overloaded": overloaded, "at_once": at_once}
 
 
-def _passed_over(record: RunRecord) -> NDArray[np.bool_]:
+def passed_over(requests: Columns, steps: Columns) -> NDArray[np.bool_]:
     """[requests] Whether a step of a request's replica began while it waited."""
-    requests, steps = record.requests, record.iterations
     passed = np.zeros(len(requests["arrival"]), dtype=bool)
     for replica in np.unique(requests["replica"]):
         mine = requests["replica"] == replica

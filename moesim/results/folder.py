@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 MANIFEST, SUMMARY, SPEC = "manifest.json", "summary.json", "spec.yaml"
 
 
+def table_names(manifest: Mapping[str, Any]) -> tuple[str, ...]:
+    """The tables of a run: those of a serving run, or those that its manifest names."""
+    return tuple(manifest.get("tables", TABLES))
+
+
 @dataclass(frozen=True, repr=False)
 class Results:
     """A run's results. The tables are pandas DataFrames, read when first asked for (times in seconds).
@@ -89,7 +94,13 @@ class Results:
 
     def __repr__(self) -> str:
         where = "in memory" if self.path is None else str(self.path)
-        return f"Results({self.name!r}, {where}, {self.summary['requests']['total']} requests)"
+        size = f"{self.summary['requests']['total']} requests" if "requests" in self.summary else "a training step"
+        return f"Results({self.name!r}, {where}, {size})"
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Names of the tables, but for that of repeats."""
+        return table_names(self.manifest)
 
     @property
     def name(self) -> str:
@@ -115,8 +126,11 @@ def with_repeats(results: Results, repeats: Columns, intervals: Mapping[str, Any
     return replace(results, summary=summary, read=lambda name: frame(repeats) if name == REPEATS else read(name))
 
 
-def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
+def prepare(path: str | os.PathLike[str], *, overwrite: bool = False, mark: str = MANIFEST) -> Path:
     """Check, before the run, that its results can be written to `path`; creates nothing.
+
+    Args:
+        mark: the file that only folders of this kind hold; no other is overwritten.
 
     Raises:
         MoesimError: the folder exists (without `overwrite`), is no results folder (with it), or cannot be created.
@@ -124,21 +138,21 @@ def prepare(path: str | os.PathLike[str], *, overwrite: bool = False) -> Path:
     try:
         os.fspath(path).encode()  # what Parquet files can be called
         target = Path(path).resolve()
-        _check_target(target, path, overwrite=overwrite)
+        _check_target(target, path, overwrite=overwrite, mark=mark)
     except (OSError, ValueError) as error:  # no permission, a name too long, a null byte
         raise _unwritable(path, error) from None
     return target
 
 
-def _check_target(target: Path, path: str | os.PathLike[str], *, overwrite: bool) -> None:
+def _check_target(target: Path, path: str | os.PathLike[str], *, overwrite: bool, mark: str) -> None:
     if target.exists() and not target.is_dir():
         raise MoesimError(f"results path {path} is a file", fix="choose another --output")
     if target.exists() and any(target.iterdir()):
         if not overwrite:
             raise MoesimError(f"results folder {path} exists", fix="choose another --output or give --overwrite")
-        if not (target / MANIFEST).is_file():
+        if not (target / mark).is_file():
             raise MoesimError(
-                f"folder {path} holds no results (no {MANIFEST}) and is not overwritten", fix="choose another --output"
+                f"folder {path} holds no results (no {mark}) and is not overwritten", fix="choose another --output"
             )
     existing = next((parent for parent in target.parents if parent.exists()), target)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -158,17 +172,33 @@ def write(
     extras: Iterable[Callable[[Path], object]] = (),
 ) -> Results:
     """Write the folder: spec.yaml, manifest.json, summary.json, one Parquet file per table, and what `extras` add (each
-    is called with the folder: figures, timeline). All goes to a sibling folder that takes the name at the end.
+    is called with the folder: figures, timeline), whole or not at all.
 
     Returns: the results as loaded from the folder.
 
     Raises:
         MoesimError: as `prepare`, or it cannot be written (the disk is full). Nothing is left behind.
     """
-    target = prepare(path, overwrite=overwrite)
+    return load(write_whole(path, [lambda folder: write_contents(folder, results), *extras], overwrite=overwrite))
+
+
+def write_whole(
+    path: str | os.PathLike[str],
+    contents: Iterable[Callable[[Path], object]],
+    *,
+    overwrite: bool = False,
+    mark: str = MANIFEST,
+) -> Path:
+    """Write a folder of which each of the `contents` fills a part; all goes to a sibling folder that takes the name at
+    the end.
+
+    Raises:
+        MoesimError: as `prepare`, or it cannot be written (the disk is full). Nothing is left behind.
+    """
+    target = prepare(path, overwrite=overwrite, mark=mark)
     missing = [parent for parent in target.parents if not parent.exists()]
     try:
-        _write_whole(target, results, extras)
+        _write_draft(target, contents)
     except BaseException as error:
         for parent in missing:
             with suppress(OSError):
@@ -176,17 +206,16 @@ def write(
         if isinstance(error, OSError):
             raise _unwritable(path, error) from error
         raise
-    return load(target)
+    return target
 
 
-def _write_whole(target: Path, results: Results, extras: Iterable[Callable[[Path], object]]) -> None:
+def _write_draft(target: Path, contents: Iterable[Callable[[Path], object]]) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{target.name[:100]}.", dir=target.parent))
     try:
         draft.chmod(0o777 & ~_umask())
-        _write_contents(draft, results)
-        for extra in extras:
-            extra(draft)
+        for fill in contents:
+            fill(draft)
         with _undivided():
             _replace(draft, target)
     except BaseException:  # an interrupt too must leave nothing behind
@@ -218,8 +247,11 @@ def _umask() -> int:
     return mask
 
 
-def _write_contents(folder: Path, results: Results) -> None:
+def write_contents(folder: Path, results: Results) -> None:
+    """Write the files of results into a folder, which is created."""
     import yaml
+
+    folder.mkdir(parents=True, exist_ok=True)
 
     dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
     text = yaml.dump(results.spec, Dumper=dumper, sort_keys=False, allow_unicode=True, width=120)
@@ -227,7 +259,7 @@ def _write_contents(folder: Path, results: Results) -> None:
     for name, document in ((MANIFEST, results.manifest), (SUMMARY, results.summary)):
         content = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / name).write_text(content + "\n", encoding="utf-8")
-    for name in (*TABLES, REPEATS) if "intervals" in results.summary else TABLES:
+    for name in (*results.tables, REPEATS) if "intervals" in results.summary else results.tables:
         table = results.table(name)
         write_parquet({str(column): table[column].to_numpy() for column in table.columns}, folder / f"{name}.parquet")
 
@@ -259,7 +291,7 @@ def load(path: str | os.PathLike[str]) -> Results:
     manifest = _document(folder / MANIFEST)
     if manifest.get("format") != FORMAT:
         raise _malformed(folder / MANIFEST, f"format {manifest.get('format')!r} is not {FORMAT!r}")
-    missing = [name for name in TABLES if not (folder / f"{name}.parquet").is_file()]
+    missing = [name for name in table_names(manifest) if not (folder / f"{name}.parquet").is_file()]
     if missing:
         raise _malformed(folder / f"{missing[0]}.parquet", "the table is missing")
     return Results(_spec(folder / SPEC), manifest, _document(folder / SUMMARY), partial(_table, folder), folder)

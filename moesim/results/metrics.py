@@ -162,7 +162,10 @@ def _network(record: RunRecord, links: Columns) -> Summary:
 
 
 def _experts(record: RunRecord) -> Summary:
-    """Load imbalance as max/mean of tokens: within steps (token-weighted), and of the whole run's counts by layer."""
+    """Load imbalance as max/mean of tokens: within steps (token-weighted), and of the whole run's counts by layer.
+
+    Where not all experts are on the devices: shares of the distinct experts of steps and layers that were in the cache,
+    came ahead of their layer, or were computed by the host; and bytes of experts copied to the devices."""
     tokens = np.asarray(record.expert_tokens, float)
     run = math.nan
     if len(record.moe_layers) and tokens.size and tokens.sum() > 0:
@@ -175,6 +178,10 @@ def _experts(record: RunRecord) -> Summary:
         "imbalance": totals.expert_imbalance,
         "rank_imbalance": totals.rank_imbalance,
         "run_imbalance": run,
+        "hit_rate": _per(totals.expert_hits, totals.expert_requests),
+        "fetched_ahead": _per(totals.expert_fetched_ahead, totals.expert_requests),
+        "on_host": _per(totals.expert_on_host, totals.expert_requests),
+        "copied_bytes": totals.expert_copied,
     }
 
 

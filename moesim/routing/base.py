@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from moesim.routing.drawn import Drawn
 
 IntArray = NDArray[np.signedinteger[Any]]
 FloatArray = NDArray[np.float64]
@@ -60,4 +63,33 @@ class RoutingSource(Protocol):
 
         Every row sums to the source's tokens times top_k, and no entry exceeds the source's tokens.
         """
+        ...
+
+
+@runtime_checkable
+class Tracing(Protocol):
+    """A routing source that knows the choices behind its counts, or at least where they came from."""
+
+    def drawn(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> Drawn: ...
+
+
+@runtime_checkable
+class StatelessRouting(RoutingSource, Protocol):
+    """A routing source whose counts follow from numbers of tokens alone, so that loads can be tabulated.
+
+    Attributes:
+        popularity: [layers, experts], probability that a token chooses the expert; each row sums to top_k.
+        overdispersion: by how much the variance of a prompt's counts exceeds that of as many independent tokens.
+    """
+
+    @property
+    def popularity(self) -> FloatArray: ...
+
+    @property
+    def overdispersion(self) -> float: ...
+
+    def drawn(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> Drawn: ...
+
+    def choose(self, singles: IntArray, chunked: IntArray, rng: np.random.Generator) -> Drawn:
+        """Choices of tokens that are alone in their sequences, and of tokens of prompts, [sources] each."""
         ...

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.placement import make_placement
+from moesim.placement import Contiguous
 from moesim.routing import metrics
 from moesim.routing.base import FloatArray, IntArray
 from moesim.routing.generator import TokenGenerator
@@ -81,7 +81,7 @@ def generate_trace(
     if choices > MOST_CHOICES:
         what = f"{requests} requests of {tokens} tokens choose {choices:.3g} experts"
         raise MoesimError(what, fix=f"a trace holds at most {MOST_CHOICES:.3g}, lower --requests or --tokens")
-    owner = make_placement("contiguous").owner(layers, experts, ep)
+    owner = Contiguous().owner(layers, experts, ep)
     generator = TokenGenerator(layers, experts, top_k, profile, np.random.SeedSequence(seed), document)
     trace = generator.generate(requests, tokens)
     _write_whole(output, trace)

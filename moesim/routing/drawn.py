@@ -9,9 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim import accelerate
 from moesim.routing.base import IntArray
 
 Counts = NDArray[np.int64]
+
+#: Picks that are counted before compiling is worth its time.
+_PATIENCE = 10_000_000
+_counted = 0
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Drawn:
         weight: [repeated], how many tokens made each of the last choices; the ones before were made by one token each.
         summed: [m], the sources whose other choices are in `sums`.
         sums: [layers, m, experts], tokens per expert.
+        scores: [layers, n, experts], what the routers of n choices gave every expert; None where nobody knows.
     """
 
     sources: int
@@ -37,6 +43,10 @@ class Drawn:
     weight: IntArray
     summed: IntArray
     sums: Counts
+    scores: NDArray[np.floating[Any]] | None = None
+
+    def with_scores(self, scores: NDArray[np.floating[Any]]) -> Drawn:
+        return replace(self, scores=scores)
 
     @classmethod
     def of_counts(cls, counts: Counts) -> Drawn:
@@ -83,7 +93,9 @@ class Drawn:
     @property
     def totals(self) -> Counts:
         """Tokens per expert of all sources together, [layers, experts]."""
-        by_rank = self._count(self._index, self.expert.size).reshape(self.expert.shape)
+        layers, experts = self.expert.shape
+        cell = np.arange(layers * experts).reshape(layers, experts)
+        by_rank = self._tally(cell, 0, layers * experts).reshape(layers, experts)
         totals = np.take_along_axis(by_rank, self.rank, axis=1)
         if len(self.summed):
             totals += self.sums.sum(axis=1)
@@ -136,6 +148,12 @@ class Drawn:
 
     def _tally(self, cell: IntArray, stride: int, size: int) -> Counts:
         """Count picks in the cells `cell` [layers, popularity ranks] + source x `stride`."""
+        if _worth_compiling(self.picks.size):
+            weight = np.ones(len(self.source), dtype=np.int64)
+            weight[len(weight) - len(self.weight) :] = self.weight
+            counts = np.zeros(size, dtype=np.int64)
+            accelerate.compiled(tally_loop)(cell, self.picks, self.source * stride, weight, counts)
+            return counts
         index = cell.ravel().take(self._index)
         index += self.source * stride  # in place: memory that was never touched costs more than the sum
         return self._count(index, size)
@@ -150,3 +168,23 @@ class Drawn:
         weights = np.broadcast_to(self.weight, repeated.shape)
         counts += np.bincount(repeated.ravel(), weights=weights.ravel(), minlength=size).astype(np.int64)
         return counts
+
+
+def tally_loop(
+    cell: IntArray, picks: NDArray[np.unsignedinteger[Any]], offset: IntArray, weight: IntArray, counts: Counts
+) -> None:
+    """Add the weight of every pick [top_k, layers, n] to the cell [layers, popularity ranks] that it falls into, plus
+    the offset [n] of its source."""
+    places, layers, tokens = picks.shape
+    for place in range(places):
+        for layer in range(layers):
+            for n in range(tokens):
+                counts[cell[layer, picks[place, layer, n]] + offset[n]] += weight[n]
+
+
+def _worth_compiling(picks: int) -> bool:
+    """Whether so many picks were counted that these had better be counted by a compiled loop. Whole numbers: the
+    counts are the same either way."""
+    global _counted
+    _counted += picks
+    return accelerate.HAVE_NUMBA and _counted > _PATIENCE

@@ -145,3 +145,15 @@ def stay_local(ids: IntArray, owner: IntArray) -> float:
     layer = np.arange(ids.shape[1])
     ranks = owner[layer, ids[:, :, 0]]
     return float((ranks[:, 1:] == ranks[:, :-1]).mean())
+
+
+def transitions(ids: IntArray, experts: int) -> FloatArray:
+    """Share of tokens whose first choices in consecutive layers are e and f, [layers - 1, experts, experts].
+
+    Args:
+        ids: shape [tokens, layers, top_k], first choice first.
+    """
+    first = ids[:, :, 0].astype(np.int64)
+    pairs = first[:, :-1] * experts + first[:, 1:]
+    found = [np.bincount(pair, minlength=experts * experts) for pair in pairs.T]
+    return np.array(found, dtype=np.float64).reshape(-1, experts, experts) / len(ids)

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from moesim.routing.base import IntArray, TokenSpans
+from moesim.routing.base import FloatArray, IntArray, TokenSpans
 from moesim.routing.drawn import Drawn
 from moesim.routing.large import round_to_sum
+from moesim.routing.metrics import transitions
 from moesim.routing.trace import CountTrace, TokenTrace, read_trace
 
 
@@ -26,6 +27,8 @@ class TraceRouting:
     Attributes:
         wrapped_tokens: tokens so far that were not in the trace.
         rescaled_steps: steps so far whose token counts were not those of the trace.
+        popularity: [layers, experts] share of a layer's (token, expert) pairs of the whole trace.
+        transitions: see `metrics.transitions`; None for counts per step.
 
     Raises:
         MoesimError: see `read_trace`.
@@ -38,12 +41,19 @@ class TraceRouting:
         self.wrapped_tokens = self.rescaled_steps = 0
         trace = read_trace(path, layers, experts, top_k)
         self._replay: _TokenReplay | _StepReplay
+        self.transitions: FloatArray | None = None
         if isinstance(trace, TokenTrace):
             self._replay = _TokenReplay(trace)
             self.description = f"trace {path}: {len(trace.request)} tokens of {len(self._replay.requests)} requests"
+            each = [np.bincount(ids.ravel(), minlength=experts) for ids in trace.ids.swapaxes(0, 1)]
+            counts = np.stack(each).astype(np.float64)
+            self.transitions = transitions(trace.ids, experts)
         else:
             self._replay = _StepReplay(trace)
+            counts = np.zeros((layers, experts))
+            np.add.at(counts, (trace.layer, trace.expert), trace.count)
             self.description = f"trace {path}: counts of {self._replay.steps} steps"
+        self.popularity = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
     def counts(self, spans: TokenSpans, sources: int, rng: np.random.Generator) -> NDArray[np.int64]:
         """Counts [layers, sources, experts]; `rng` only breaks ties where counts of a step must be scaled."""

@@ -18,20 +18,21 @@ from moesim.fabric.switch import Fabric
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.memory.kv_cache import PagedKVCache
-from moesim.placement import make_placement
+from moesim.processors import make_mapping
 from moesim.routing import make_routing
-from moesim.routing.base import RoutingSource
-from moesim.routing.synthetic import CountRouting
+from moesim.routing.base import RoutingSource, StatelessRouting
 from moesim.serving.detail import DetailKeeper
 from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
-from moesim.serving.notes import overlaps_shared_experts, without_effect
+from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
+from moesim.serving.outside import Outside, advising, outside, outside_pricer
+from moesim.serving.placing import Placed, placed
 from moesim.serving.pools.base import Pool
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
-from moesim.serving.scales import NOMINAL, Scales, collective_scales, engine_scales, joint
+from moesim.serving.scales import COLLECTIVE, NOMINAL, Scales, collective_scales, engine_scales, joint
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.serving.speculation import Acceptance
@@ -43,6 +44,7 @@ from moesim.step.exchange import Exchange
 from moesim.step.layout import ReplicaLayout, replica_layouts
 from moesim.step.pricing import StepPricer
 from moesim.step.program import StageProgram, stage_program
+from moesim.step.relieved import SentWeights
 from moesim.step.routed import ExpertCosts
 from moesim.step.sampled import Sampled
 from moesim.step.tables import StepContext
@@ -97,21 +99,29 @@ def deploy(
     machine, pool = place.machine, place.pool
     kernel_scales = joint(engine_scales(spec.engine, machine), scales.kernels)
     check_stacks(spec.engine.kernels)
-    priced = CalibratedKernels(spec.engine.kernels, kernel_scales)
-    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced)
-    layouts = replica_layouts(spec.parallelism, spec.model, machine, place.device)
+    priced = CalibratedKernels(spec.engine.kernels, kernel_scales, scales.launches, scales.relatives)
+    mapping = make_mapping(spec.processors, machine)
+    context = StepContext(spec.model, machine, spec.storage, spec.engine, priced, mapping)
+    layouts = replica_layouts(spec.parallelism, spec.model, machine, place.device, spec.placement.redundant)
     joined = interconnect(spec, machine, layouts)
     wires = None if joined.topology is None else shared_wires(spec, clock, joined.topology)
     paces = collective_scales(spec.engine, machine, scales.collectives)
-    fabric, kernels = scaled_fabric(joined.fabric, paces), scaled_experts(joined.kernels, paces)
-    routing = _routing(spec, streams["routing"])
+    launch = scales.launches.get(COLLECTIVE, 1.0)
+    fabric, kernels = scaled_fabric(joined.fabric, paces, launch), scaled_experts(joined.kernels, paces, launch)
+    routing = expert_routing(spec, streams["routing"])
     memories, pricers = [], []
     for index, layout in enumerate(layouts, place.replica):
         programs = [stage_program(spec.model, layout, stage, spec.engine) for stage in range(layout.pp)]
-        memory = replica_memory(context, layout, programs)
+        elsewhere = outside(spec, context, layout, programs)
+        where = None if routing is None else placed(spec, layout, machine, routing)
+        beyond = None if elsewhere is None else elsewhere.beyond
+        with advising(elsewhere):
+            memory = replica_memory(context, layout, programs, None if where is None else where.held, beyond)
         _check_requests(requests, memory, spec, pool)
         memories.append(memory)
-        pricers.append(_pricer(spec, context, layout, programs, fabric, kernels, routing, streams["draws"], index))
+        pricers.append(
+            _pricer(spec, context, layout, programs, fabric, kernels, where, streams["draws"], index, elsewhere)
+        )
     recorder, keeper = StepRecorder(), DetailKeeper()
     replicas = [
         _replica(spec, number, pricer, memory, requests, clock, (recorder, keeper), streams, on_finish, pool, wires)
@@ -187,7 +197,8 @@ def _acceptance(engine: EngineSpec, streams: dict[str, np.random.SeedSequence]) 
     return Acceptance(engine.speculation, streams["drafts"]) if engine.speculation is not None else None
 
 
-def _routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+def expert_routing(spec: ExperimentSpec, stream: np.random.SeedSequence) -> RoutingSource | None:
+    """Where the tokens of the experiment's model go; None for a dense model."""
     moe = spec.model.moe
     if moe is None:
         return None
@@ -204,27 +215,33 @@ def _pricer(
     programs: list[StageProgram],
     fabric: Fabric,
     kernels: ExpertKernels | None,
-    routing: RoutingSource | None,
+    where: Placed | None,
     stream: np.random.SeedSequence,
     index: int,
+    elsewhere: Outside | None,
 ) -> StepPricer:
     communication = Communication(context, layout, fabric, kernels)
     executed = _executes(spec)
-    make: type[StepPricer] = StepPricer
-    if executed:
-        make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
-    if routing is None:
-        return make(context, layout, programs, communication, None, None)
-    owner = make_placement(spec.placement).owner(routing.layers, routing.experts, layout.expert_ranks)
-    costs = ExpertCosts(context, layout, programs, owner)
-    assert spec.model.moe is not None
-    places = expert_places(owner, layout.expert_ranks, spec.model.moe, limited=isinstance(routing, CountRouting))
-    exchange = Exchange(communication, programs, places)
     key = int(
         np.random.SeedSequence(stream.entropy, spawn_key=(*stream.spawn_key, index)).generate_state(1, np.uint64)[0]
     )
+    make: Callable[..., StepPricer] = StepPricer
+    if elsewhere is not None:
+        make = outside_pricer(spec, elsewhere, None if where is None else where.routing, key)
+    elif executed:
+        make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
+    if where is None:
+        return make(context, layout, programs, communication, None, None)
+    routing, relief = where.routing, where.relief
+    sent = None if relief is None else partial(SentWeights, relief, communication, programs)
+    costs = ExpertCosts(context, layout, programs, where.slots, sent)
+    assert spec.model.moe is not None
+    limited = isinstance(routing, StatelessRouting)
+    places = expert_places(where.slots, layout.expert_ranks, spec.model.moe, limited)
+    places = places._replace(relief=relief, hops=where.hops)
+    exchange = Exchange(communication, programs, places)
     reuse = spec.plan_reuse and not executed and not (exchange.over_links and exchange.all_to_all)
-    if reuse and isinstance(routing, CountRouting):
+    if reuse and relief is None and isinstance(routing, StatelessRouting):
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
     else:
         routed = Sampled(costs, exchange, routing, key)
@@ -233,7 +250,9 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    return spec.fidelity == "op" or spec.fabric != "bound" or overlaps_shared_experts(spec)
+    engine, executed = spec.engine, spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound"
+    beside = overlaps_shared_experts(spec) or engine.micro_batches > 1 or engine.overlap is not None
+    return executed or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec, pool: Pool | None) -> None:
@@ -263,7 +282,8 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
         if not routing.stateless:
             notes.append("plan reuse is off: the routing has a state")
     if _executes(spec):
-        why = "fidelity is op" if spec.fidelity == "op" else "shared experts share the memory's bandwidth"
+        why = "fidelity is op" if spec.fidelity == "op" else "computation and communication run side by side"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
+        why = why if spec.experts is None else "every step changes which experts the devices hold"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

@@ -10,6 +10,9 @@ from moesim.engine.invariants import check_busy, check_conserved, require
 from moesim.engine.record import RunRecord
 from moesim.serving.build import Deployment
 
+#: Durations are whole picoseconds, what devices are busy is not: half a picosecond of a kernel of a microsecond.
+_ROUNDING = 5e-7
+
 
 def check_record(record: RunRecord, deployments: Sequence[Deployment]) -> None:
     """Tokens in are tokens out, nothing is busy for longer than the run, no cache holds more than it has.
@@ -42,7 +45,7 @@ def check_pool(record: RunRecord, deployment: Deployment) -> None:
     elapsed = max(record.end, float(record.iterations["end"].max(initial=0.0)))
     beside = any(program.beside for replica in deployment.replicas for program in replica.pricer.programs)
     for name, streams in (("compute_busy", 2.0 if beside else 1.0), ("network_busy", 1.0)):
-        check_busy(f"a device's {name.removesuffix('_busy')}", record.devices[name], streams, elapsed)
+        check_busy(f"a device's {name.removesuffix('_busy')}", record.devices[name], streams, elapsed * (1 + _ROUNDING))
     for replica in deployment.replicas:
         for cache in replica.scheduler.caches:
             require(0 <= cache.used <= cache.capacity, f"replica {replica.index}: the KV cache holds more than it has")

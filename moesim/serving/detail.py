@@ -6,9 +6,12 @@ from dataclasses import dataclass
 
 from moesim.engine.fidelity import schedule
 from moesim.engine.record import TimelineStep
+from moesim.serving.offloaded import OffloadedPricer
 from moesim.serving.replica import Replica
 from moesim.step.batch import Batch
-from moesim.step.compile import compile_step
+from moesim.step.graph import Schedule, StepGraph
+from moesim.step.passes.micro_batches import step_graph
+from moesim.step.pricing import StepPricer
 
 #: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
 _MOST_NODES, _MOST_STEPS = 300_000, 3
@@ -51,14 +54,23 @@ def timeline_steps(keeper: DetailKeeper, replicas: list[Replica]) -> list[Timeli
     nodes = 0
     for kept in sorted(keeper.steps, key=lambda kept: kept.start):
         pricer = by_number[kept.replica].pricer
-        drawn = pricer.routed.drawn(kept.batch, 0) if pricer.routed is not None else None
-        graph = compile_step(pricer, pricer.price(kept.batch), drawn)
+        detail = _detail(pricer, kept.batch)
+        if detail is None:
+            continue
+        graph, executed = detail
         nodes += graph.duration.size
         if found and nodes > _MOST_NODES:
             break
         devices = tuple(int(device) for device in pricer.layout.devices.ravel())
         label = "mixed" if kept.batch.chunks and len(kept.batch.rank) else "prefill" if kept.batch.chunks else "decode"
-        found.append(
-            TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, schedule(graph), devices)
-        )
+        found.append(TimelineStep(kept.start, kept.replica, kept.batch.first_step, label, graph, executed, devices))
     return found
+
+
+def _detail(pricer: StepPricer, batch: Batch) -> tuple[StepGraph, Schedule] | None:
+    """A step's graph and schedule; None where what its devices held is forgotten."""
+    if isinstance(pricer, OffloadedPricer):
+        step = pricer.detailed(batch)
+        return None if step is None else (step.graph, step.executed)
+    graph = step_graph(pricer, pricer.price(batch))
+    return graph, schedule(graph)

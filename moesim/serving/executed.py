@@ -7,8 +7,8 @@ import numpy as np
 from moesim.engine.analysis import hidden_communication
 from moesim.engine.fidelity import Fidelity, schedule
 from moesim.step.batch import Batch
-from moesim.step.compile import compile_step
 from moesim.step.graph import Schedule, StepGraph
+from moesim.step.passes.micro_batches import in_parts, step_graph
 from moesim.step.pricing import Block, StepPricer
 
 
@@ -22,7 +22,7 @@ class ExecutedPricer(StepPricer):
     single_steps = True
 
     def price(self, batch: Batch, rested: bool = False) -> Block:
-        block = super().price(batch, rested)
+        block = in_parts(self, batch, rested)
         graph, executed = execute_step(self, block, self.fidelity)
         lanes = self.layout.stage_lanes
         ends = [int(executed.finish[:, p * lanes : (p + 1) * lanes].max()) for p in range(self.layout.pp)]
@@ -38,8 +38,7 @@ class ExecutedPricer(StepPricer):
 
 def execute_step(pricer: StepPricer, block: Block, fidelity: Fidelity) -> tuple[StepGraph, Schedule]:
     """Compile and execute a block's first step; its routing is the one drawn for that step."""
-    drawn = pricer.routed.drawn(block.batch, 0) if pricer.routed is not None else None
-    graph = compile_step(pricer, block, drawn)
+    graph = step_graph(pricer, block)
     return graph, schedule(graph, fidelity)
 
 

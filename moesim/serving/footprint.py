@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from moesim.memory.capacity import Footprint, footprint
@@ -37,16 +37,20 @@ def weight_bytes(model: ModelSpec, dtype: DtypeSpec) -> dict[str, float]:
     return dict(sizes)
 
 
-def lane_weight_bytes(context: StepContext, layout: ReplicaLayout, program: StageProgram) -> float:
+def lane_weight_bytes(
+    context: StepContext, layout: ReplicaLayout, program: StageProgram, held: float | None = None
+) -> float:
     """Bytes of weights that one lane of a stage holds. Tied embeddings stand at the head and, where that is another
-    stage, at the first one too."""
-    operators: list[Operator] = list(_held(context.model, program))
-    shards = layout.expert_ranks * layout.expert_tp
+    stage, at the first one too. held: experts of a layer on an expert rank; an even part of them by default."""
+    operators = Counter(_held(context.model, program))
+    moe = context.model.moe
+    parts = layout.expert_ranks if held is None or moe is None else moe.experts / held
+    shards = parts * layout.expert_tp
     tied = context.model.tied_embeddings and layout.pp > 1 and program.stage == 0
-    operators += [op for op in epilogue_operators(context.model) if op.name == "lm_head"] if tied else []
+    operators.update(op for op in epilogue_operators(context.model) if tied and op.name == "lm_head")
     return sum(
-        weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
-        for op in operators
+        times * weight_elements(op, context.model, layout.tp, shards) * DTYPE_BYTES[weight_dtype(op, context.dtype)]
+        for op, times in operators.items()
     )
 
 
@@ -74,8 +78,18 @@ def stage_kv_bytes_per_token(context: StepContext, layout: ReplicaLayout, progra
     return layers * elements * DTYPE_BYTES[context.dtype.kv]
 
 
-def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[StageProgram]) -> ReplicaMemory:
+def replica_memory(
+    context: StepContext,
+    layout: ReplicaLayout,
+    programs: list[StageProgram],
+    held: float | None = None,
+    beyond: Callable[[StageProgram], float] | None = None,
+) -> ReplicaMemory:
     """Footprints of a replica's stages, and the KV blocks that all of them have room for.
+
+    Args:
+        held: experts of a layer on the fullest expert rank; an even part by default.
+        beyond: bytes that a lane of a stage holds beyond its share of one model; negative where it lacks some.
 
     Raises:
         MoesimError: a stage's weights leave no room; says what is needed and what there is.
@@ -84,7 +98,9 @@ def replica_memory(context: StepContext, layout: ReplicaLayout, programs: list[S
     blocks: list[int] = []
     for program in programs:
         per_token = stage_kv_bytes_per_token(context, layout, program)
-        weights = lane_weight_bytes(context, layout, program)
+        weights = lane_weight_bytes(context, layout, program, held)
+        if beyond is not None:
+            weights += beyond(program)
         for name in dict.fromkeys(context.machine.devices[i].spec.name for i in layout.devices[program.stage].ravel()):
             device = next(d for d in context.machine.devices if d.spec.name == name)
             found = footprint(

@@ -19,14 +19,18 @@ from moesim.fabric.live_chunk import LiveChunks
 from moesim.fabric.topology import Topology
 from moesim.serving.replica import Flight, Replica
 from moesim.spec.experiment import ExperimentSpec
-from moesim.step.compile import compile_step
-from moesim.step.pricing import StepPricer
+from moesim.step.batch import Batch
+from moesim.step.passes.micro_batches import in_parts, step_graph
+from moesim.step.pricing import Block, StepPricer
 
 
 class LivePricer(StepPricer):
     """Prices steps one at a time, as the bound has them; what they really take, their execution says."""
 
     single_steps = True
+
+    def price(self, batch: Batch, rested: bool = False) -> Block:
+        return in_parts(self, batch, rested)
 
 
 class LiveReplica(Replica):
@@ -49,11 +53,10 @@ class LiveReplica(Replica):
 
     def _run(self, flight: Flight) -> Generator[simpy.Event, Any, None]:
         pricer, block = self.pricer, flight.block
-        drawn = pricer.routed.drawn(block.batch, 0) if pricer.routed is not None else None
         stages = np.zeros_like(block.stages)
         hidden = sharing = 0
         for stage, turn in enumerate(self._stages):
-            graph = compile_step(pricer, block, drawn, stage)
+            graph = step_graph(pricer, block, stage)
             with turn.request() as mine:
                 yield mine
                 executed = yield start(graph, self.clock, self._wires)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from moesim.hardware.machine import Machine
 from moesim.kernels.calibrated import CalibratedKernels, Source, kernel_names
 from moesim.serving.requests import Requests, Sender
-from moesim.serving.scales import COLLECTIVE
+from moesim.serving.scales import COLLECTIVE, families_of
 from moesim.serving.sequences import RequestState
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.serving import EngineSpec
@@ -18,6 +18,13 @@ def overlaps_shared_experts(spec: ExperimentSpec) -> bool:
     moe = spec.model.moe
     beside = moe is not None and (moe.shared_width > 0 or spec.model.residual_width is not None)
     return spec.engine.overlap_shared_experts and beside
+
+
+def shares_memory(spec: ExperimentSpec) -> bool:
+    """Whether processors of a device may work side by side on one memory bandwidth."""
+    coprocessors = [each for device in spec.library.devices.values() for each in device.coprocessors.values()]
+    concurrent = spec.processors.concurrent or spec.processors.policy == "co-processing"
+    return concurrent and any(each.shared for each in coprocessors)
 
 
 def without_effect(spec: ExperimentSpec) -> Iterator[str]:
@@ -56,7 +63,7 @@ def unused_scales(
     Args:
         communicates: whether a replica has several devices. measured: whether a measured library paces them.
     """
-    families = {device.spec.name: device.spec.family for device in machine.devices}
+    families = families_of(machine)
     notes: dict[str, None] = {}
     priced = kernels.priced()
     for device, sources in kernels.sources().items():

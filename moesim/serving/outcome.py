@@ -9,11 +9,12 @@ import numpy as np
 from moesim.engine.record import Column, RunRecord, Totals
 from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.transfer import PICOSECONDS
-from moesim.hardware.machine import Machine
 from moesim.serving.build import Deployment
+from moesim.serving.composed import ComposedPricer
 from moesim.serving.detail import timeline_steps
 from moesim.serving.footprint import ReplicaMemory, weight_bytes
 from moesim.serving.notes import kernel_notes, unused_scales
+from moesim.serving.offloaded import OffloadedPricer
 from moesim.serving.replica import Replica
 from moesim.serving.requests import Requests
 from moesim.serving.sequences import RequestState
@@ -147,6 +148,8 @@ def _operator_columns(ledgers: list[Ledger]) -> dict[str, Column]:
         "seconds": table.sum(axis=1),
         **{f"{bound}_seconds": table[:, i] for i, bound in enumerate(BOUNDS)},
         "least_seconds": np.array([_least(ledgers, name) for name in names]),
+        "level": np.array([_level(ledgers, name) for name in names], dtype=str),
+        **_work(ledgers, names),
     }
 
 
@@ -154,6 +157,20 @@ def _least(ledgers: list[Ledger], name: str) -> float:
     """Seconds that a kind of transfer takes at least, over all replicas; NaN where it is none."""
     parts = [ledger.least(name) for ledger in ledgers if name in ledger.traffic]
     return sum(parts) if parts else np.nan
+
+
+def _work(ledgers: list[Ledger], names: list[str]) -> dict[str, Column]:
+    """Seconds, FLOP and bytes of each operator over all devices; NaN of what does not compute."""
+    none = np.full(3, np.nan)
+    sums = [[ledger.work[name] for ledger in ledgers if name in ledger.work] for name in names]
+    table = np.array([np.sum(parts, axis=0) if parts else none for parts in sums]).reshape(len(names), 3)
+    return {name: table[:, i] for i, name in enumerate(("device_seconds", "flops", "memory_bytes"))}
+
+
+def _level(ledgers: list[Ledger], name: str) -> str:
+    """The part of the machine whose links a kind of transfer keeps busy the longest; empty where it is none."""
+    traffic = [ledger.traffic[name] for ledger in ledgers if name in ledger.traffic]
+    return max(traffic, key=lambda each: each.seconds).level if traffic else ""
 
 
 def _link_columns(ledgers: list[Ledger]) -> dict[str, Column]:
@@ -178,8 +195,14 @@ def _routed(deployment: Deployment) -> list[RoutedTotals]:
 
 
 def _expert_tokens(deployment: Deployment) -> FloatArray:
-    totals = _routed(deployment)
-    return sum((t.expert_tokens for t in totals[1:]), totals[0].expert_tokens) if totals else np.zeros((0, 0))
+    """[MoE layers, experts] tokens of all replicas of the deployment, and of all replicas of an expert."""
+    pricers = [replica.pricer for replica in deployment.replicas]
+    found = [
+        pricer.experts.by_expert(pricer.routed.totals().expert_tokens)
+        for pricer in pricers
+        if pricer.routed is not None and pricer.experts is not None
+    ]
+    return sum(found[1:], found[0]) if found else np.zeros((0, 0))
 
 
 def _totals(
@@ -198,14 +221,15 @@ def _totals(
         preemptions=sum(r.scheduler.preemptions for r in deployment.replicas),
         dropped=requests.dropped,
         clipped=requests.clipped,
-        price=_price(spec, machine),
-        chassis_power=spec.machine.chassis_power * spec.machine.nodes
-        + sum(device.idle_power for device in (*machine.hosts, *machine.storage)),
+        price=machine.price,
+        chassis_power=machine.standing_power,
         hidden=sum(ledger.hidden for ledger in ledgers),
         sharing=sum(ledger.sharing for ledger in ledgers),
         peak_flops=float(devices["peak_flops"][used].sum()),
         peak_bandwidth=float(devices["peak_bandwidth"][used].sum()),
     )
+    for replica in deployment.replicas:
+        _add_offload(totals, replica)
     elements = weight_bytes(model, dtype)
     for replica in deployment.replicas:
         _add_work(totals, replica, model, elements, DTYPE_BYTES[dtype.kv])
@@ -215,6 +239,17 @@ def _totals(
         totals.rank_imbalance = sum(t.rank_imbalance for t in routed) / weight
         totals.expert_imbalance = sum(t.expert_imbalance for t in routed) / weight
     return totals
+
+
+def _add_offload(totals: Totals, replica: Replica) -> None:
+    use = replica.pricer.accounts.offload
+    if use is None or not isinstance(replica.pricer, OffloadedPricer | ComposedPricer):
+        return
+    totals.expert_requests += use.requests
+    totals.expert_hits += use.hits
+    totals.expert_fetched_ahead += use.fetched_ahead
+    totals.expert_on_host += use.on_host
+    totals.expert_copied += use.copied * replica.pricer.copy_bytes
 
 
 def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict[str, float], kv_bytes: float) -> None:
@@ -244,11 +279,3 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
         totals.dense_flops += tokens * experts.layers * experts.experts * pair
         totals.sparse_bytes += float(routed.touched.sum()) * one
         totals.dense_bytes += accounts.steps * elements["experts"]
-
-
-def _price(spec: ExperimentSpec, machine: Machine) -> float:
-    """Dollars per second; NaN where a device's price is unknown."""
-    if spec.machine.price is not None:
-        return spec.machine.price * spec.machine.nodes
-    prices = [device.spec.price for device in machine.devices]
-    return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))

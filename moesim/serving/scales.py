@@ -10,6 +10,7 @@ from typing import Final, get_args
 from moesim.fabric.transfer import Operation
 from moesim.hardware.machine import Machine
 from moesim.kernels.calibrated import KernelScales
+from moesim.spec.hardware import DeviceSpec
 from moesim.spec.serving import EngineSpec
 
 #: The name among an engine's scales that stands for no kernel.
@@ -19,19 +20,30 @@ COLLECTIVE: Final = "collective"
 @dataclass(frozen=True)
 class Scales:
     """kernels: by (device, kernel), see `CalibratedKernels.priced`. collectives: by operation of the measured library,
-    and `dispatch` and `combine` of measured kernels that send tokens to experts. What is not named takes just as long.
+    and `dispatch` and `combine` of measured kernels that send tokens to experts. launches: of what a kernel takes
+    whatever its size, by device, and under COLLECTIVE a call of a measured library, its rounds included. What is not
+    named takes just as long. relatives: by device, the descriptor that says whose terms are taken over, where another
+    than its own shall.
     """
 
     kernels: KernelScales = field(default_factory=dict)
     collectives: Mapping[str, float] = field(default_factory=dict)
+    launches: Mapping[str, float] = field(default_factory=dict)
+    relatives: Mapping[str, DeviceSpec] = field(default_factory=dict)
 
 
 NOMINAL = Scales()
 
 
+def families_of(machine: Machine) -> dict[str, str]:
+    """The family of every descriptor that computes, coprocessors and hosts included."""
+    devices = (*machine.devices, *machine.hosts)
+    return {each.spec.name: each.spec.family for device in devices for each in device.processors}
+
+
 def engine_scales(engine: EngineSpec, machine: Machine) -> KernelScales:
     """Factors of the kernels that an engine scales, by device and kernel."""
-    families = {device.spec.name: device.spec.family for device in machine.devices}
+    families = families_of(machine)
     return {
         (name, kernel): factor
         for name, family in families.items()

@@ -24,6 +24,7 @@ from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
 from moesim.serving.service import Service
 from moesim.serving.slo import check_classes, unreachable
+from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.step.graph import PICOSECONDS
 
@@ -65,6 +66,9 @@ class Simulation:
         children = np.random.SeedSequence(spec.seed).spawn(len(_STREAMS))
         streams = dict(zip(_STREAMS, children, strict=True))
         self._spec = spec
+        if spec.requests is None:
+            raise MoesimError("the experiment is a training step, and nothing is served", key="training",
+                              fix="give requests instead")  # fmt: skip
         self._requests = make_requests(
             spec.requests, spec.library.mixes, spec.model.context, _block_size(spec), streams["requests"]
         )

@@ -36,17 +36,34 @@ _BOUND = {
 }
 
 
-def validate(schema: type[SpecT], tree: Marked) -> SpecT:
+#: Sections of a document that have been validated: what was written, and what it became.
+Sections = dict[str, tuple[Any, BaseModel]]
+
+
+def validate(schema: type[SpecT], tree: Marked, sections: Sections | None = None) -> SpecT:
     """`tree` as an instance of `schema`.
+
+    Args:
+        sections: of a document much like this one: what has not changed is taken over. Renewed with those of this one.
 
     Raises:
         MoesimError: it does not fit; one line about the first cause, at the place that said it.
     """
-    _refuse_booleans(tree, schema, ())
+    plain = tree.plain()
+    known = {} if sections is None else {key: sections[key][1] for key in plain if _unchanged(key, plain, sections)}
+    _refuse_booleans(tree.with_items(dict.fromkeys(known)) if known else tree, schema, ())
     try:
-        return schema.model_validate(tree.plain())
+        spec = schema.model_validate({**plain, **known} if known else plain)
     except ValidationError as error:
         raise _complaint(schema, tree, error) from None
+    if sections is not None:
+        found = {key: getattr(spec, key) for key in plain}
+        sections.update({key: (plain[key], each) for key, each in found.items() if isinstance(each, BaseModel)})
+    return spec
+
+
+def _unchanged(key: str, plain: dict[str, Any], sections: Sections) -> bool:
+    return key in sections and bool(sections[key][0] == plain[key])
 
 
 def dotted(location: Sequence[str | int]) -> str:

@@ -7,10 +7,15 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Dtype, Schema
+from moesim.spec.composition import CompositionSpec
 from moesim.spec.hardware import MOST_PARTS, DeviceSpec, FabricSpec, SystemSpec
 from moesim.spec.model import ModelSpec
+from moesim.spec.offload import ExpertsSpec
+from moesim.spec.placement import PlacementSpec, by_name
+from moesim.spec.processors import Processors, ProcessorsSpec
 from moesim.spec.routing import RoutingProfile, RoutingSpec
 from moesim.spec.serving import EngineSpec, MixSpec, RequestsSpec, SloSpec
+from moesim.spec.training import TrainingSpec
 from moesim.spec.units import Bytes, Seconds
 
 Degree = Annotated[int, Field(gt=0, le=MOST_PARTS)]
@@ -21,6 +26,9 @@ def _folder_name(value: str) -> str:
     if not value.strip() or value.strip(".") == "" or "/" in value or "\\" in value or not value.isprintable():
         raise ValueError(f"{value!r} cannot be the name of a results folder; use letters, digits, - and _")
     return value
+
+
+FolderName = Annotated[str, Field(max_length=100), AfterValidator(_folder_name)]
 
 
 class ParallelismSpec(Schema):
@@ -131,7 +139,7 @@ class Library(Schema):
 class ExperimentSpec(Schema):
     """All that a run depends on. The loader replaces names (`model: qwen3-30b-a3b`) by the descriptors themselves."""
 
-    name: Annotated[str, Field(max_length=100), AfterValidator(_folder_name)] = "experiment"
+    name: FolderName = "experiment"
     description: str = ""
     model: ModelSpec
     machine: SystemSpec
@@ -142,8 +150,16 @@ class ExperimentSpec(Schema):
     #: Prefill and decode apart; machine, parallelism and engine are then those of pools that have none of their own.
     pools: PoolsSpec | None = None
     routing: RoutingSpec = RoutingSpec()
-    placement: str = "contiguous"
-    requests: RequestsSpec
+    placement: Annotated[PlacementSpec, BeforeValidator(by_name)] = PlacementSpec()
+    #: Where the routed experts live if not on the devices; they do where it is not given.
+    experts: ExpertsSpec | None = None
+    #: Many models of this architecture, of which the devices hold a few.
+    composition: CompositionSpec | None = None
+    #: Which processor of a device computes what, where it has several.
+    processors: Processors = ProcessorsSpec()
+    #: What is simulated: requests that are served, or a training step.
+    requests: RequestsSpec | None = None
+    training: TrainingSpec | None = None
     router: str = "least-loaded"
     slo: SloSpec = SloSpec()
     seed: int = Field(default=0, ge=0)
@@ -157,6 +173,20 @@ class ExperimentSpec(Schema):
     #: Price decode steps in blocks up to the next event that can change them.
     run_ahead: bool = True
     library: Library = Library()
+
+    @model_validator(mode="after")
+    def _serves_or_trains(self) -> ExperimentSpec:
+        if self.training is None:
+            if self.requests is None:
+                raise ValueError("the key 'requests' is missing; add requests: ..., or training: ... to train")
+            return self
+        if self.requests is not None:
+            raise ValueError("requests and training are two kinds of run; remove one of them")
+        serving = ("pools", "experts", "composition", "processors", "router", "slo", "plan_reuse", "run_ahead")
+        idle = [name for name in serving if name in self.model_fields_set]
+        if idle:
+            raise ValueError(f"{idle[0]} has no effect on a training step; remove it")
+        return self
 
     def pool(self, name: Literal["prefill", "decode"]) -> ExperimentSpec:
         """One of the pools, as an experiment by itself."""

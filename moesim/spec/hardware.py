@@ -94,6 +94,8 @@ class MemoryTier(Schema):
     energy: JoulesPerByte | None = None
     #: Bandwidth that engines beside the memory see (processing in memory, in storage).
     internal_bandwidth: BytesPerSecond | None = None
+    #: Consecutive devices of a node that share the tier: capacity and bandwidths are those of all of them together.
+    shared_by: int = Field(default=1, gt=0, le=MOST_PARTS)
 
 
 class Power(Schema):
@@ -107,6 +109,22 @@ class Power(Schema):
         return self
 
 
+class Coprocessor(Schema):
+    """Arithmetic beside a device's own that reads the same memory: in the stacks of that memory (processing in
+    memory), or a share of the device's units that runs a stream of its own.
+
+    `bandwidth` is what it sees of the memory that holds weights and KV cache; where it is `shared`, both draw on one
+    bandwidth, else each has its own. What is not given is as the device's.
+    """
+
+    family: str | None = None
+    compute: Compute
+    bandwidth: BytesPerSecond
+    shared: bool = False
+    memory_energy: JoulesPerByte | None = None
+    energy: dict[Dtype, JoulesPerFlop] = {}
+
+
 class DeviceSpec(Descriptor):
     """One processor, memory device or drive. `memory` is ordered from the nearest tier outwards."""
 
@@ -115,6 +133,8 @@ class DeviceSpec(Descriptor):
     vendor: str = ""
     compute: Compute = Compute()
     memory: tuple[MemoryTier, ...] = ()
+    #: By name: other processors on the same memory. An experiment's `processors` say who computes what.
+    coprocessors: dict[str, Coprocessor] = Field(default={}, max_length=2)
     links: dict[str, PortBandwidth] = {}
     #: How many copy engines move data beside the compute streams.
     copy_engines: int = Field(default=2, ge=0, le=1000)

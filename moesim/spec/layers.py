@@ -19,7 +19,8 @@ Expand: TypeAlias = Callable[[Location, Marked | None, Marked], Marked | None]
 _PACE = ("rate", "rates", "period", "duration", "arrival", "variation")
 _CLOSED = ("concurrency", "warmup")
 
-#: Within a section, a key (or a key with a certain value) that a layer gives, and the keys below that give way to it.
+#: Within a section, a key that a layer gives, and the keys below that give way to it; either one perhaps only with a
+#: certain value.
 _RIVALS: dict[str, dict[str, tuple[str, ...]]] = {
     "requests": {
         "trace": ("mix", "count", *_PACE, *_CLOSED, "stages", "pause"),
@@ -37,9 +38,9 @@ _RIVALS: dict[str, dict[str, tuple[str, ...]]] = {
         "source=profile": ("trace",),
         "source=trace": ("profile", "zipf", "correlation"),
         "trace": ("source", "profile", "zipf", "correlation"),
-        "profile": ("source", "trace"),
-        "zipf": ("source", "trace"),
-        "correlation": ("source", "trace"),
+        "profile": ("source=uniform", "source=trace", "trace"),
+        "zipf": ("source=uniform", "source=trace", "trace"),
+        "correlation": ("source=uniform", "source=trace", "trace"),
     },
 }
 
@@ -93,7 +94,10 @@ def yielding(section: str, below: Marked, given: Mapping[str, Marked]) -> Marked
     leaving: set[str] = set()
     for key, node in given.items():
         leaving.update(_RIVALS[section].get(key, ()), _RIVALS[section].get(f"{key}={node.value}", ()))
-    kept = {key: item for key, item in below.items.items() if key not in leaving - given.keys()}
+    leaving -= given.keys()
+    kept = {
+        key: item for key, item in below.items.items() if key not in leaving and f"{key}={item.value}" not in leaving
+    }
     return below.with_value(kept) if len(kept) < len(below.items) else below
 
 
@@ -115,6 +119,15 @@ def apply_overrides(tree: Marked, overrides: Sequence[str], expand: Expand) -> M
     for location, value in parsed:
         tree = _set(tree, location, value, expand, ())
     return tree
+
+
+def assignment(path: str, value: object) -> str:
+    """The override that sets `path` to a value of ordinary dicts, lists and scalars."""
+    import yaml
+
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text = yaml.dump([value], Dumper=dumper, default_flow_style=True, width=10**9, sort_keys=False, allow_unicode=True)
+    return f"{path}={text.strip()[1:-1]}"
 
 
 def parse_override(text: str) -> tuple[Location, Marked]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Collection, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Literal, TypeAlias, get_args
 
@@ -30,8 +31,10 @@ _FOLDER: dict[Kind, str] = {
 
 _SUFFIXES = (".yaml", ".yml")
 
-#: Folders among the experiments that hold something else: cases of validation, and what was recorded of them.
-_NO_EXPERIMENTS = ("validation/suites/", "validation/recorded/")
+#: Files among the experiments that hold something else: cases, claims of papers, what was recorded of both, studies.
+_NO_EXPERIMENTS = (
+    "validation/suites/*", "validation/recorded/*", "papers/recorded/*", "papers/*/claims", "explore/*"
+)  # fmt: skip
 
 
 def is_path(reference: str) -> bool:
@@ -66,7 +69,7 @@ def list_descriptors(kind: Kind) -> dict[str, Path]:
     for folder in _folders(kind):
         for path in folder.rglob("*.yaml"):
             name = path.relative_to(folder).with_suffix("").as_posix()
-            if not (kind == "experiments" and name.startswith(_NO_EXPERIMENTS)):
+            if not (kind == "experiments" and any(fnmatch(name, each) for each in _NO_EXPERIMENTS)):
                 found.setdefault(name, path)
     return dict(sorted(found.items()))
 

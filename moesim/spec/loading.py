@@ -16,7 +16,7 @@ from moesim.spec.layers import apply_overrides, parse_override
 from moesim.spec.library import KINDS, Kind, did_you_mean, find, list_descriptors
 from moesim.spec.marked import Location, Marked, display, mark
 from moesim.spec.model import ModelSpec
-from moesim.spec.resolve import Resolver, expand_reference, read_tree
+from moesim.spec.resolve import Resolver, expand_reference, known_sections, read_tree
 from moesim.spec.routing import RoutingProfile
 from moesim.spec.serving import EngineSpec, MixSpec
 
@@ -104,12 +104,37 @@ def load_experiment(
         MoesimError: anything is wrong with any of it; one line with the file and line that said it.
     """
     tree, path = _experiment_tree(source)
-    tree = apply_overrides(tree, overrides, expand_reference)
-    resolver = Resolver(tree.child("library"))
-    tree = resolver.experiment(tree, check_traces=check_traces)
-    for text in overrides:
-        _refuse_unused(text, resolver)
-    return LoadedExperiment(validate(ExperimentSpec, tree), tree, path, overrides)
+    return Template(tree, path, ()).load(overrides, check_traces=check_traces)
+
+
+class Template:
+    """An experiment whose references are not resolved yet, so that overrides can still change what it refers to.
+
+    Attributes:
+        tree: the document with all that it extends. source: its file. overrides: those that hold in whatever is loaded.
+    """
+
+    def __init__(self, tree: Marked, source: Path | None, overrides: Sequence[str]) -> None:
+        self.tree, self.source, self.overrides = tree, source, tuple(overrides)
+
+    def load(self, overrides: Sequence[str] = (), *, check_traces: bool = True) -> LoadedExperiment:
+        """The experiment with the template's overrides, and these over them. Raises as `load_experiment`."""
+        every = (*self.overrides, *overrides)
+        tree = apply_overrides(self.tree, every, expand_reference)
+        resolver = Resolver(tree.child("library"))
+        tree = resolver.experiment(tree, check_traces=check_traces)
+        for text in every:
+            _refuse_unused(text, resolver)
+        return LoadedExperiment(validate(ExperimentSpec, tree, known_sections()), tree, self.source, every)
+
+
+def template(
+    source: str | Path | Mapping[str, Any] | Marked, path: Path | None = None, overrides: Sequence[str] = ()
+) -> Template:
+    """As `load_experiment`, before references are resolved. A document that was read from `path` may be given."""
+    if isinstance(source, Marked):
+        return Template(source, path, overrides)
+    return Template(*_experiment_tree(source), overrides)
 
 
 def _experiment_tree(source: str | Path | Mapping[str, Any]) -> tuple[Marked, Path | None]:

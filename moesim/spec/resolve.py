@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from dataclasses import replace
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from moesim.spec.complaints import Sections
 from moesim.spec.errors import MoesimError, Where
 from moesim.spec.layers import merge, sections, without_rivals
-from moesim.spec.library import Kind, did_you_mean, find, is_path
+from moesim.spec.library import Kind, did_you_mean, is_path
+from moesim.spec.library import find as find_file
 from moesim.spec.marked import Location, Marked, display, read_yaml
 from moesim.spec.origins import derive
 from moesim.spec.stages import spread
@@ -21,7 +24,54 @@ INLINE: dict[str, Kind] = {"model": "models", "machine": "systems", "engine": "e
 SECTIONS: dict[str, Kind] = {"devices": "devices", "fabrics": "fabrics", "mixes": "requests", "profiles": "routing"}
 
 
+@dataclass
+class _Kept:
+    """Files that have been found and read, and the sections of the experiment that was validated last."""
+
+    files: dict[tuple[object, ...], Path] = field(default_factory=dict)
+    trees: dict[tuple[Kind, Path], Marked] = field(default_factory=dict)
+    sections: Sections = field(default_factory=dict)
+
+
+_kept: _Kept | None = None
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Within, a descriptor's file is read once, however many experiments refer to it."""
+    global _kept
+    before, _kept = _kept, _kept or _Kept()
+    try:
+        yield
+    finally:
+        _kept = before
+
+
+def known_sections() -> Sections | None:
+    """Within `reading_once`, the validated sections of the experiment before."""
+    return None if _kept is None else _kept.sections
+
+
+def find(kind: Kind, reference: str, *, folder: Path, where: Where | None = None, skip: Collection[Path] = ()) -> Path:
+    """As `library.find`, looked up once within `reading_once`."""
+    if _kept is None:
+        return find_file(kind, reference, folder=folder, where=where, skip=skip)
+    asked = (kind, reference, folder, *skip)
+    if asked not in _kept.files:
+        _kept.files[asked] = find_file(kind, reference, folder=folder, where=where, skip=skip)
+    return _kept.files[asked]
+
+
 def read_tree(kind: Kind, path: Path, chain: tuple[Path, ...] = ()) -> Marked:
+    """As `_read_tree`, once for a file within `reading_once`."""
+    if _kept is None or chain:
+        return _read_tree(kind, path, chain)
+    if (kind, path) not in _kept.trees:
+        _kept.trees[kind, path] = _read_tree(kind, path, chain)
+    return _kept.trees[kind, path]
+
+
+def _read_tree(kind: Kind, path: Path, chain: tuple[Path, ...]) -> Marked:
     """A file with all that it extends; its name is the file's.
 
     Args:
@@ -218,7 +268,7 @@ class Resolver:
         routing = tree.child("routing")
         given = routing.items if routing is not None else {}
         named = given["source"].value if "source" in given else "trace" if "trace" in given else "profile"
-        if named != "profile":
+        if named not in ("profile", "documents"):
             return tree
         if routing is not None and (profile := routing.child("profile")) is not None and profile.value is not None:
             return self._rename(tree, "routing", "profile", "profiles")

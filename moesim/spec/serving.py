@@ -23,7 +23,9 @@ class DispatchSpec(Schema):
     experts; "per-node" one to each node, whose device of the sender's index forwards it; "in-network" lets the switches
     multiply it on the way and add up the results. `dtype` and `combine_dtype`: what tokens travel in, there and back;
     the activations' and the base dtype where they are not given. `block`: values that share a scale of four bytes on
-    the way there, 0 for none. `library`: measured kernels whose times apply where they are known.
+    the way there, 0 for none. `library`: measured kernels whose times apply where they are known. `returns`: whether
+    outputs return to the rank that a token came from; without, a token stays with its expert, the attention of the next
+    layer is computed there, and once per step the ranks gather the keys and values of all new tokens.
     """
 
     form: Literal["per-expert", "per-device", "per-node", "in-network"] = "per-expert"
@@ -31,6 +33,21 @@ class DispatchSpec(Schema):
     combine_dtype: Dtype | None = None
     block: int = Field(default=0, ge=0, le=2**20)
     library: str | None = None
+    returns: bool = True
+
+
+class OverlapSpec(Schema):
+    """Dispatch, experts and combine of a layer in so many `pieces`, of which one is computed while others travel.
+
+    `launch`: what each piece's computation takes beyond its share. `call`: overhead of a piece that a kernel sends by
+    itself, one after the other in a stream; without it, each piece is a call of the fabric's library. `lent`: share of
+    the arithmetic that communication takes from the experts.
+    """
+
+    pieces: int = Field(gt=1, le=1024)
+    launch: Seconds = 0.0
+    call: Seconds | None = None
+    lent: float = Field(default=0.0, ge=0, le=0.9)
 
 
 def _ranges(value: object) -> object:
@@ -98,6 +115,9 @@ class EngineSpec(Descriptor):
     transport: Literal["allgather", "alltoall"] = "allgather"
     dispatch: DispatchSpec = DispatchSpec()
     collectives: tuple[str, ...] = ()
+    overlap: OverlapSpec | None = None
+    #: A step's sequences in so many groups, of which one computes while another's tokens travel.
+    micro_batches: int = Field(default=1, ge=1, le=8)
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
     overlap_shared_experts: bool = False
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.

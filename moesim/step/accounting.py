@@ -21,7 +21,7 @@ from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 if TYPE_CHECKING:
-    from moesim.step.pricing import Block
+    from moesim.step.pricing import Block, ExpertUse
 
 #: Blocks that are counted together.
 _TOGETHER = 64
@@ -93,6 +93,7 @@ class Accounts:
         self.gathered_tokens = np.zeros(context.token_limit + 1)  # steps by Sizes.gathered
         self.host = self.busy = self.steps = self.dummies = self.padding = 0
         self.hidden = self.sharing = 0  # picoseconds, see Block
+        self.offload: ExpertUse | None = None
         self._waiting: Executed = []
 
     def record(self, block: Block, executed: int, busy: int) -> None:
@@ -101,8 +102,10 @@ class Accounts:
         self.busy += busy
         self.hidden += block.hidden
         self.sharing += block.sharing
-        self._waiting.append((block, executed))
-        if len(self._waiting) == _TOGETHER:
+        if block.offload is not None:
+            self.offload = block.offload if self.offload is None else self.offload.plus(block.offload)
+        self._waiting += [(part, executed) for part in block.parts or (block,)]
+        if len(self._waiting) >= _TOGETHER:
             self.settle()
 
     def settle(self) -> None:

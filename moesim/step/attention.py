@@ -79,7 +79,9 @@ class FullAttention:
         self._per_cached = after - pair - 2 * self._per_pair
         self._per_new = triple - pair - 3 * self._per_pair
 
-    def decode(self, keys: FloatArray, sequences: IntArray, drafts: FloatArray | None = None) -> FloatArray:
+    def decode(
+        self, keys: FloatArray, sequences: IntArray | FloatArray, drafts: FloatArray | None = None
+    ) -> FloatArray:  # fmt: skip
         """[9, steps, ranks] sums of `sequences` [steps, ranks] that each add a token and see `keys` in all.
 
         Args:

@@ -11,6 +11,7 @@ from moesim.fabric.library import ExpertKernels
 from moesim.fabric.switch import Fabric
 from moesim.fabric.traffic import MachineLinks, links_of
 from moesim.fabric.transfer import Transfer
+from moesim.model.operators import kv_elements_per_token
 from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.serving import DispatchSpec
 from moesim.step.graph import FloatArray, IntArray
@@ -48,6 +49,7 @@ class Communication:
         self.dispatch = lru_cache(maxsize=None)(self._dispatch)
         self.combine = lru_cache(maxsize=None)(self._combine)
         self.stage_send = lru_cache(maxsize=None)(self._stage_send)
+        self.context_gather = lru_cache(maxsize=None)(self._context_gather)
 
     def _sizes_of_copies(self, dispatch: DispatchSpec) -> None:
         there = dispatch.dtype or self.context.dtype.activations
@@ -108,6 +110,12 @@ class Communication:
             return (self.fabric.all_reduce(self._sizes * self.token_bytes, groups[0]),)
         chunks = self._exchange_chunks(self.token_bytes)
         return tuple(self.fabric.reduce_scatter(chunks, group) for group in groups)
+
+    def _context_gather(self, stage: int) -> Transfer:
+        """All-gather of the keys and values of all layers, by new tokens per rank; see `DispatchSpec.returns`."""
+        model = self.context.model
+        token = model.layers * kv_elements_per_token(model) * DTYPE_BYTES[self.context.dtype.kv]
+        return self.fabric.all_gather(self._exchange_chunks(token), self.stage_devices(stage))
 
     def _stage_send(self, stage: int) -> tuple[Transfer, ...]:
         """Hidden states from each lane of a stage to the same lane of the next, by the largest rank's tokens."""

@@ -5,16 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from moesim.fabric.transfer import Transfer, collective
 from moesim.routing.drawn import Drawn
-from moesim.step.graph import ABSENT, COMPUTE, NETWORK, SIDE_COMPUTE, Collective, FloatArray, IntArray, StepGraph
+from moesim.step.attention import AttentionSums
+from moesim.step.graph import (
+    ABSENT,
+    COMPUTE,
+    COPROCESSORS,
+    NETWORK,
+    SIDE_COMPUTE,
+    Collective,
+    FloatArray,
+    IntArray,
+    StepGraph,
+)
 from moesim.step.pricing import Block, StepPricer
 from moesim.step.program import Row, StageProgram
-from moesim.step.tokens import RoutedTokens
 
-_STREAM = {"operator": COMPUTE, "attention": COMPUTE, "experts": COMPUTE, "barrier": COMPUTE, "shared": SIDE_COMPUTE}
+#: The resources of a device's processors, its own arithmetic first; of rows beside others, a second stream of it.
+_STREAMS, _SIDE_STREAMS = (COMPUTE, *COPROCESSORS), (SIDE_COMPUTE, *COPROCESSORS)
+_KERNELS = ("operator", "shared", "attention", "experts")
 
 
 @dataclass
@@ -45,12 +56,13 @@ class _Rows:
         return self.partitions.index(key)
 
     def add(
-        self, row: Row, kind: str, duration: IntArray, demand: FloatArray, partition: int, after: tuple[int, ...]
-    ) -> int:
+        self, row: Row, kind: str, resource: int, duration: IntArray, demand: FloatArray, partition: int,
+        after: tuple[int, ...],
+    ) -> int:  # fmt: skip
         self.name.append(row.name)
         self.kind.append(kind)
         self.layer.append(row.layer)
-        self.resource.append(_STREAM.get(row.action, NETWORK))
+        self.resource.append(resource)
         self.duration.append(duration)
         self.demand.append(demand)
         self.partition.append(partition)
@@ -67,7 +79,7 @@ def compile_step(
         drawn: what its tokens choose; None for a dense model.
         stage: only this one of a pipeline; None: all, one after the other.
     """
-    compiler = _Compiler(pricer, block, drawn)
+    compiler = StepCompiler(pricer, block, drawn)
     before: tuple[int, ...] = ()
     for program in pricer.programs:
         if stage in (None, program.stage):
@@ -75,7 +87,9 @@ def compile_step(
     return compiler.graph()
 
 
-class _Compiler:
+class StepCompiler:
+    """Builds the graph of one step, stage by stage."""
+
     def __init__(self, pricer: StepPricer, block: Block, drawn: Drawn | None) -> None:
         self.pricer, self.block, self.layout = pricer, block, pricer.layout
         self.tokens, self.samples = block.sizes.tokens[0], block.sizes.samples[0]
@@ -85,6 +99,7 @@ class _Compiler:
         self.drawn = drawn
         self.exchanged: dict[int, tuple[Transfer, Transfer]] = {}  # of all layers of a stage
         self.layers: dict[int, int] = {}
+        self.kernels: dict[object, tuple[IntArray, FloatArray]] = {}  # of one layer, by stage and operator
         if drawn is not None and pricer.experts is not None:
             self.experts = pricer.experts.by_layer(drawn.totals)
             moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
@@ -92,6 +107,12 @@ class _Compiler:
         self.bandwidth = np.array(
             [pricer.context.machine.devices[i].memory.compute_bandwidth for i in self.layout.devices.ravel()]
         )
+        #: [processors, lanes] bytes per second that each draws from the lane's memory at full speed.
+        self.draws = np.zeros((len(_STREAMS), self.lanes))
+        for lane, index in enumerate(self.layout.devices.ravel()):
+            for p, processor in enumerate(pricer.context.machine.devices[index].processors):
+                if p == 0 or processor.shares_memory:
+                    self.draws[p, lane] = processor.memory.compute_bandwidth
 
     def stage(self, program: StageProgram, before: tuple[int, ...]) -> tuple[int, ...]:
         """Append a stage's rows; returns the rows that the next stage waits for.
@@ -104,31 +125,47 @@ class _Compiler:
         for row in program.rows:
             if row.action not in exchange:
                 after, side = chain + side, ()
-                index = self._append(program, row, after)
-                chain = fork = (index,)
+                chain = fork = self._append(program, row, after)
             elif row.action == "shared":
-                side = (self._append(program, row, side or fork),)
+                side = self._append(program, row, side or fork)
             else:
-                chain = (self._append(program, row, chain),)
+                chain = self.exchange(program, row, chain)
         return chain + side
 
-    def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> int:
+    def exchange(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Append dispatch, experts or combine; returns the rows that what follows waits for."""
+        return self._append(program, row, after)
+
+    def _append(self, program: StageProgram, row: Row, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Append a row, which may be one on each of several processors; returns those that what follows waits for."""
         stage, base = program.stage, program.stage * self.layout.stage_lanes
         mine = np.arange(base, base + self.layout.stage_lanes)
-        if row.action in ("operator", "shared", "attention", "experts"):
-            seconds, memory = self._kernel(stage, row)
-            duration, demand = np.full(self.lanes, ABSENT, dtype=np.int64), np.zeros(self.lanes)
-            duration[mine], demand[mine] = seconds, memory
-            kind = row.operator.kind if row.operator is not None else row.action
-            return self.rows.add(row, kind, duration, demand * self.bandwidth, 0, after)
+        if row.action in _KERNELS:
+            return self._append_kernel(row, mine, self._kernel(stage, row), after)
         if row.action == "barrier":
             duration = np.full(self.lanes, ABSENT, dtype=np.int64)
             duration[mine] = 0
-            return self.rows.add(
-                row, "barrier", duration, np.zeros(self.lanes), self.rows.label([mine.tolist()]), after
-            )
+            nothing, together = np.zeros(self.lanes), self.rows.label([mine.tolist()])
+            return (self.rows.add(row, "barrier", COMPUTE, duration, nothing, together, after),)
         groups, transfers = self._collective(stage, row)
-        return self._append_collective(row, [[lane + base for lane in group] for group in groups], transfers, after)
+        groups = [[lane + base for lane in group] for group in groups]
+        return (self._append_collective(row, groups, transfers, after),)
+
+    def _append_kernel(
+        self, row: Row, lanes: IntArray, kernel: tuple[IntArray, FloatArray], after: tuple[int, ...]
+    ) -> tuple[int, ...]:
+        """A row for each processor that has work; side by side or one after the other."""
+        durations, memory = kernel
+        streams = _SIDE_STREAMS if row.action == "shared" else _STREAMS
+        kind = row.operator.kind if row.operator is not None else row.action
+        busy = [p for p, each in enumerate(durations) if each.any()] or [0]
+        appended: list[int] = []
+        for p in busy:
+            duration, demand = np.full(self.lanes, ABSENT, dtype=np.int64), np.zeros(self.lanes)
+            duration[lanes], demand[lanes] = durations[p], memory[p] * self.draws[p, lanes]
+            before = after if self.pricer.context.mapped.concurrent else after if not appended else (appended[-1],)
+            appended.append(self.rows.add(row, kind, streams[p], duration, demand, 0, before))
+        return tuple(appended)
 
     def _append_collective(
         self, row: Row, groups: list[list[int]], transfers: list[Transfer], after: tuple[int, ...]
@@ -136,30 +173,41 @@ class _Compiler:
         duration = np.full(self.lanes, ABSENT, dtype=np.int64)
         for group, transfer in zip(groups, transfers, strict=True):
             duration[group] = int(transfer.picoseconds)
-        index = self.rows.add(row, "collective", duration, np.zeros(self.lanes), self.rows.label(groups), after)
+        label = self.rows.label(groups)
+        index = self.rows.add(row, "collective", NETWORK, duration, np.zeros(self.lanes), label, after)
         self.rows.collectives[index] = collective(groups, transfers)
         return index
 
-    def _by_lane(self, per_rank: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.repeat(per_rank, self.layout.tp)
-
-    def _kernel(self, stage: int, row: Row) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-        """[lanes of the stage] picoseconds, and seconds of its bytes at full bandwidth."""
-        costs = self.pricer.stages[stage]
-        if row.action == "attention" and row.attention is not None:
-            return self._by_lane(self.block.attention[stage][row.attention][0]), np.zeros(self.layout.stage_lanes)
+    def _kernel(self, stage: int, row: Row) -> tuple[IntArray, FloatArray]:
+        """[processors, lanes of the stage] picoseconds, and seconds of its bytes at full bandwidth."""
         if row.action == "experts" and self.experts is not None:
             of_lane = np.arange(self.layout.stage_lanes) // self.layout.expert_tp
             layer = self.layers[row.layer]
-            duration, memory = self.experts
-            return duration[layer][of_lane], memory[layer][of_lane]
-        assert row.operator is not None
-        sizes = self.samples if row.operator.per_sequence else self.tokens
-        entries = [table[row.operator] for table in costs.tables]
-        of_rank = costs.rank_class, np.arange(self.layout.dp)
-        seconds = np.array([entry.duration[sizes] for entry in entries])[of_rank]
-        memory = np.array([entry.cost.memory[sizes] for entry in entries])[of_rank]
-        return self._by_lane(seconds), self._by_lane(memory) * (row.action == "shared")
+            durations, memory = self.experts
+            return durations[:, layer][:, of_lane], memory[:, layer][:, of_lane]
+        key = stage, row.operator, row.attention
+        if key not in self.kernels:
+            self.kernels[key] = self._local_kernel(stage, row)
+        return self.kernels[key]
+
+    def _local_kernel(self, stage: int, row: Row) -> tuple[IntArray, FloatArray]:
+        """Of a kernel that takes as long in every layer."""
+        costs, tp = self.pricer.stages[stage], self.layout.tp
+        if row.action == "attention" and row.attention is not None:
+            sums = AttentionSums(*(column[0] for column in self.block.sums[row.attention]))
+            of_kind = [costs.attention_by_processor(sums, row.attention, kind) for kind in range(len(costs.tables))]
+            parts = [(each.durations, each.memory) for each in of_kind]
+        else:
+            assert row.operator is not None
+            sizes = self.samples if row.operator.per_sequence else self.tokens
+            entries = [table[row.operator] for table in costs.tables]
+            parts = [(entry.durations[:, sizes], entry.memory[:, sizes]) for entry in entries]
+        durations, memory = np.zeros((2, len(_STREAMS), self.layout.dp))
+        for kind, (took, streamed) in enumerate(parts):
+            ranks = np.flatnonzero(costs.rank_class == kind)
+            durations[: len(took), ranks] = took[:, ranks]
+            memory[: len(took), ranks] = streamed[:, ranks]
+        return np.repeat(durations.astype(np.int64), tp, axis=1), np.repeat(memory, tp, axis=1)
 
     def _collective(self, stage: int, row: Row) -> tuple[list[list[int]], list[Transfer]]:
         """Stage-wide lanes of each communicator and its transfer."""
@@ -184,13 +232,16 @@ class _Compiler:
         if not exchange.all_to_all:
             return exchange.gathers(stage, int(self.block.sizes.gathered[0]))[way]
         mine = exchange.slices[stage]
+        if way == 1 and exchange.coherent:
+            return [self.pricer.communication.context_gather(stage).at(int(self.block.sizes.gathered[0]))]
         if stage not in self.exchanged:
-            self.exchanged[stage] = exchange.transfers(stage, RoutedTokens(self.drawn, exchange.places).part(mine))
+            self.exchanged[stage] = exchange.transfers(stage, exchange.tokens(self.drawn).part(mine))
         return [self.exchanged[stage][way].at(self.layers[row.layer] - mine.start)]
 
     def graph(self) -> StepGraph:
         rows = self.rows
-        shares = any(resource == SIDE_COMPUTE for resource in rows.resource)
+        beside = [row for row, resource in enumerate(rows.resource) if resource in (SIDE_COMPUTE, *COPROCESSORS)]
+        shares = any(rows.resource[row] == SIDE_COMPUTE or rows.demand[row].any() for row in beside)
         partition = np.array(rows.partition)
         return StepGraph(
             name=tuple(rows.name),

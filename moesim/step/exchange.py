@@ -21,7 +21,7 @@ from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.ports import PortSums, stage_ports
 from moesim.step.program import StageProgram
-from moesim.step.tokens import ExpertPlaces, LaneTokens, RoutedTokens
+from moesim.step.tokens import ExpectedHops, ExpertPlaces, HoppingTokens, LaneTokens, RoutedTokens
 
 #: (dispatch, combine)
 Picoseconds: TypeAlias = tuple[IntArray, IntArray]
@@ -62,6 +62,19 @@ class Exchange:
     def all_to_all(self) -> bool:
         return self.communication.all_to_all
 
+    @property
+    def coherent(self) -> bool:
+        """Whether tokens stay with their experts; see `DispatchSpec.returns`."""
+        return self.places.hops is not None
+
+    def tokens(self, drawn: Drawn) -> RoutedTokens:
+        """The tokens of a step's choices on their way."""
+        return HoppingTokens(drawn, self.places) if self.coherent else RoutedTokens(drawn, self.places)
+
+    def of_context(self, tokens: IntArray) -> IntArray:
+        """[P, ...] picoseconds of gathering the context of so many new tokens [...] per rank."""
+        return np.stack([self.communication.context_gather(p).picoseconds[tokens] for p in range(len(self.slices))])
+
     def of_gathered(self, tokens: IntArray) -> Picoseconds:
         """Where tokens are gathered: [P, ...] for so many tokens [...] per rank, see `Sizes.gathered`."""
         there, back = self._gathered
@@ -69,7 +82,7 @@ class Exchange:
 
     def of_drawn(self, drawn: Drawn) -> Picoseconds:
         """Of an all-to-all, for the choices of a step."""
-        tokens = RoutedTokens(drawn, self.places)
+        tokens = self.tokens(drawn)
         if self.over_links:
             pairs = [self.transfers(stage, tokens.part(mine)) for stage, mine in enumerate(self.slices)]
             there, back = (np.array([int(pair[way].picoseconds.sum()) for pair in pairs]) for way in (0, 1))
@@ -101,6 +114,8 @@ class Exchange:
         """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert."""
         places = self.places.part(self.slices[stage])
         sums: PortSums = ()
+        if places.hops is not None:
+            return self.transfers(stage, ExpectedHops(tokens, share, places))
         if self.stages:
             at = self.stages[stage]
             sums = at.expected(tokens, at.towards(places.expected(share[:, None])))

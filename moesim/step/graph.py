@@ -16,7 +16,11 @@ from moesim.fabric.transfer import PICOSECONDS, Collective, FloatArray, IntArray
 __all__ = [
     "ABSENT",
     "COMPUTE",
+    "COPROCESSORS",
+    "COPY",
+    "HOST",
     "NETWORK",
+    "PEER",
     "PICOSECONDS",
     "RESOURCES",
     "SIDE_COMPUTE",
@@ -41,8 +45,17 @@ class Resource:
 
 
 COMPUTE, SIDE_COMPUTE, NETWORK = 0, 1, 2
-#: The compute stream, a second compute stream beside it, and the ports; memory bandwidth is the shared one.
-RESOURCES = (Resource("compute"), Resource("side_compute"), Resource("network"))
+#: Those of a device's coprocessors, in the order of its descriptor.
+COPROCESSORS = (3, 4)
+#: The engine that moves data between memory tiers, what sends to other pipeline stages beside the collectives, and the
+#: host's processor.
+COPY, PEER, HOST = 5, 6, 7
+#: The compute stream, a second compute stream beside it, the ports, coprocessors, copies, sends and the host; memory
+#: bandwidth is the shared one.
+RESOURCES = tuple(
+    Resource(name)
+    for name in ("compute", "side_compute", "network", "coprocessor", "second_coprocessor", "copy", "peer", "host")
+)
 
 
 @dataclass(frozen=True)

@@ -50,16 +50,17 @@ class ReplicaLayout:
 
 
 def replica_layouts(
-    parallelism: ParallelismSpec, model: ModelSpec, machine: Machine, first: int = 0
+    parallelism: ParallelismSpec, model: ModelSpec, machine: Machine, first: int = 0, redundant: int = 0
 ) -> list[ReplicaLayout]:
-    """The replicas, in rank order over the machine's devices from the `first` on.
+    """The replicas, in rank order over the machine's devices from the `first` on. redundant: experts of a layer beyond
+    one each.
 
     DP ranks that hold all experts (ep 1) never wait for each other: each becomes a replica of its own.
 
     Raises:
         MoesimError: the degrees do not fit the model or the machine.
     """
-    check_degrees(parallelism, model)
+    check_degrees(parallelism, model, redundant)
     if parallelism.devices > len(machine.devices) - first:
         left = f"the machine has {len(machine.devices)}" + (f", of which others take {first}" if first else "")
         raise MoesimError(
@@ -79,7 +80,7 @@ def replica_layouts(
     return layouts
 
 
-def check_degrees(parallelism: ParallelismSpec, model: ModelSpec) -> None:
+def check_degrees(parallelism: ParallelismSpec, model: ModelSpec, redundant: int = 0) -> None:
     """Raises MoesimError where a degree of parallelism does not divide what it splits."""
     tp, pp, attention = parallelism.tp, parallelism.pp, model.attention
     heads, kv_heads = attention.heads, attention.kv_heads
@@ -105,19 +106,14 @@ def check_degrees(parallelism: ParallelismSpec, model: ModelSpec) -> None:
         what = f"{model.name} is dense and has no experts for ep {parallelism.ep}"
         _require(parallelism.ep == 1, "ep", what, "leave ep out, or set it to 1")
     else:
-        _check_experts(parallelism, model.moe, model.name)
+        _check_experts(parallelism, model.moe, model.name, redundant)
 
 
-def _check_experts(parallelism: ParallelismSpec, moe: MoeSpec, name: str) -> None:
-    tp, ep = parallelism.tp, parallelism.ep
-    _require(
-        ep <= moe.experts, "ep", f"ep {ep} exceeds the {moe.experts} experts of {name}",
-        f"use an ep of at most {moe.experts}",
-    )  # fmt: skip
-    _require(
-        moe.experts % ep == 0, "ep", f"ep {ep} does not divide the {moe.experts} experts of {name}",
-        f"use an ep that divides {moe.experts}",
-    )  # fmt: skip
+def _check_experts(parallelism: ParallelismSpec, moe: MoeSpec, name: str, redundant: int) -> None:
+    tp, ep, experts = parallelism.tp, parallelism.ep, moe.experts + redundant
+    them = f"{moe.experts} experts of {name}" + (f" and {redundant} redundant ones" if redundant else "")
+    _require(ep <= experts, "ep", f"ep {ep} exceeds the {them}", f"use an ep of at most {experts}")
+    _require(experts % ep == 0, "ep", f"ep {ep} does not divide the {them}", f"use an ep that divides {experts}")
     _require(
         moe.shared_width % tp == 0, "tp", f"tp {tp} does not divide the width {moe.shared_width} of the shared experts "
         f"of {name}", f"use a tp that divides {moe.shared_width}",

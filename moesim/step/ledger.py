@@ -36,13 +36,15 @@ class LaneUse:
 
 @dataclass
 class Ledger:
-    """`lanes` per stage; `critical[name]` = (kind, seconds on the critical path by BOUNDS). Of each kind of transfer
+    """`lanes` per stage; `critical[name]` = (kind, seconds on the critical path by BOUNDS); `work[name]` = seconds,
+    FLOP and bytes of an operator, summed over the devices, on the critical path or not. Of each kind of transfer
     (`traffic[name]`) the bytes over every link, and seconds that as many calls without a byte take (`empty`). `hidden`:
     seconds of communication behind computation, where steps were executed; `sharing`: of waiting on shared links."""
 
     links: MachineLinks
     lanes: list[LaneUse] = field(default_factory=list)
     critical: dict[str, tuple[str, FloatArray]] = field(default_factory=dict)
+    work: dict[str, FloatArray] = field(default_factory=dict)
     traffic: dict[str, Traffic] = field(default_factory=dict)
     empty: dict[str, float] = field(default_factory=dict)
     hidden: float = 0.0
@@ -51,6 +53,11 @@ class Ledger:
     def charge(self, name: str, kind: str, bound: int, seconds: float) -> None:
         entry = self.critical.setdefault(name, (kind, np.zeros(len(BOUNDS))))
         entry[1][bound] += seconds
+
+    def worked(self, name: str, lanes: int, seconds: FloatArray, flops: FloatArray, moved: FloatArray) -> None:
+        """Count what ranks of so many lanes each computed: [ranks] seconds, FLOP and bytes of each lane."""
+        sums = lanes * np.array([seconds.sum(), flops.sum(), moved.sum()])
+        self.work[name] = self.work.get(name, 0.0) + sums
 
     def move(self, name: str, transfer: Transfer, times: FloatArray, devices: Sequence[int]) -> None:
         """Count a transfer of each of its sizes so many `times`."""
@@ -75,7 +82,7 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
         _settle_attention(account, use, ledger)
         _settle_transfers(accounts, account, p, communication, use, ledger)
         if totals is not None and experts is not None:
-            _settle_experts(accounts, p, totals, experts, use)
+            _settle_experts(accounts, p, totals, experts, use, ledger)
         ledger.lanes.append(use)
     if totals is not None:
         _charge_experts(accounts, totals, ledger)
@@ -83,6 +90,9 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
     ledger.hidden, ledger.sharing = accounts.hidden / PICOSECONDS, accounts.sharing / PICOSECONDS
     if accounts.sharing:
         ledger.charge("link_sharing", "collective", NETWORK, ledger.sharing)
+    if accounts.offload is not None:
+        ledger.charge("expert_copies", "copy", NETWORK, accounts.offload.waiting_for_copies / PICOSECONDS)
+        ledger.charge("host_experts", "experts", COMPUTE, accounts.offload.waiting_for_host / PICOSECONDS)
     if any(account.costs.program.beside for account in accounts.stages):
         # What a second stream adds to a step is not in the rows: it slows what it shares the memory with.
         known = sum(float(seconds.sum()) for _, seconds in ledger.critical.values())
@@ -106,9 +116,12 @@ def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
         for kind, ranks, seen in _by_class(account, counts):
             entry = account.costs.tables[kind][operator]
             weights = seen * times
-            use.compute_busy[ranks] += (weights @ entry.cost.seconds)[:, None]
-            use.flops[ranks] += (weights @ entry.calls.flops)[:, None]
-            use.memory_bytes[ranks] += (weights @ (entry.calls.weight_bytes + entry.calls.data_bytes))[:, None]
+            seconds, flops = weights @ entry.cost.seconds, weights @ entry.calls.flops
+            moved = weights @ (entry.calls.weight_bytes + entry.calls.data_bytes)
+            use.compute_busy[ranks] += seconds[:, None]
+            use.flops[ranks] += flops[:, None]
+            use.memory_bytes[ranks] += moved[:, None]
+            ledger.worked(operator.name, use.flops.shape[1], seconds, flops, moved)
             use.energy_compute[ranks] += (weights @ entry.cost.arithmetic_joules)[:, None]
             use.energy_memory[ranks] += (weights @ entry.cost.memory_joules)[:, None]
             if operator in beside:
@@ -131,17 +144,20 @@ def _settle_attention(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
             steps = account.attention_calls[reach, mixed]
             mean = AttentionSums(*(column[ranks] / steps for column in sums[1:]))
             calls = account.costs.attention_calls(mean, reach)
-            cost = account.costs.attention_cost(calls, kind)
-            use.compute_busy[ranks] += (sums[0][ranks] * (layers / PICOSECONDS))[:, None]
-            use.flops[ranks] += (calls.flops * (layers * steps))[:, None]
-            use.memory_bytes[ranks] += (calls.data_bytes * (layers * steps))[:, None]
+            cost = account.costs.attention_by_processor(mean, reach, kind).cost
+            seconds = sums[0][ranks] * (layers / PICOSECONDS)
+            flops, moved = calls.flops * (layers * steps), calls.data_bytes * (layers * steps)
+            use.compute_busy[ranks] += seconds[:, None]
+            use.flops[ranks] += flops[:, None]
+            use.memory_bytes[ranks] += moved[:, None]
+            ledger.worked("attention", use.flops.shape[1], seconds, flops, moved)
             use.energy_compute[ranks] += (cost.arithmetic_joules * (layers * steps))[:, None]
             use.energy_memory[ranks] += (cost.memory_joules * (layers * steps))[:, None]
             if kind == 0:
                 bound = COMPUTE if cost.compute.sum() > cost.memory.sum() else MEMORY
-                seconds = account.critical_attention[reach, mixed] * layers / PICOSECONDS
-                overhead = min(float(cost.overhead.max()) * layers * steps, seconds)
-                ledger.charge("attention", "attention", bound, seconds - overhead)
+                critical = account.critical_attention[reach, mixed] * layers / PICOSECONDS
+                overhead = min(float(cost.overhead.max()) * layers * steps, critical)
+                ledger.charge("attention", "attention", bound, critical - overhead)
                 ledger.charge("attention", "attention", OVERHEAD, overhead)
 
 
@@ -206,12 +222,15 @@ def _settle_exchange(
         return
     if communication.all_to_all:
         _settle_all_to_all(accounts, accounts.routed, account, use, ledger)
-        return
+        if not accounts.routed.exchange.coherent:
+            return
+        gathers: tuple[tuple[str, tuple[Transfer, ...]], ...] = (("combine", (communication.context_gather(p),)),)
+        layers = 1
+    else:
+        there = communication.dispatch(p) if layout.dp > 1 else ()
+        gathers = (("dispatch", there), ("combine", communication.combine(p)))
     devices = np.array(communication.stage_devices(p))
-    for name, transfers in (
-        ("dispatch", communication.dispatch(p) if layout.dp > 1 else ()),
-        ("combine", communication.combine(p)),
-    ):
+    for name, transfers in gathers:
         for group, transfer in zip(communication.exchange_groups(), transfers, strict=False):
             at = np.unravel_index(group, (layout.dp, layout.tp))
             use.sent_bytes[at] += accounts.gathered_tokens @ transfer.sent * layers
@@ -230,26 +249,31 @@ def _settle_all_to_all(
     devices = exchange.communication.stage_devices(stage)
     moved = exchange.expected(stage, tokens, share)
     nothing = exchange.expected(stage, np.zeros_like(tokens), share)
-    for name, transfer, empty in zip(("dispatch", "combine"), moved, nothing, strict=True):
+    names = ("dispatch",) if exchange.coherent else ("dispatch", "combine")
+    for name, transfer, empty in zip(names, moved, nothing, strict=False):
         use.sent_bytes += transfer.sent.sum(axis=0).reshape(use.sent_bytes.shape)
         use.energy_link += transfer.joules.sum(axis=0).reshape(use.energy_link.shape)
         ledger.move(name, transfer, np.ones(transfer.shape), devices)
         _add_calls(ledger, name, empty, accounts.steps * len(share))
 
 
-def _settle_experts(accounts: Accounts, p: int, totals: RoutedTotals, experts: ExpertCosts, use: LaneUse) -> None:
+def _settle_experts(
+    accounts: Accounts, p: int, totals: RoutedTotals, experts: ExpertCosts, use: LaneUse, ledger: Ledger
+) -> None:
     layout = accounts.layout
     of_lane = (np.arange(layout.stage_lanes) // layout.expert_tp).reshape(layout.dp, layout.tp)
     use.compute_busy += totals.duration[p][of_lane]
     for rank in range(layout.expert_ranks):
         mine = of_lane == rank
-        copies = totals.copies[p, rank]  # work and energy do not depend on what else a kernel is handed
+        copies = totals.copies[p, rank]  # work does not depend on what else a kernel is handed
         calls = experts.calls(copies, totals.touched[p, rank], copies)
-        cost = accounts.context.kernels.cost(calls, experts.devices[p][rank])
+        moved = calls.weight_bytes + calls.data_bytes
         use.flops[mine] += calls.flops
-        use.memory_bytes[mine] += calls.weight_bytes + calls.data_bytes
-        use.energy_compute[mine] += cost.arithmetic_joules
-        use.energy_memory[mine] += cost.memory_joules
+        use.memory_bytes[mine] += moved
+        seconds = np.atleast_1d(totals.duration[p][rank])
+        ledger.worked("experts", int(mine.sum()), seconds, np.atleast_1d(calls.flops), np.atleast_1d(moved))
+        use.energy_compute[mine] += totals.joules[p, rank, 0]
+        use.energy_memory[mine] += totals.joules[p, rank, 1]
 
 
 def _charge_experts(accounts: Accounts, totals: RoutedTotals, ledger: Ledger) -> None:

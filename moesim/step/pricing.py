@@ -28,13 +28,31 @@ from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
 
+class ExpertUse(NamedTuple):
+    """What a step asked of a cache of experts. Distinct experts, summed over layers: requests, those found in the cache
+    (hits), used after they were fetched ahead, computed by the host, and copies of all kinds; picoseconds in which
+    nothing was computed because of copies and of the host."""
+
+    requests: int = 0
+    hits: int = 0
+    fetched_ahead: int = 0
+    on_host: int = 0
+    copied: int = 0
+    waiting_for_copies: int = 0
+    waiting_for_host: int = 0
+
+    def plus(self, other: ExpertUse) -> ExpertUse:
+        return ExpertUse(*(a + b for a, b in zip(self, other, strict=True)))
+
+
 class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
     `sums[kind]`: [9, steps, ranks], the rows of AttentionSums. Per stage: `attention[kind]` durations [steps, ranks]
     of one layer's kernel, `critical` [steps] the rank that is slowest in all local parts together. `routed`: the MoE
     parts, None for dense models. `hidden`, `sharing`: of an executed step, picoseconds of communication behind
-    computation, and of waiting for others on shared links.
+    computation, and of waiting for others on shared links. `parts`: its micro-batches, where it has any.
+    `offload`: of a step whose experts are not all on the devices.
     """
 
     batch: Batch
@@ -49,6 +67,8 @@ class Block(NamedTuple):
     durations: IntArray  # [steps] picoseconds
     hidden: int = 0
     sharing: int = 0
+    parts: tuple[Block, ...] = ()
+    offload: ExpertUse | None = None
 
 
 def _drafts(sizes: Sizes, each: int) -> FloatArray:
@@ -97,9 +117,12 @@ class StepPricer:
         self._kinds = sorted(
             {row.attention for program in programs for row in program.rows if row.attention is not None}
         )
-        self.stages = [StageCosts(context, layout, program, communication) for program in programs]
+        self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
         self.accounts = Accounts(self.stages, context, layout, routed)
+
+    def stage_costs(self, program: StageProgram) -> StageCosts:
+        return StageCosts(self.context, self.layout, program, self.communication)
 
     def clear(self) -> None:
         """Forget what was recorded."""

@@ -28,7 +28,7 @@ from moesim.step.layout import ReplicaLayout
 
 Action = Literal[
     "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "barrier", "send",
-    "shared",
+    "shared", "copy",
 ]  # fmt: skip
 
 
@@ -112,6 +112,14 @@ def _draft_rows(
     return rows + _feed_forward_rows(model, kind, layer, layout, engine) + _head_rows(model, layout)
 
 
+def _combines(model: ModelSpec, layer: int, layout: ReplicaLayout, engine: EngineSpec) -> bool:
+    """Whether a MoE layer ends in a collective: without returns (`DispatchSpec.returns`) only the last does, which
+    gathers the context."""
+    if layout.stage_lanes == 1 or engine.dispatch.returns or layout.dp == 1 or engine.transport != "alltoall":
+        return layout.stage_lanes > 1
+    return layer == max(at for at, kind in enumerate(layer_types(model)) if kind.feed_forward == "moe")
+
+
 def _reduction(name: str, layer: int, layout: ReplicaLayout) -> list[Row]:
     return [Row(name, "reduce", layer)] if layout.tp > 1 else []
 
@@ -149,8 +157,10 @@ def _feed_forward_rows(
         rows.append(Row("dispatch", "dispatch", layer))
     rows += [Row(op.name, "shared", layer, op) for op in beside]
     rows.append(Row("experts", "experts", layer, experts))
-    if layout.stage_lanes > 1:
+    if _combines(model, layer, layout, engine):
         rows.append(Row("combine", "combine", layer))
+    elif layout.dp > 1:  # ranks wait for each other as after a combine, though only the next dispatch needs it
+        rows.append(Row("experts_barrier", "barrier", layer))
     if layout.dp > 1 and layout.tp > 1:
         # Each lane has part of every sum or, after an all-to-all without shared experts, all sums of some tokens.
         partial = any(op.reduces for op in before)

@@ -7,7 +7,7 @@ on the routing is reused this way.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -16,15 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Calls
+from moesim.kernels.base import Calls, Cost
 from moesim.model.operators import Operator
-from moesim.placement import rank_loads
+from moesim.placement import Slots, rank_loads
+from moesim.processors.mapped import Mapped
 from moesim.routing.drawn import Drawn
+from moesim.routing.replicated import Replicas
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
+from moesim.step.relieved import SentWeights
 from moesim.step.sharding import ExpertShare
 from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
@@ -44,6 +47,7 @@ class RoutedLoad:
     bound: FloatArray
     copies: FloatArray  # [D, P, E] (token, expert) pairs
     touched: FloatArray  # [D, P, E] distinct experts, summed over layers
+    joules: FloatArray  # [D, P, E, 2] of arithmetic, and of memory
     rank_imbalance: FloatArray  # [D] largest rank's tokens over the mean, mean over layers
     expert_imbalance: FloatArray  # [D]
 
@@ -56,6 +60,7 @@ class RoutedTotals:
     bound: FloatArray  # [3] as in RoutedLoad
     copies: FloatArray  # [P, E]
     touched: FloatArray  # [P, E]
+    joules: FloatArray  # [P, E, 2]
     expert_tokens: FloatArray  # [L, experts]
     weight: float = 0.0
     rank_imbalance: float = 0.0
@@ -64,7 +69,8 @@ class RoutedTotals:
     @classmethod
     def zeros(cls, stages: int, ranks: int, layers: int, experts: int) -> RoutedTotals:
         by_rank = [np.zeros((stages, ranks)) for _ in range(3)]
-        return cls(by_rank[0], np.zeros(3), by_rank[1], by_rank[2], np.zeros((layers, experts)))
+        joules, tokens = np.zeros((stages, ranks, 2)), np.zeros((layers, experts))
+        return cls(by_rank[0], np.zeros(3), by_rank[1], by_rank[2], joules, tokens)
 
     def add(self, load: RoutedLoad, steps: FloatArray, expert_tokens: NDArray[Any]) -> None:
         """Add each draw `steps` [D] times, and tokens [L, experts] once."""
@@ -73,6 +79,7 @@ class RoutedTotals:
         self.bound += (load.bound * steps[:, None]).sum(axis=0)
         self.copies += (load.copies * each).sum(axis=0)
         self.touched += (load.touched * each).sum(axis=0)
+        self.joules += (load.joules * each[..., None]).sum(axis=0)
         self.expert_tokens += expert_tokens
         tokens = load.copies.sum(axis=(1, 2)) * steps
         self.weight += float(tokens.sum())
@@ -97,30 +104,46 @@ class RoutedPrice(NamedTuple):
 
 
 class _Kernels(NamedTuple):
-    """[L, D, E] of the expert kernels of every layer and rank; bound: [3, L, D, E] as in RoutedLoad."""
+    """[L, D, E] of the expert kernels of every layer and rank; bound: [3, L, D, E] as in RoutedLoad. joules:
+    [L, D, E, 2]. durations, memory: [processors, L, D, E] of each of a device's processors (Mapped)."""
 
     copies: FloatArray
     touched: FloatArray
     duration: IntArray
-    memory: FloatArray
     bound: FloatArray
+    joules: FloatArray
+    durations: IntArray
+    memory: FloatArray
+
+
+#: A place in a table [layers, D, expert ranks].
+_Place = tuple[slice, slice, slice | list[int]]
 
 
 class ExpertCosts:
     """Expert kernels of every stage and expert rank, from the tokens per expert."""
 
     def __init__(
-        self, context: StepContext, layout: ReplicaLayout, programs: list[StageProgram], owner: IntArray
+        self,
+        context: StepContext,
+        layout: ReplicaLayout,
+        programs: list[StageProgram],
+        slots: Slots,
+        sent: Callable[[float], SentWeights] | None = None,
     ) -> None:
-        self.context, self.layout, self.owner = context, layout, owner
+        """Args: sent: of the bytes of an expert, what a placement that moves tokens in every step sends along; None for
+        all others."""
+        self.context, self.layout, self.owner = context, layout, slots.owner
         self.operator: Operator = next(
             row.operator for each in programs for row in each.rows if row.action == "experts" and row.operator
         )
         moe = context.model.moe
         assert moe is not None
-        self.experts = moe.experts
-        held = moe.experts / layout.expert_ranks
+        self.experts = slots.owner.shape[1]
+        self._replicas = Replicas(slots, moe.experts) if slots.replicated else None
+        held = self.experts / layout.expert_ranks
         self._share = ExpertShare(self.operator, context.model, held, layout.expert_tp, context.dtype)
+        self._sent = None if sent is None else sent(self._share.weights)
         self._sorted = layout.dp > 1 and context.engine.transport == "alltoall"
         layers = [layer for program in programs for layer in program.moe_layers]
         #: Slices of the model's MoE layers that each stage holds.
@@ -152,41 +175,81 @@ class ExpertCosts:
             bound=bound.sum(axis=(1, 3)).T,
             copies=self._by_stage(kernels.copies),
             touched=self._by_stage(kernels.touched),
+            joules=self._by_stage(kernels.joules),
             rank_imbalance=_imbalance(kernels.copies),
-            expert_imbalance=_imbalance(counts),
+            expert_imbalance=_imbalance(self.by_expert(counts)),
         )
 
+    def by_expert(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """[layers, ..., experts] of tokens [layers, ..., slots]: all replicas of an expert together."""
+        return tokens if self._replicas is None else self._replicas.together(tokens)
+
     def by_layer(self, counts: IntArray) -> tuple[IntArray, FloatArray]:
-        """[layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full bandwidth.
+        """[processors, layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full
+        bandwidth.
 
         Args:
             counts: [layers, experts] tokens per expert.
         """
         kernels = self._kernels(counts[:, None])
-        return kernels.duration[:, 0], kernels.memory[:, 0]
+        return kernels.durations[:, :, 0], kernels.memory[:, :, 0]
 
     def _kernels(self, counts: IntArray) -> _Kernels:
-        """Args: counts: [layers, D, experts]."""
-        ranks = self.layout.expert_ranks
-        copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
-        touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
+        """Args: counts: [layers, D, slots]."""
+        ranks, waiting = self.layout.expert_ranks, None
+        if self._sent is None:
+            copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
+            touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
+        else:
+            copies, touched, waiting = self._sent.relieved(counts, self.owner)
         everywhere = np.broadcast_to(counts.sum(axis=2, dtype=np.float64)[..., None], copies.shape)
-        seconds, memory, bound = np.zeros(copies.shape), np.zeros(copies.shape), np.zeros((3, *copies.shape))
+        most = max(len(self.context.mapped.processors(device)) for _, device in self._kinds)
+        duration, bound = np.zeros(copies.shape, dtype=np.int64), np.zeros((3, *copies.shape))
+        durations, memory = np.zeros((most, *copies.shape), dtype=np.int64), np.zeros((most, *copies.shape))
+        joules = np.zeros((*copies.shape, 2))
         for at, device in self._kinds:
-            cost = self.context.kernels.cost(self.calls(copies[at], touched[at], everywhere[at]), device)
-            seconds[at], memory[at] = cost.seconds, cost.memory
+            mapped = self._mapped(counts, copies, touched, everywhere, at, device)
+            cost, used = mapped.cost, len(mapped.durations)
+            duration[at], durations[:used][:, *at], memory[:used][:, *at] = mapped.duration, *mapped[1::2]
             compute_bound = cost.compute > cost.memory
             bound[0][at] = cost.overhead
             bound[1][at] = np.where(compute_bound, cost.compute, 0)
             bound[2][at] = np.where(compute_bound, 0, cost.memory)
-        return _Kernels(copies, touched, picoseconds(seconds), memory, bound)
+            joules[*at, 0], joules[*at, 1] = cost.arithmetic_joules, cost.memory_joules
+        if waiting is not None:
+            duration += picoseconds(waiting)
+            durations[0] += picoseconds(waiting)
+            bound[0] += waiting
+        return _Kernels(copies, touched, duration, bound, joules, durations, memory)
+
+    def _mapped(
+        self, counts: IntArray, copies: FloatArray, touched: FloatArray, everywhere: FloatArray, at: _Place,
+        device: Device,
+    ) -> Mapped:  # fmt: skip
+        """Of the ranks of one kind. The experts of a device with several processors may part, rank by rank."""
+        mapped = self.context.mapped
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(self.calls(copies[at], touched[at], everywhere[at]), device)
+        layers, _, ranks = at
+        found = []
+        for rank in np.arange(self.layout.expert_ranks)[ranks]:
+            held = self.owner[layers] == rank
+            if (held == held[0]).all():
+                tokens = counts[layers][..., held[0]]
+            else:
+                tokens = np.where(held[:, None], counts[layers], 0)
+            found.append(
+                mapped.experts(self.calls, tokens.astype(np.float64), everywhere[layers][..., rank], device)
+            )
+        cost = Cost(*(np.stack(column, axis=-1) for column in zip(*(each.cost for each in found), strict=True)))
+        return Mapped(cost, *(np.stack(column, axis=-1) for column in list(zip(*found, strict=True))[1:]))
 
     def _by_stage(self, values: NDArray[Any]) -> FloatArray:
         """[L, D, ...] summed over the layers of each stage, [D, P, ...]."""
         return np.stack([values[at].sum(axis=0) for at in self.stage_layers], axis=1).astype(np.float64)
 
 
-def _kinds(layers: slice, devices: list[Device]) -> list[tuple[tuple[slice, slice, slice | list[int]], Device]]:
+def _kinds(layers: slice, devices: list[Device]) -> list[tuple[_Place, Device]]:
     """Places in a table [layers, D, expert ranks] that devices of one kind fill, with one of these devices."""
     names = [device.spec.name for device in devices]
     if len(set(names)) == 1:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moesim.routing.base import RoutingSource, TokenSpans
+from moesim.routing.base import RoutingSource, TokenSpans, Tracing
 from moesim.routing.drawn import Drawn
-from moesim.routing.replay import TraceRouting
-from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
 from moesim.step.graphs import CapturedGraphs
@@ -51,6 +49,8 @@ class Sampled:
             dispatch, combine = (np.stack([time[way] for time in times], axis=1) for way in (0, 1))
         else:
             dispatch, combine = self.exchange.of_gathered(sizes.gathered)
+        if self.exchange.coherent:
+            combine = self.exchange.of_context(sizes.gathered)
         experts = np.concatenate([load.slowest for load in loads]).T.astype(np.int64)
         return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)))
 
@@ -63,7 +63,7 @@ def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:
 def draw(routing: RoutingSource, key: int, batch: Batch, step: int, graphs: CapturedGraphs) -> Drawn:
     """The choices of a step's tokens."""
     given = token_spans(batch, step, graphs), batch.ranks, step_stream(key, batch, step)
-    if isinstance(routing, CountRouting | TraceRouting):
+    if isinstance(routing, Tracing):
         return routing.drawn(*given)
     return Drawn.of_counts(routing.counts(*given))
 

@@ -13,7 +13,7 @@ from math import sqrt
 
 import numpy as np
 
-from moesim.routing.synthetic import CountRouting
+from moesim.routing.base import StatelessRouting
 from moesim.step.exchange import Exchange, Picoseconds
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.ports import PortSums, StagePorts
@@ -36,7 +36,7 @@ class ScatteredExchange:
         key: of the random streams, one for each number of tokens in the grid.
     """
 
-    def __init__(self, exchange: Exchange, routing: CountRouting, key: int) -> None:
+    def __init__(self, exchange: Exchange, routing: StatelessRouting, key: int) -> None:
         self._exchange, self._routing, self._key = exchange, routing, key
         self._towards = [
             at.towards(exchange.places.part(mine).expected(routing.popularity[mine, None]))
@@ -48,7 +48,7 @@ class ScatteredExchange:
         """[P, steps] each.
 
         Args:
-            singles, chunked: [steps, DP ranks] tokens, as of `CountRouting.choose`.
+            singles, chunked: [steps, DP ranks] tokens, as of `StatelessRouting.choose`.
             turns: [steps] number of each step, which decides the draw it takes.
         """
         parts = [

@@ -79,7 +79,7 @@ def kv_share(model: ModelSpec, tp: int) -> float:
     return 1.0 if model.attention.kv_rank is not None else 1 / min(tp, model.attention.kv_heads)
 
 
-def weight_elements(operator: Operator, model: ModelSpec, tp: int, expert_shards: int) -> float:
+def weight_elements(operator: Operator, model: ModelSpec, tp: int, expert_shards: float) -> float:
     """Elements of the operator's weights that one rank holds."""
     if operator.kind == "experts":
         return operator.weights / expert_shards
@@ -153,7 +153,8 @@ class ExpertShare:
         self._base = DTYPE_BYTES[base_dtype(dtype)]
         self._moved = (operator.inputs + operator.outputs) + 2 * operator.intermediate / expert_tp
         stored = weight_dtype(operator, dtype)
-        self._weights = operator.weights / model.moe.experts / expert_tp * DTYPE_BYTES[stored]
+        #: Bytes of an expert's weights on one rank.
+        self.weights = operator.weights / model.moe.experts / expert_tp * DTYPE_BYTES[stored]
         sizes = held, model.hidden, model.moe.width / expert_tp, 3 if model.gated else 2
         columns = (np.asarray(float(each)) for each in sizes)
         self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[dtype.activations], DTYPE_BYTES[stored])
@@ -166,7 +167,7 @@ class ExpertShare:
             kind="experts",
             dtype=self._arithmetic,
             flops=pairs * (self._operator.flops_per_token / self._expert_tp),
-            weight_bytes=touched * self._weights,
+            weight_bytes=touched * self.weights,
             data_bytes=pairs * (self._moved * self._base),
             shape=ExpertShape(pairs, all_pairs, touched, *self._rest),
             formats=self._formats,

@@ -6,16 +6,17 @@ from collections import Counter
 
 import numpy as np
 
-from moesim.kernels.base import Calls, Cost
+from moesim.kernels.base import Calls
 from moesim.model.attention import Reach
 from moesim.model.operators import Operator
-from moesim.step.attention import AttentionSums, without_chunks
+from moesim.processors.mapped import Mapped
+from moesim.step.attention import AttentionSums, FullAttention, without_chunks
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
 from moesim.step.program import StageProgram
 from moesim.step.sharding import AttentionShare
-from moesim.step.tables import OperatorTable, StepContext
+from moesim.step.tables import StepContext
 
 
 class StageCosts:
@@ -34,10 +35,11 @@ class StageCosts:
         classes = list(dict.fromkeys(keys))
         self.rank_class: IntArray = np.array([classes.index(key) for key in keys], dtype=np.int64)
         self.representative = [keys.index(key) for key in classes]
-        self.tables = [OperatorTable(context, self.devices[rank], layout.tp) for rank in self.representative]
+        self.tables = [context.table(self.devices[rank], layout.tp) for rank in self.representative]
         found = (row.operator for row in program.rows)
         self.per_sequence = list(dict.fromkeys(each for each in found if each is not None and each.per_sequence))
         self._share = AttentionShare(context.model, layout.tp, context.dtype, 1 + context.engine.drafts)
+        self._decodes = FullAttention(context.model)
         parts = [part for part, _ in program.parts]
         self._times = np.array([count for _, count in program.parts])
         self._full = np.array([part.full_attention for part in parts])[:, None, None]
@@ -87,8 +89,17 @@ class StageCosts:
     def attention_calls(self, sums: AttentionSums, reach: Reach) -> Calls:
         return self._share.calls(sums, reach)
 
-    def attention_cost(self, calls: Calls, kind: int) -> Cost:
-        return self.context.kernels.cost(calls, self.devices[self.representative[kind]])
+    def attention_by_processor(self, sums: AttentionSums, reach: Reach, kind: int) -> Mapped:
+        """What one layer's attention takes on a class of ranks."""
+        device, mapped = self.devices[self.representative[kind]], self.context.mapped
+        calls = self.attention_calls(sums, reach)
+        if len(mapped.processors(device)) == 1:
+            return mapped.whole(calls, device)
+        decoding = self._decodes.decode(np.atleast_2d(sums.keys), np.atleast_2d(sums.decodes))
+        decode = AttentionSums(*decoding.reshape(len(sums), *sums.keys.shape))
+        prefill = AttentionSums(*(both - part for both, part in zip(sums, decode, strict=True)))
+        apart = self.attention_calls(prefill, reach), self.attention_calls(decode, reach)
+        return mapped.attention(*apart, calls, device)
 
     def attention(self, sums: FloatArray, reach: Reach, prompts: bool) -> IntArray:
         """[steps, ranks] picoseconds of one layer's attention kernel.
@@ -97,23 +108,25 @@ class StageCosts:
             sums: [9, steps, ranks], the rows of AttentionSums. prompts: whether the first step has any.
         """
         if len(self.tables) == 1:
-            return picoseconds(self._attention_seconds(sums, reach, 0, prompts))
+            return self._attention_duration(sums, reach, 0, prompts)
         times = np.zeros(sums.shape[1:], dtype=np.int64)
         for kind in range(len(self.tables)):
             mine = self.rank_class == kind
-            times[:, mine] = picoseconds(self._attention_seconds(sums[:, :, mine], reach, kind, prompts))
+            times[:, mine] = self._attention_duration(sums[:, :, mine], reach, kind, prompts)
         return times
 
-    def _attention_seconds(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> FloatArray:
+    def _attention_duration(self, sums: FloatArray, reach: Reach, kind: int, prompts: bool) -> IntArray:
         """[steps, ranks]; steps with prompts and without are calls of different kernels."""
         device, kernels = self.devices[self.representative[kind]], self.context.kernels
+        if len(self.context.mapped.processors(device)) > 1:
+            return self.attention_by_processor(AttentionSums(*sums), reach, kind).duration
         if not prompts:
-            return kernels.seconds(self.attention_calls(without_chunks(sums), reach), device)
+            return picoseconds(kernels.seconds(self.attention_calls(without_chunks(sums), reach), device))
         first = kernels.seconds(self.attention_calls(AttentionSums(*sums[:, :1]), reach), device)
         if sums.shape[1] == 1:
-            return first
+            return picoseconds(first)
         rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
-        return np.concatenate([first, rest])
+        return picoseconds(np.concatenate([first, rest]))
 
     def local(
         self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]

@@ -10,23 +10,30 @@ import numpy as np
 from moesim.hardware.machine import Device, Machine
 from moesim.kernels.base import Calls, Cost, KernelModel
 from moesim.model.operators import Operator
+from moesim.processors.base import ProcessorMapping
+from moesim.processors.mapped import MappedKernels
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.serving import EngineSpec
-from moesim.step.graph import IntArray, picoseconds
+from moesim.step.graph import FloatArray, IntArray
 from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """What every step of a run shares."""
+    """What every step of a run shares. mapping: which processor of a device computes what, where it has several."""
 
     model: ModelSpec
     machine: Machine
     dtype: DtypeSpec
     engine: EngineSpec
     kernels: KernelModel
+    mapping: ProcessorMapping | None = None
+
+    @cached_property
+    def mapped(self) -> MappedKernels:
+        return MappedKernels(self.kernels, self.mapping)
 
     @property
     def token_limit(self) -> int:
@@ -35,6 +42,17 @@ class StepContext:
         budget = max(self.engine.token_budget, decodes)
         return budget if self.engine.chunked_prefill else max(budget, decodes + self.model.context)
 
+    def table(self, device: Device, tp: int) -> OperatorTable:
+        """Costs on a kind of device, shared by all layouts of the same `tp`."""
+        key = (device.spec.name, tp)
+        if key not in self._tables:
+            self._tables[key] = OperatorTable(self, device, tp)
+        return self._tables[key]
+
+    @cached_property
+    def _tables(self) -> dict[tuple[str, int], OperatorTable]:
+        return {}
+
     @cached_property
     def graphs(self) -> CapturedGraphs:
         return CapturedGraphs(self.engine, self.token_limit)
@@ -42,11 +60,14 @@ class StepContext:
 
 @dataclass(frozen=True)
 class Tabulated:
-    """One operator over all sizes 0..limit: calls, cost and duration in picoseconds."""
+    """One operator over all sizes 0..limit: calls, cost and duration in picoseconds; by processor also
+    [processors, sizes] durations, and seconds that its bytes take at full bandwidth."""
 
     calls: Calls
     cost: Cost
     duration: IntArray
+    durations: IntArray
+    memory: FloatArray
 
 
 class OperatorTable:
@@ -61,6 +82,6 @@ class OperatorTable:
         if operator not in self._known:
             context = self._context
             calls = operator_calls(operator, self._sizes, context.model, self._tp, context.dtype)
-            cost = context.kernels.cost(calls, self._device)
-            self._known[operator] = Tabulated(calls, cost, picoseconds(cost.seconds))
+            mapped = context.mapped.whole(calls, self._device)
+            self._known[operator] = Tabulated(calls, mapped.cost, mapped.duration, mapped.durations, mapped.memory)
         return self._known[operator]

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from moesim.routing.base import StatelessRouting
 from moesim.routing.drawn import Drawn
-from moesim.routing.synthetic import CountRouting
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange, Picoseconds
 from moesim.step.graph import FloatArray, IntArray
@@ -59,7 +59,7 @@ class Tabulated:
 
     reuses = True
 
-    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: CountRouting, key: int, limit: int) -> None:
+    def __init__(self, costs: ExpertCosts, exchange: Exchange, routing: StatelessRouting, key: int, limit: int) -> None:
         self.costs, self.exchange, self.routing, self.key = costs, exchange, routing, key
         self._scattered = ScatteredExchange(exchange, routing, key) if exchange.all_to_all else None
         self._grid = _token_grid(limit)

@@ -9,17 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moesim.fabric.tokens import ExpectedTokens, Tokens
+from moesim.placement import Relief, Slots
 from moesim.routing.drawn import Drawn
+from moesim.spec.errors import MoesimError
 from moesim.spec.model import MoeSpec
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 
 
 class ExpertPlaces(NamedTuple):
-    """Where experts are, and how many a token needs.
+    """Where physical experts are, and how many a token needs.
 
-    owner: [layers, experts] expert rank of each. group, limit: [ranks] group of each rank's experts and groups per
-    token, where routers limit them and the draws do not; None elsewhere.
+    owner: [layers, slots] expert rank of each. group, limit: [ranks] group of each rank's experts and groups per token,
+    where routers limit them and the draws do not; None elsewhere. relief: moves tokens elsewhere in every step. hops:
+    [layers - 1, ranks, ranks] share of the tokens that go from one rank to another between layers, where they stay with
+    their experts (`DispatchSpec.returns`).
     """
 
     owner: IntArray
@@ -27,6 +31,8 @@ class ExpertPlaces(NamedTuple):
     top_k: int
     group: IntArray | None = None
     limit: int | None = None
+    relief: Relief | None = None
+    hops: FloatArray | None = None
 
     def part(self, layers: slice) -> ExpertPlaces:
         return self._replace(owner=self.owner[layers])
@@ -36,13 +42,14 @@ class ExpertPlaces(NamedTuple):
         return ExpectedTokens(counts, self.owner, self.ranks, self.top_k, self.group, self.limit)
 
 
-def expert_places(owner: IntArray, ranks: int, moe: MoeSpec, limited: bool) -> ExpertPlaces:
+def expert_places(slots: Slots, ranks: int, moe: MoeSpec, limited: bool) -> ExpertPlaces:
     """Args: limited: take the model's limit of expert groups per token into account, where each rank's experts are of
     one group."""
+    owner = slots.owner
     places = ExpertPlaces(owner, ranks, moe.top_k)
     if not limited or moe.top_groups == moe.groups:
         return places
-    group = np.broadcast_to(np.arange(moe.experts) // (moe.experts // moe.groups), owner.shape)
+    group = slots.expert // (moe.experts // moe.groups)
     of_rank = np.full(ranks, -1)
     of_rank[owner.ravel()] = group.ravel()
     if (of_rank[owner] != group).any():
@@ -62,8 +69,12 @@ class RoutedTokens:
 
     @cached_property
     def copies(self) -> NDArray[Any]:
-        """[L, DP ranks, expert ranks] whole numbers."""
-        return self.drawn.traffic(self.places.owner, self.places.ranks)
+        """[L, DP ranks, expert ranks]; whole numbers, unless a relief takes from every source alike."""
+        if self.places.relief is None:
+            return self.drawn.traffic(self.places.owner, self.places.ranks)
+        totals = self.drawn.totals
+        moved = self.places.relief.relieve(totals, self.places.owner, self.places.ranks).tokens
+        return self.drawn.counts @ (moved / np.maximum(totals, 1)[:, :, None])
 
     @cached_property
     def _expected(self) -> ExpectedTokens:
@@ -79,6 +90,49 @@ class RoutedTokens:
         return visits
 
 
+class HoppingTokens(RoutedTokens):
+    """Tokens that stay with the only expert they choose: each layer's go from where the layer before left them."""
+
+    def part(self, layers: slice) -> HoppingTokens:
+        return HoppingTokens(self.drawn.part(layers), self.places.part(layers))
+
+    @cached_property
+    def copies(self) -> NDArray[Any]:
+        """[L, ranks, ranks] whole numbers."""
+        if len(self.drawn.summed):
+            raise MoesimError(
+                "tokens that stay with their experts need a routing that knows the choices of every token",
+                key="engine.dispatch.returns", fix="give routing.affinity, or a trace with the experts of every token",
+            )  # fmt: skip
+        ranks, layer = self.places.ranks, np.arange(len(self.places.owner))[:, None]
+        there = self.places.owner[layer, self.drawn.expert[layer, self.drawn.picks[0]]]
+        before = np.concatenate([self.drawn.source[None], there[:-1]])
+        weight = np.ones(there.shape[1], dtype=np.int64)
+        weight[len(weight) - len(self.drawn.weight) :] = self.drawn.weight
+        cell = (layer * ranks + before) * ranks + there
+        found = np.bincount(cell.ravel(), np.tile(weight, len(layer)), minlength=len(layer) * ranks * ranks)
+        return found.astype(np.int64).reshape(len(layer), ranks, ranks)
+
+    def visits(self, sets: NDArray[np.bool_]) -> FloatArray:
+        """See `ExpectedHops.visits`."""
+        visits: FloatArray = self.copies.astype(np.float64) @ sets.T.astype(np.float64)
+        return visits
+
+
+class ExpectedHops:
+    """The same in expectation, for so many tokens [ranks], of which a share [L, slots] goes to each slot."""
+
+    def __init__(self, tokens: IntArray, share: FloatArray, places: ExpertPlaces) -> None:
+        assert places.hops is not None
+        first = places.part(slice(0, 1)).expected(tokens[:, None] * share[:1, None]).copies
+        self.copies: FloatArray = np.concatenate([first, places.hops * float(tokens.sum())])
+
+    def visits(self, sets: NDArray[np.bool_]) -> FloatArray:
+        """[L, ranks, E] for sets [E, ranks]: a token has one copy."""
+        visits: FloatArray = self.copies @ sets.T.astype(np.float64)
+        return visits
+
+
 class LaneTokens:
     """The same from lane to lane of a stage: a DP rank's tokens are divided over its lanes, and each lane of an expert
     rank receives every copy."""
@@ -89,11 +143,16 @@ class LaneTokens:
         self.rank, self.expert_rank = lanes // layout.tp, lanes // layout.expert_tp
         self.of_rank = self.expert_rank[:, None] == np.arange(layout.expert_ranks)
 
-    @property
+    @cached_property
     def copies(self) -> FloatArray:
         """[L, lanes, lanes]"""
-        copies: FloatArray = self.tokens.copies[..., self.rank, :][..., self.expert_rank] / self.tp
-        return copies
+        copies = self.tokens.copies
+        if len(self.rank) > copies.shape[-1]:
+            copies = copies[..., self.expert_rank]
+        if len(self.rank) > copies.shape[-2]:
+            copies = copies[..., self.rank, :]
+        divided: FloatArray = copies / self.tp
+        return divided
 
     def visits(self, sets: NDArray[np.bool_]) -> FloatArray:
         """[L, lanes, E] for sets [E, lanes]."""

@@ -1,7 +1,8 @@
 """Repeated runs: each draws a factor for every source of error, and seeds for arrivals and routing.
 
 Draws are common random numbers: those of a source depend on the experiment's seed, the source's name and the number of
-repeats alone, so that repeat k of two experiments differs in what was changed, not in luck. They are stratified (Latin
+repeats alone, so that repeat k of two experiments differs in what was changed, not in luck; but for sources that are
+drawn `apart`, because one name means two things (the error of another device's library). They are stratified (Latin
 hypercube sampling; McKay, Beckman and Conover, Technometrics 21, 1979): of N repeats, one falls into every N-th part of
 a source's distribution.
 """
@@ -12,7 +13,7 @@ import hashlib
 import multiprocessing
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def repeat(
     *,
     workers: int = 1,
     progress: Progress | None = None,
+    apart: Collection[str] = (),
 ) -> Repeats:
     """Run the experiment again, `repeats` times. The result does not depend on the number of workers.
 
@@ -82,6 +84,7 @@ def repeat(
         workers: processes to share the work; with more than one, the caller's main module must be importable, as
             `multiprocessing` wants it.
         progress: called with (finished, all) repeats.
+        apart: labels of sources that do not share their draws with those of the same label in other experiments.
 
     Returns: the repeats that finished; fewer than asked where Ctrl-C ended them.
 
@@ -90,7 +93,7 @@ def repeat(
     """
     check_repeats(repeats, spec)
     sources = tuple(error_sources(spec, deployment))
-    plan = _Plan(spec, sources, factors(spec.seed, sources, repeats), seeds(spec.seed, repeats))
+    plan = _Plan(spec, sources, factors(spec.seed, sources, repeats, apart), seeds(spec.seed, repeats))
     made: list[dict[str, float]] = []
     try:
         for metrics in _serially(plan) if workers == 1 else _shared(plan, min(workers, repeats)):
@@ -112,11 +115,12 @@ def repeat(
     )
 
 
-def factors(seed: int, sources: Sequence[Source], repeats: int) -> FloatArray:
-    """[repeats, sources] factors of each source's times."""
+def factors(seed: int, sources: Sequence[Source], repeats: int, apart: Collection[str] = ()) -> FloatArray:
+    """[repeats, sources] factors of each source's times; those `apart` draw from streams of their own."""
     found = np.ones((repeats, len(sources)))
     for column, source in enumerate(sources):
-        name = np.frombuffer(hashlib.sha256(source.label.encode()).digest()[:16], dtype=">u4")
+        stream = f"{source.label} apart" if source.label in apart else source.label
+        name = np.frombuffer(hashlib.sha256(stream.encode()).digest()[:16], dtype=">u4")
         random = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(_STREAM, *name.tolist())))
         levels = (random.permutation(repeats) + random.random(repeats)) / repeats
         found[:, column] = source.spread.scales(scores(levels))

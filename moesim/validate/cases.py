@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import BeforeValidator, Field, create_model, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, create_model
 
 from moesim.spec.base import Schema
 from moesim.spec.errors import MoesimError
@@ -35,13 +35,18 @@ def _share(value: object) -> object:
 Share = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
+Quantity = Annotated[str | float, Field(union_mode="left_to_right")]
+
+
 class Case(Schema):
     """One question with a known answer.
 
     kind: the function that computes our answer, from `inputs`. data: the files below the data folder that it reads;
     they are not part of the project, and without them the recorded answer is shown. value: the known answer, with its
-    unit; left out where the kind finds it in the data or computes a closed form. tolerance: the largest relative error,
-    or none where the error is only reported. Where an answer was `fitted`, its error does not count.
+    unit, or [lowest, highest] of a range; left out where the kind finds it in the data or computes a closed form. unit:
+    of the answer, where the kind has several ("second" of a metric). tolerance: the largest relative error, to the
+    nearest end of a range, or none where the error is only reported. Where an answer was `fitted`, its error does not
+    count.
     """
 
     name: str
@@ -50,11 +55,26 @@ class Case(Schema):
     basis: Basis
     inputs: dict[str, Any] = {}
     data: tuple[str, ...] = ()
-    value: Annotated[str | float | None, Field(union_mode="left_to_right")] = None
+    value: Annotated[Quantity | tuple[Quantity, Quantity] | None, Field(union_mode="left_to_right")] = None
+    unit: str | None = None
     compare: Comparison = "equal"
     tolerance: Annotated[Share | None, BeforeValidator(_share)]
     status: Literal["predicted", "fitted"] = "predicted"
     note: str = ""
+
+
+def _distinct(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+    if not cases:
+        raise ValueError("is empty, give at least one")
+    names = [each.name for each in cases]
+    twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
+    if twice is not None:
+        raise ValueError(f"two are called {twice!r}")
+    return cases
+
+
+#: At least one, each with a name of its own.
+Cases = Annotated[tuple[Case, ...], AfterValidator(_distinct)]
 
 
 class Suite(Schema):
@@ -62,24 +82,16 @@ class Suite(Schema):
 
     name: str
     description: str = ""
-    cases: tuple[Case, ...]
-
-    @model_validator(mode="after")
-    def _distinct(self) -> Suite:
-        if not self.cases:
-            raise ValueError("cases is empty, give at least one")
-        names = [each.name for each in self.cases]
-        twice = next((name for index, name in enumerate(names) if name in names[:index]), None)
-        if twice is not None:
-            raise ValueError(f"two cases are called {twice!r}")
-        return self
+    cases: Cases
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What a kind may read besides its inputs: the folder of measured data, where it is at hand."""
+    """What a kind may read besides its inputs: the folder of measured data, where it is at hand, and the folder that
+    the paths of its inputs start from."""
 
     data: Path | None = None
+    folder: Path = Path()
 
     def file(self, name: str) -> Path:
         """A file of measured data.
@@ -120,15 +132,23 @@ class Kind:
     compute: Callable[..., Found]
     inputs: type[Schema]
 
-    def value(self, text: str | float) -> float:
-        """The known answer in SI.
 
-        Raises:
-            ValueError: it is no quantity of the kind's unit.
-        """
-        if not self.unit:
-            return float(text)
-        return parse(str(text), self.unit)
+#: A known answer in SI: a value, or the ends of a range.
+Known = float | tuple[float, float]
+
+
+def known(value: str | float | tuple[str | float, str | float], unit: str) -> Known:
+    """A case's value in SI.
+
+    Raises:
+        ValueError: it is no quantity of the unit, or a range that ends before it begins.
+    """
+    if not isinstance(value, tuple):
+        return parse(str(value), unit) if unit else float(value)
+    low, high = (parse(str(end), unit) if unit else float(end) for end in value)
+    if low > high:
+        raise ValueError(f"the range ends below its begin, write [{value[1]}, {value[0]}]")
+    return low, high
 
 
 #: Every kind that has been imported; `suites.kinds()` imports those of moesim.validate.kinds.

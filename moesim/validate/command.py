@@ -10,10 +10,10 @@ from pathlib import Path
 from moesim import __version__
 from moesim.spec.errors import MoesimError
 from moesim.validate.cases import Setting
-from moesim.validate.judge import Outcome, judge
+from moesim.validate.judge import Outcome, judge, recall
 from moesim.validate.page import page_path, section, write_page
 from moesim.validate.recorded import Shelf, Table, as_table
-from moesim.validate.suites import folder, load_suite, suite_names
+from moesim.validate.suites import Ready, folder, load_suite, suite_names
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,17 @@ def record(reports: Sequence[Report], data: Path | None) -> list[Path]:
         MoesimError: an outcome is itself a recorded one, or a file cannot be written.
     """
     shelf, page = Shelf(folder() / "recorded"), page_path()
+    paths = keep(shelf, reports, data)
+    renew_page(shelf, page)
+    return [*paths, page]
+
+
+def keep(shelf: Shelf, reports: Sequence[Report], data: Path | None) -> list[Path]:
+    """Put the outcomes on the shelf, all or none.
+
+    Raises:
+        MoesimError: as `record`.
+    """
     today = datetime.date.today().isoformat()
     tables = []
     for report in reports:
@@ -59,9 +70,7 @@ def record(reports: Sequence[Report], data: Path | None) -> list[Path]:
         needed = {name for each in report.outcomes for name in each.case.data}
         files = {name: Setting(data).file(name) for name in needed}
         tables.append(as_table(report.name, report.outcomes, files, today, __version__))
-    paths = [shelf.write(table) for table in tables]
-    renew_page(shelf, page)
-    return [*paths, page]
+    return [shelf.write(table) for table in tables]
 
 
 def renew_page(shelf: Shelf, page: Path) -> None:
@@ -70,22 +79,15 @@ def renew_page(shelf: Shelf, page: Path) -> None:
     for name in suite_names():
         table = shelf.read(name)
         if table.values:
-            sections.append(_section(name, table))
+            suite, cases = load_suite(name)
+            sections.append(section(suite.name, suite.description, recalled(cases, table), table))
     write_page(page, sections)
 
 
-def _section(name: str, table: Table) -> str:
-    """A suite as it was recorded, whether it needed data or not."""
-    suite, cases = load_suite(name)
-    outcomes = []
-    for ready in cases:
-        entry = table.values.get(ready.case.name)
-        if entry is not None:
-            reference = entry.reference if ready.value is None else ready.value
-            outcomes.append(
-                Outcome(
-                    ready.case, ready.kind.unit, entry.simulated, reference, entry.error, entry.rows, entry.detail,
-                    table.date if ready.case.data else "",
-                )
-            )  # fmt: skip
-    return section(suite.name, suite.description, outcomes, table)
+def recalled(cases: Sequence[Ready], table: Table) -> list[Outcome]:
+    """The cases that were recorded, as they were, whether they needed data or not."""
+    return [
+        recall(ready, table.values[ready.case.name], table.date if ready.case.data else "")
+        for ready in cases
+        if ready.case.name in table.values
+    ]

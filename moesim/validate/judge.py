@@ -62,7 +62,7 @@ def judge(
     outcomes = []
     for ready in cases:
         if ready.case.data and setting.data is None:
-            outcomes.append(_recall(ready, recorded.get(ready.case.name), date))
+            outcomes.append(recall(ready, recorded.get(ready.case.name), date))
             continue
         if progress is not None:
             progress(ready.case.name)
@@ -77,7 +77,7 @@ def _compute(ready: Ready, setting: Setting) -> Outcome:
         found = ready.kind.compute(setting, **ready.inputs)
     except MoesimError as failure:
         raise MoesimError(f"case {ready.case.name!r}: {failure}") from None
-    reference = found.reference if ready.value is None else ready.value
+    reference = ready.reference(found.reference, found.simulated)
     error = found.error
     if error is None:
         if found.simulated is None or reference is None:
@@ -86,16 +86,18 @@ def _compute(ready: Ready, setting: Setting) -> Outcome:
             )
         error = relative(found.simulated, reference)
     return Outcome(
-        ready.case, ready.kind.unit, found.simulated, reference, error, found.rows, found.detail or ready.case.note
+        ready.case, ready.unit, found.simulated, reference, error, found.rows, found.detail or ready.case.note
     )  # fmt: skip
 
 
-def _recall(ready: Ready, entry: Entry | None, date: str) -> Outcome:
+def recall(ready: Ready, entry: Entry | None, date: str) -> Outcome:
+    """The outcome as it was recorded at `date`; without an answer where it was not."""
     if entry is None:
-        return Outcome(ready.case, ready.kind.unit, None, ready.value, None, detail="needs data, and is not recorded")
-    reference = entry.reference if ready.value is None else ready.value
+        missing = "needs data, and is not recorded"
+        return Outcome(ready.case, ready.unit, None, ready.reference(None, None), None, detail=missing)
+    reference = ready.reference(entry.reference, entry.simulated)
     return Outcome(
-        ready.case, ready.kind.unit, entry.simulated, reference, entry.error, entry.rows, entry.detail, date
+        ready.case, ready.unit, entry.simulated, reference, entry.error, entry.rows, entry.detail, date
     )  # fmt: skip
 
 

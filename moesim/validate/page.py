@@ -11,7 +11,13 @@ from moesim.validate.recorded import Table
 from moesim.validate.suites import folder
 from moesim.validate.wording import HEADINGS, row, summary
 
-BEGIN, END = "<!-- validation: written by `moesim validate --record` -->\n", "<!-- end of validation -->"
+#: What the tables stand between; the first says which command writes them.
+END = "<!-- end of validation -->"
+
+
+def begin(command: str) -> str:
+    return f"<!-- validation: written by `{command}` -->\n"
+
 
 _HEAD = """\
 # Accuracy
@@ -24,13 +30,13 @@ the answers that need it are shown as they were recorded, with date and hash of 
 """
 
 
-def page_path() -> Path:
-    """The page in the checkout.
+def page_path(name: str = "accuracy") -> Path:
+    """A page of the reference in the checkout.
 
     Raises:
         MoesimError: moesim was installed without its documentation.
     """
-    path = folder().parents[1] / "docs" / "reference" / "accuracy.md"
+    path = folder().parents[1] / "docs" / "reference" / f"{name}.md"
     if not path.parent.is_dir():
         raise MoesimError("there is no documentation beside this installation", fix="record in a checkout")
     return path
@@ -57,19 +63,25 @@ def section(name: str, description: str, outcomes: Sequence[Outcome], table: Tab
     return "\n".join(lines) + "\n"
 
 
-def write_page(path: Path, sections: Sequence[str]) -> None:
+def write_page(
+    path: Path, sections: Sequence[str], head: str = _HEAD, command: str = "moesim validate --record"
+) -> None:
     """Renew the part between the marks; the rest of the page stays.
+
+    Args:
+        head: of a page that does not exist yet. command: that writes the sections.
 
     Raises:
         MoesimError: the file cannot be written.
     """
+    mark = begin(command)
     try:
-        page = path.read_text(encoding="utf-8") if path.is_file() else _HEAD + BEGIN + END + "\n"
-        if BEGIN not in page or END not in page:
-            page = page.rstrip("\n") + "\n\n" + BEGIN + END + "\n"
-        before, _, rest = page.partition(BEGIN)
+        page = path.read_text(encoding="utf-8") if path.is_file() else head + mark + END + "\n"
+        if mark not in page or END not in page:
+            page = page.rstrip("\n") + "\n\n" + mark + END + "\n"
+        before, _, rest = page.partition(mark)
         _, _, after = rest.partition(END)
-        path.write_text(before + BEGIN + "\n" + "\n".join(sections) + "\n" + END + after, encoding="utf-8")
+        path.write_text(before + mark + "\n" + "\n".join(sections) + "\n" + END + after, encoding="utf-8")
     except OSError as error:
         raise MoesimError(f"cannot write {path}: {error.strerror}") from None
 

@@ -43,9 +43,10 @@ class Table(Schema):
 
 @dataclass(frozen=True)
 class Shelf:
-    """The folder of recorded tables."""
+    """The folder of recorded tables, and the command that writes them."""
 
     folder: Path
+    command: str = "moesim validate --record"
 
     def path(self, suite: str) -> Path:
         return self.folder / f"{suite}.yaml"
@@ -69,7 +70,7 @@ class Shelf:
         """
         import yaml
 
-        head = "# Written by `moesim validate --record`; not edited by hand.\n"
+        head = f"# Written by `{self.command}`; not edited by hand.\n"
         document = table.model_dump(exclude_defaults=True)
         text = head + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
         path = self.path(table.suite)

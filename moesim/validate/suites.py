@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from moesim.spec.complaints import validate
-from moesim.spec.errors import MoesimError
+from moesim.spec.errors import MoesimError, Where
 from moesim.spec.library import builtin_root, did_you_mean, is_path
 from moesim.spec.marked import Marked, read_yaml
-from moesim.validate.cases import KINDS, Case, Kind, Suite
+from moesim.validate.cases import KINDS, Case, Kind, Known, Suite, known
 
 #: The suites of the library in the order in which they are shown; others follow alphabetically.
 _ORDER = ("exact", "fabric", "kernels", "serving", "silicon")
@@ -45,7 +46,19 @@ class Ready:
     case: Case
     kind: Kind
     inputs: dict[str, object]
-    value: float | None
+    value: Known | None
+
+    @property
+    def unit(self) -> str:
+        return self.kind.unit if self.case.unit is None else self.case.unit
+
+    def reference(self, found: float | None, simulated: float | None) -> float | None:
+        """What `simulated` is compared with: the value, of a range the point nearest to it; `found` where the case
+        says none."""
+        if not isinstance(self.value, tuple):
+            return found if self.value is None else self.value
+        low, high = self.value
+        return low if simulated is None else min(max(simulated, low), high)
 
 
 def load_suite(reference: str) -> tuple[Suite, list[Ready]]:
@@ -56,9 +69,17 @@ def load_suite(reference: str) -> tuple[Suite, list[Ready]]:
     """
     tree = read_yaml(_path(reference))
     suite = validate(Suite, tree)
-    listed = tree.items["cases"].value
-    assert isinstance(listed, list)
-    return suite, [_ready(each, node) for each, node in zip(suite.cases, listed, strict=True)]
+    return suite, ready_cases(suite.cases, tree.items["cases"])
+
+
+def ready_cases(cases: Sequence[Case], node: Marked) -> list[Ready]:
+    """Cases ready to be computed. node: the list that said them.
+
+    Raises:
+        MoesimError: a kind does not exist, its inputs or the value are not valid.
+    """
+    assert isinstance(node.value, list)
+    return [_ready(each, said) for each, said in zip(cases, node.value, strict=True)]
 
 
 def _path(reference: str) -> Path:
@@ -71,18 +92,28 @@ def _path(reference: str) -> Path:
     return folder() / "suites" / f"{reference}.yaml"
 
 
+def question(name: str, inputs: Marked, where: Where | None) -> tuple[Kind, dict[str, object]]:
+    """The kind of that name and its validated inputs.
+
+    Raises:
+        MoesimError: there is none (said at `where`), or the inputs are not its own.
+    """
+    existing = kinds()
+    if name not in existing:
+        fix = did_you_mean(name, existing) or f"those that exist are {', '.join(sorted(existing))}"
+        raise MoesimError(f"there is no kind of case {name!r}", where=where, fix=fix)
+    kind = existing[name]
+    valid = validate(kind.inputs, inputs)
+    return kind, {field: getattr(valid, field) for field in kind.inputs.model_fields}
+
+
 def _ready(case: Case, node: Marked) -> Ready:
-    known = kinds()
-    if case.kind not in known:
-        fix = did_you_mean(case.kind, known) or f"those that exist are {', '.join(sorted(known))}"
-        raise MoesimError(f"there is no kind of case {case.kind!r}", where=node.items["kind"].where, fix=fix)
-    kind = known[case.kind]
     given = node.child("inputs") or node.with_value({})
-    inputs = validate(kind.inputs, given)
-    values = {name: getattr(inputs, name) for name in kind.inputs.model_fields}
+    kind, inputs = question(case.kind, given, node.items["kind"].where)
     if case.value is None:
-        return Ready(case, kind, values, None)
+        return Ready(case, kind, inputs, None)
+    unit = kind.unit if case.unit is None else case.unit
     try:
-        return Ready(case, kind, values, kind.value(case.value))
+        return Ready(case, kind, inputs, known(case.value, unit))
     except ValueError as error:
-        raise MoesimError(f"value: {error}", where=node.items["value"].where) from None
+        raise MoesimError(f"value: {error}", where=node.items["value"].place) from None

@@ -33,6 +33,8 @@ def known(outcome: Outcome) -> str:
     """The known answer; of a statistic how many values it is over."""
     if outcome.reference is None and outcome.rows > 1:
         return f"{outcome.rows:,} values"
+    if isinstance(outcome.case.value, tuple):
+        return " to ".join(map(str, outcome.case.value))
     return value(outcome.reference, outcome.unit)
 
 

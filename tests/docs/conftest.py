@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from moesim.placement.base import PLACEMENTS
+from moesim.processors.base import PROCESSORS
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "docs"))
 
 
 @pytest.fixture(autouse=True)
 def _own_policies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PLACEMENTS, "_factories", dict(PLACEMENTS._factories))
+    for registry in (PLACEMENTS, PROCESSORS):
+        monkeypatch.setattr(registry, "_factories", dict(registry._factories))

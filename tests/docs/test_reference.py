@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from moesim.results import Results
-from moesim.run import run
+from moesim.running import run
 from moesim.spec.base import Descriptor
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.families import FamilyDefaults

@@ -1,4 +1,4 @@
-"""These tests need PyTorch: `make test-extras` installs it. Elsewhere their modules are skipped, each by itself."""
+"""These tests need PyTorch, Dask, Ray or a browser: `make test-extras`. Elsewhere each is skipped by itself."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from moesim.fabric import accelerate
+from moesim import accelerate
 from moesim.fabric.flow import Flows, along, coflow, simulate, together
 from moesim.fabric.maxmin import KernelName, max_min_rates
 from moesim.fabric.routes import shortest_routes

@@ -116,7 +116,7 @@ def test_a_network_on_package() -> None:
     assert (topology.vertices, cables(topology)) == (21, 20)
     assert (hops(topology, 0, 1), hops(topology, 1, 2), hops(topology, 1, 16)) == (2, 2, 4)
     assert topology.reduces is not None
-    assert topology.reduces.tolist() == [False] * 17 + [True] * 4
+    assert topology.reduces.tolist() == [True] + [False] * 16 + [True] * 4
     assert topology.passes.tolist() == [True] + [False] * 16 + [True] * 4
     by_switch = made("nop-tree", 16)
     assert by_switch.vertices == 16 + 5

@@ -7,7 +7,7 @@ import ruler
 
 from moesim.report.console import print_summary
 from moesim.report.timeline import trace
-from moesim.run import Uncertainty, run
+from moesim.running import Uncertainty, run
 from moesim.serving.simulate import simulate
 from moesim.spec.errors import MoesimError
 from moesim.spec.loading import load_experiment

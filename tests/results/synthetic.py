@@ -91,7 +91,13 @@ def operator_columns():
     labels = ("compute", "memory", "network", "overhead")
     columns |= {f"{name}_seconds": part for name, part in zip(labels, parts, strict=True)}
     moves = parts[2] > 0  # half of the time of every transfer is its least
-    return columns | {"least_seconds": np.where(moves, parts[2] / 2, np.nan)}
+    columns["least_seconds"] = np.where(moves, parts[2] / 2, np.nan)
+    columns["level"] = np.where(moves, "scale_up", "")
+    computes = ~moves & (columns["kind"] != "host")
+    columns["device_seconds"] = np.where(computes, 2 * columns["seconds"], np.nan)
+    columns["flops"] = np.where(computes, columns["seconds"] * 5e13, np.nan)
+    columns["memory_bytes"] = np.where(computes, columns["seconds"] * 3e12, np.nan)
+    return columns
 
 
 def link_columns(devices):

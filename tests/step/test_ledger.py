@@ -50,6 +50,10 @@ def test_lanes_did_what_the_graphs_say(name, kind):
     # Critical path: the slowest rank of each stage; where others are slower in some part, a little is missing.
     assert sum(bounds.sum() for _, bounds in ledger.critical.values()) == pytest.approx(seconds, rel=0.02)
     assert (by_lane(ledger, "network_busy") <= seconds).all()
+    # What the operators did is what the devices did.
+    work = sum(ledger.work.values())
+    for total, column in zip(work, ("compute_busy", "flops", "memory_bytes"), strict=True):
+        assert total == pytest.approx(by_lane(ledger, column).sum(), rel=1e-9)
 
 
 def test_bytes_between_nodes_cost_what_their_links_cost():

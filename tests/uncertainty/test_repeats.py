@@ -19,7 +19,7 @@ from moesim.fabric.library import CalibratedFabric
 from moesim.fabric.machines import machine_fabric
 from moesim.hardware.machine import assemble
 from moesim.results import load
-from moesim.run import Uncertainty, run
+from moesim.running import Uncertainty, run
 from moesim.serving import simulate
 from moesim.serving.simulate import Simulation
 from moesim.spec.errors import MoesimError
@@ -161,7 +161,7 @@ def test_a_change_of_policy_changes_no_draw():
 
 
 def test_bytes_depend_on_nothing_but_the_seed(tmp_path, monkeypatch):
-    monkeypatch.setattr("moesim.run.WORTH_A_PROCESS", 1e-6)
+    monkeypatch.setattr("moesim.running.WORTH_A_PROCESS", 1e-6)
     for name, workers in (("one", 1), ("two", 2)):
         run(quickstart(), tmp_path / name, figures=False, uncertainty=Uncertainty(3, workers))
     run(quickstart(), tmp_path / "plain", figures=False)
@@ -221,7 +221,7 @@ def test_the_command_prints_intervals(command):
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_ctrl_c_keeps_the_repeats_that_finished(tmp_path, monkeypatch, workers):
-    monkeypatch.setattr("moesim.run.WORTH_A_PROCESS", 1e-6)
+    monkeypatch.setattr("moesim.running.WORTH_A_PROCESS", 1e-6)
 
     def interrupt(finished: int, total: int) -> None:
         if finished == 3:

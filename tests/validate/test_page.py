@@ -6,9 +6,11 @@ import pytest
 
 from moesim.validate.cases import Case
 from moesim.validate.judge import Outcome
-from moesim.validate.page import BEGIN, END, section, write_page
+from moesim.validate.page import END, begin, section, write_page
 from moesim.validate.recorded import Table
 from moesim.validate.wording import error, share, value
+
+BEGIN = begin("moesim validate --record")
 
 
 def test_the_tables_are_replaced_and_the_rest_stays(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_mistake_is_cited_with_its_line(tmp_path: Path, old: str, new: str, li
 def test_two_cases_of_one_name(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(GOOD + GOOD.partition("cases:\n")[2])
-    with pytest.raises(MoesimError, match="two cases are called \"DeepSeek-V3's KV cache\""):
+    with pytest.raises(MoesimError, match="cases: two are called \"DeepSeek-V3's KV cache\""):
         load_suite(str(path))
 
 

@@ -69,7 +69,8 @@ class Cables:
     def topology(
         self, *, routing: str = "shortest", coordinates: IntArray | None = None, forwarding: tuple[int, ...] = ()
     ) -> Topology:
-        """`forwarding`: devices that pass on traffic of others although the fabric has switches."""
+        """`forwarding`: devices that pass on traffic of others although the fabric has switches; they multicast and add
+        up as these do."""
         spec, count = self.spec, len(self.devices)
         relays = np.arange(len(self.names)) >= count
         lattice = spec.kind in LATTICES
@@ -87,7 +88,7 @@ class Cables:
             level=self.level,
             coordinates=coordinates,
             node=self.devices.node,
-            reduces=relays if reduces else None,
+            reduces=forwards if reduces else None,
             forwards=None if lattice else forwards,
             overhead=spec.overhead,
             routing=spec.routing or routing,

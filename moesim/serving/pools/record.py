@@ -102,7 +102,10 @@ def _operators(first: Mapping[str, Column], second: Mapping[str, Column]) -> dic
     place = np.array([names.index(name) for name in both["name"].tolist()], dtype=np.int64)
     columns: dict[str, Column] = {"name": np.array(names), "kind": both["kind"][np.unique(place, return_index=True)[1]]}
     for name in first:
-        if name not in columns:
+        if name == "level":  # where a pool does not communicate, the other's
+            largest = [max(both[name][place == row].tolist()) for row in range(len(names))]
+            columns[name] = np.array(largest, dtype=str)
+        elif name not in columns:
             known = ~np.isnan(both[name])
             total = np.bincount(place[known], weights=both[name][known], minlength=len(names))
             columns[name] = np.where(np.bincount(place[known], minlength=len(names)) > 0, total, np.nan)

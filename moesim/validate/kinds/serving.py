@@ -6,9 +6,12 @@ import csv
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from moesim.validate.cases import Found, Setting, case
+
+if TYPE_CHECKING:
+    from moesim.engine.record import RunRecord
 
 Measure = Literal["ttft", "tpot", "itl", "e2e"]
 Statistic = Literal["mean", "p50", "p90", "p95", "p99"]
@@ -38,14 +41,19 @@ def serving_throughput(setting: Setting, *, experiment: str, workload: str) -> F
 def replayed(experiment: str, workload: Path) -> dict[str, Any]:
     """The summary of a run that replays measured requests, simulated once for all its cases."""
     from moesim.results.metrics import summarise
+
+    return summarise(replay(experiment, workload))
+
+
+def replay(experiment: str, workload: Path) -> RunRecord:
+    """A run that replays measured requests, in the order in which the engine queued them."""
     from moesim.serving.simulate import simulate
     from moesim.spec.loading import load_experiment
 
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "queued.csv"
         _write_queued(workload, trace)
-        loaded = load_experiment(experiment, [f"requests.trace={trace}"])
-        return summarise(simulate(loaded.spec), loaded.spec.slo)
+        return simulate(load_experiment(experiment, [f"requests.trace={trace}"]).spec)
 
 
 def _write_queued(requests: Path, trace: Path) -> None:

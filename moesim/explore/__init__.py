@@ -1,0 +1,1 @@
+"""What if: one change, what each number is worth; and many runs of one experiment: sweeps, searches, parallelism."""

@@ -1,0 +1,1 @@
+"""Passes over step graphs: what runs beside what."""

@@ -1,0 +1,1 @@
+"""Training: batches -> micro-batches -> one optimizer step, by a pipeline schedule."""
