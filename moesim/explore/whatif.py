@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moesim.explore.causes import causes, divided
 from moesim.explore.choice import chosen
 from moesim.explore.made import Made, made
+from moesim.explore.metrics import machine_metrics
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_contents, write_whole
 from moesim.running import worthwhile
@@ -171,6 +172,8 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
         name: _less(other.metrics.get(name, none), one.metrics.get(name, none)[:pairs])
         for name in dict.fromkeys((*one.metrics, *other.metrics))
     }
+    machines = machine_metrics(base.spec), machine_metrics(change.spec)  # the same in every repeat
+    differences |= {name: np.full(pairs, machines[1][name] - machines[0][name]) for name in machines[0]}
     labels = {source.label for source in one.sources} & {source.label for source in other.sources}
     return _Drawn(differences, tuple(sorted(labels - apart)), tuple(sorted(apart)))
 

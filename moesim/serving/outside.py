@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from moesim.routing.base import RoutingSource
@@ -34,6 +35,7 @@ def outside(
     for what, excluded in (
         (f"fabric: {spec.fabric}", spec.fabric != "bound"),
         ("engine.micro_batches", spec.engine.micro_batches > 1),
+        ("engine.overlap", spec.engine.overlap is not None),
         ("processors", context.mapping is not None),
         ("engine.speculation", spec.engine.drafts > 0),
         ("placement.redundant", spec.placement.redundant > 0),
@@ -63,3 +65,15 @@ def outside_pricer(
     assert routing is not None
     popularity = popularity_of(routing, routing.layers, routing.experts)
     return partial(OffloadedPricer, offload=found, popularity=popularity, key=key, fidelity=spec.fidelity)
+
+
+@contextmanager
+def advising(found: Outside | None) -> Iterator[None]:
+    """Of a device whose memory is too small for what it keeps of the experts, says that it may keep fewer."""
+    try:
+        yield
+    except MoesimError as error:
+        if isinstance(found, Offload) and found.slots:
+            error.key = "experts.cache.capacity"
+            error.fix = f"keep fewer than {found.slots} of {found.experts} experts per layer (experts.cache.capacity)"
+        raise
