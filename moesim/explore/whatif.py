@@ -118,7 +118,8 @@ def whatif(
         MoesimError: one of them cannot run, or a metric does not exist.
     """
     if repeats:
-        check_repeats(repeats)
+        for each in (base, change):
+            check_repeats(repeats, each.spec)
     begin = time.perf_counter()
     first, second = made(base), made(change)
     if first.deployment is None or second.deployment is None:
