@@ -79,7 +79,8 @@ def test_a_placement_that_misses_experts_is_an_error() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(MoesimError, match=r"no placement 'random'; choose one of .*contiguous, eplb, exflow"):
+    known = "clustered, contiguous, eplb, exflow, given, llep, round-robin"
+    with pytest.raises(MoesimError, match=f"no placement 'random'; choose one of {known}"):
         make_placement("random")
 
 
