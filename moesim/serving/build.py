@@ -27,7 +27,7 @@ from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
 from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
-from moesim.serving.outside import Outside, outside, outside_pricer
+from moesim.serving.outside import Outside, advising, outside, outside_pricer
 from moesim.serving.placing import Placed, placed
 from moesim.serving.pools.base import Pool
 from moesim.serving.replica import Replica
@@ -115,7 +115,8 @@ def deploy(
         elsewhere = outside(spec, context, layout, programs)
         where = None if routing is None else placed(spec, layout, machine, routing)
         beyond = None if elsewhere is None else elsewhere.beyond
-        memory = replica_memory(context, layout, programs, None if where is None else where.held, beyond)
+        with advising(elsewhere):
+            memory = replica_memory(context, layout, programs, None if where is None else where.held, beyond)
         _check_requests(requests, memory, spec, pool)
         memories.append(memory)
         pricers.append(

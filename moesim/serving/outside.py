@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from moesim.routing.base import RoutingSource
@@ -64,3 +65,15 @@ def outside_pricer(
     assert routing is not None
     popularity = popularity_of(routing, routing.layers, routing.experts)
     return partial(OffloadedPricer, offload=found, popularity=popularity, key=key, fidelity=spec.fidelity)
+
+
+@contextmanager
+def advising(found: Outside | None) -> Iterator[None]:
+    """Of a device whose memory is too small for what it keeps of the experts, says that it may keep fewer."""
+    try:
+        yield
+    except MoesimError as error:
+        if isinstance(found, Offload) and found.slots:
+            error.key = "experts.cache.capacity"
+            error.fix = f"keep fewer than {found.slots} of {found.experts} experts per layer (experts.cache.capacity)"
+        raise

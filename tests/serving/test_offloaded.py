@@ -122,6 +122,11 @@ def test_a_device_holds_the_cache_alone():
     [
         ({}, ["library.devices.xeon-8480-plus.memory.0.capacity=8 GB"], r"need 12.88 GB, the ddr of .* holds 8 GB"),
         ({"machine": {"devices": {"rtx-a6000": 1}}}, [], r"neither rtx-a6000 nor a host or drive .* memory tier ddr"),
+        (
+            {"experts": {"tier": "ddr", "cache": {"policy": "lru", "capacity": "100%"}}},
+            ["library.devices.rtx-a6000.memory.0.capacity=14 GB"],
+            r"does not fit: .*; keep fewer than 64 of 64 experts per layer",
+        ),
         ({}, ["experts.tier=gddr"], "gddr is where rtx-a6000 holds everything else"),
         ({}, ["experts.cache.policy=lre"], "no cache 'lre'.*did you mean 'lru'"),
         ({}, ["experts.cache.capacity=125%"], "must be at most 1"),
@@ -133,7 +138,7 @@ def test_a_device_holds_the_cache_alone():
 )  # fmt: skip
 def test_what_cannot_be_is_said(changes, overrides, message):
     with pytest.raises(MoesimError, match=message):
-        simulate(load_experiment(tree({}, **changes), overrides).spec)
+        simulate(load_experiment(tree({}) | changes, overrides).spec)
 
 
 def test_tokens_of_a_request_choose_alike():
