@@ -48,6 +48,9 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
         yield "no effect of fabric: each replica is one device"
     if engine.overlap_shared_experts and not overlaps_shared_experts(spec):
         yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
+    if engine.overlap is not None and (moe is None or parallelism.dp == 1):
+        why = "there are no experts" if moe is None else "with dp 1 nothing is dispatched"
+        yield f"no effect of engine.overlap: {why}"
     if engine.token_budget < engine.max_sequences and engine.chunked_prefill:
         yield f"the engine's token_budget {engine.token_budget} bounds its sequences, max_sequences has no effect"
     if "router" in spec.model_fields_set and parallelism.dp * parallelism.replicas == 1:
