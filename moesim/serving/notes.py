@@ -83,7 +83,8 @@ def unused_scales(
 
 def independent_tokens(spec: ExperimentSpec) -> Iterator[str]:
     """A cache of experts, and a routing that gives it nothing to remember."""
-    if spec.experts is not None and 0 < spec.experts.cache.capacity < 1 and spec.routing.source in ("profile", "uniform"):
+    experts, independent = spec.experts, spec.routing.source in ("profile", "uniform")
+    if experts is not None and 0 < experts.cache.capacity < 1 and independent:
         yield (
             "the cache of experts finds what popularity makes of it: decoded tokens are drawn independently of those "
             "before (routing.source: documents has requests whose tokens choose alike)"
