@@ -58,7 +58,7 @@ def run(
     if spec.training is not None:
         return _train(experiment, output, overwrite=overwrite, figures=figures, repeated=uncertainty is not None)
     if uncertainty is not None:
-        check_repeats(uncertainty.repeats)
+        check_repeats(uncertainty.repeats, spec)
     begin = time.perf_counter()
     with experiment.placing():
         simulation = Simulation(spec)

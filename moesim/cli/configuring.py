@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,5 +82,6 @@ def _print(table: pd.DataFrame, metric: str, top: int) -> None:
     for row in fit.head(top).to_dict("records"):
         shown.add_row(*(str(row[name]) for name in degrees), *(f"{row[name]:.4g}" for name in kept))
     console.print(shown)
-    for text, count in table["reason"][table["status"] != "ok"].str.partition(":")[0].value_counts().head(5).items():
+    reasons = Counter(text.partition(":")[0] for text in table["reason"][table["status"] != "ok"])
+    for text, count in reasons.most_common(5):
         console.print(f"  {count} do not fit: {text}", markup=False, soft_wrap=True)

@@ -115,6 +115,17 @@ class Experiment:
 
         return sweep(self.source, overrides=self.loaded.overrides, axes=axes, **options)
 
+    def search(self, axes: Mapping[str, Any], objectives: Sequence[str], **options: Any) -> pd.DataFrame:
+        """The points of a space that no other beats; see `moesim.explore.python.search`.
+
+        Raises:
+            MoesimError: the space or an objective makes no sense, or no backend or storage answers.
+        """
+        from moesim.explore.python import search
+
+        overrides = self.loaded.overrides
+        return search(self.source, overrides=overrides, axes=axes, objectives=objectives, **options)
+
 
 def load(source: Source, set: Changes = ()) -> Experiment:  # noqa: A002
     """The experiment of a YAML file, of a name in the library, of a results folder, or of a mapping.

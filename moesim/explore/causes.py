@@ -8,8 +8,8 @@ divided as the mean step is: a request that is decoded waits for steps. TTFT is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,7 @@ def _step(results: Results, spec: ExperimentSpec) -> Parts:
     for row in operators.to_dict("records"):
         for bound in RESOURCES:
             if seconds := row[f"{bound}_seconds"]:
-                where = _level(str(row.get("level", "scale_up")), spec) if bound == "network" else places[bound]
+                where = _elsewhere(row, bound, spec) or places[bound]
                 found[Part(str(row["name"]), bound)] = Share(seconds / steps, where)
     hidden = summary["network"].get("hidden")
     if hidden:
@@ -133,11 +133,18 @@ def _places(results: Results, spec: ExperimentSpec) -> dict[str, str]:
         "compute": ", ".join(names),
         "memory": ", ".join(f"{tiers[name]} of {name}" for name in names),
         "overhead": "launches and host",
+        "network": "",
     }
 
 
-def _level(level: str, spec: ExperimentSpec) -> str:
-    """A part of the network, by the name of its fabric where it is all of it."""
+def _elsewhere(row: Mapping[Any, Any], bound: str, spec: ExperimentSpec) -> str:
+    """Of operators that are not on the devices: a part of the network, by the name of its fabric where it is all of it;
+    the tier that experts are copied from; the hosts. Empty for others."""
+    if row["kind"] == "copy" and spec.experts is not None:
+        return f"copies from {spec.experts.tier}"
+    if row["name"] == "host_experts":
+        return ", ".join(spec.machine.host)
+    level = str(row.get("level", "scale_up")) if bound == "network" else ""
     return {"scale_up": spec.machine.fabric, "scale_out": spec.machine.scale_out}.get(level) or level
 
 
@@ -175,6 +182,7 @@ def _compared(of: str, base: Parts, change: Parts) -> Iterator[dict[str, object]
 
 
 def _home(parts: Parts, missing: Part) -> str:
-    """Where a part would be that is missing: a run's kernels wait for the same memory and arithmetic, all of them."""
+    """Where a part would be that is missing: a run's kernels wait for the same memory and arithmetic, nearly all of
+    them."""
     places = (share.where for part, share in parts.items() if part.bound == missing.bound)
-    return "" if missing.bound == "network" else next(places, "")
+    return "" if missing.bound == "network" or missing.name == "host_experts" else next(places, "")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from moesim.explore.metrics import machine_metrics
 from moesim.results import Results, from_record, from_training, manifest
 from moesim.results.metrics import numbers
 from moesim.serving.build import Deployment
@@ -27,8 +28,8 @@ class Made(NamedTuple):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """By dotted name, NaN where not defined."""
-        return numbers(self.results.summary)
+        """Of the run and of the machine, by dotted name; NaN where not defined."""
+        return numbers(self.results.summary) | machine_metrics(self.spec)
 
 
 def made(experiment: LoadedExperiment) -> Made:

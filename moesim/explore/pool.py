@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import NamedTuple
 
+from moesim.explore.metrics import machine_metrics
 from moesim.results.metrics import numbers, summarise
 from moesim.results.training import training_summary
 from moesim.serving.scales import Scales
@@ -32,13 +33,13 @@ def measured(job: Job) -> Metrics | None:
     """
     try:
         if job.spec.training is not None:
-            return numbers(training_summary(simulate_training(job.spec)))
+            return numbers(training_summary(simulate_training(job.spec))) | machine_metrics(job.spec)
         record = Simulation(job.spec, job.scales).run()
     except MoesimError:
         return None
     if record.partial:
         raise KeyboardInterrupt
-    return numbers(summarise(record, job.spec.slo))
+    return numbers(summarise(record, job.spec.slo)) | machine_metrics(job.spec)
 
 
 def all_measured(

@@ -94,8 +94,7 @@ def search_points(
         MoesimError: the study makes no sense, or no backend or storage answers.
     """
     wanted = goals(study.spec)
-    if resources.address is not None:
-        check_address(resources.backend, resources.address)
+    check_address(resources.backend, resources.address)
     optimiser = Optimiser(
         study.spec.name, *wanted, seed=study.spec.search.seed, journal=journal, storage=storage
     )  # fmt: skip

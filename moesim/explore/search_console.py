@@ -50,6 +50,7 @@ def _print_front(console: object, best: pd.DataFrame, wanted: Goals, searched: S
 
     assert isinstance(console, Console)
     metrics = [each.metric for each in wanted.objectives]
+    best = best.drop_duplicates(metrics)
     title = f"Pareto front, {len(best)} points"
     printed = Table(title=title, title_justify="left", box=None)
     axes = list(dict.fromkeys(path for number in best["point"] for path in searched.trials[number].point))

@@ -92,8 +92,7 @@ def sweep_points(study: Study, resources: Resources, progress: Progress | None =
         MoesimError: the axes make no sense, the backend does not answer, or the cache cannot be written.
     """
     swept = Swept(plan(study.spec))
-    if resources.address is not None:
-        check_address(resources.backend, resources.address)
+    check_address(resources.backend, resources.address)
     cache = Cache(resources.cache)
     try:
         with reading_once():

@@ -14,7 +14,8 @@ _MORE_UNITS = {
     "memory.kv_mean": "share", "memory": "B", "network.distance": "", "network": "s", "utilisation": "share",
     "bottleneck.shares": "share", "bottleneck.busy": "share", "transfer.bytes": "B", "transfer.time": "s",
     "training.step_time": "s", "training.after_passes": "s", "training.bubble": "share",
-    "training.bubble_formula": "share",
+    "training.bubble_formula": "share", "machine.power": "W", "experts.copied_bytes": "B", "experts.hit_rate": "share",
+    "experts.on_host": "share", "experts.fetched_ahead": "share", "requests.prefix_hit_rate": "share",
 }  # fmt: skip
 
 
@@ -41,16 +42,25 @@ class Scale(NamedTuple):
         return number if number == "–" else f"{number} {self.unit}".rstrip()
 
 
+#: Of metrics that have one scale, whatever their size.
+_FIXED = {
+    "machine.area": Scale(1e6, "mm²"), "machine.price": Scale(3600.0, "$/h"), "throughput": Scale(1.0, "/s"),
+    "goodput.requests": Scale(1.0, "/s"), "training.tokens_per_second": Scale(1.0, "/s"),
+}  # fmt: skip
+
+
 def scale_of(metric: str, size: float) -> Scale:
     """The unit for values of a metric that are as large as `size`."""
+    fixed = next((each for name, each in _FIXED.items() if f"{metric}.".startswith(f"{name}.")), None)
+    if fixed is not None:
+        return fixed
     found = next((each for name, each in _MORE_UNITS.items() if f"{metric}.".startswith(f"{name}.")), "")
     kind = unit(metric) or found
     if kind == "share":
         return Scale(100.0, "%")
-    if kind == "tokens/s" or kind == "requests/s":
-        return Scale(1.0, "/s")
     if kind not in ("s", "J", "W", "B"):
-        return Scale(1.0, kind if kind == "$" else "")
+        large = abs(size) >= 1e7
+        return Scale(1e-6 if large else 1.0, "M" if large else "$" if kind == "$" else "")
     rounded = float(f"{abs(size):.2e}") if math.isfinite(size) else 0.0
     largest = 1.0 if kind == "s" else 1e12
     known = [(factor, prefix) for factor, prefix in _DECIMAL if factor <= largest]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from moesim.explore.causes import causes, divided
 from moesim.explore.choice import chosen
 from moesim.explore.made import Made, made
+from moesim.explore.metrics import machine_metrics
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_contents, write_whole
 from moesim.running import worthwhile
@@ -117,7 +118,8 @@ def whatif(
         MoesimError: one of them cannot run, or a metric does not exist.
     """
     if repeats:
-        check_repeats(repeats)
+        for each in (base, change):
+            check_repeats(repeats, each.spec)
     begin = time.perf_counter()
     first, second = made(base), made(change)
     if first.deployment is None or second.deployment is None:
@@ -171,6 +173,8 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
         name: _less(other.metrics.get(name, none), one.metrics.get(name, none)[:pairs])
         for name in dict.fromkeys((*one.metrics, *other.metrics))
     }
+    machines = machine_metrics(base.spec), machine_metrics(change.spec)  # the same in every repeat
+    differences |= {name: np.full(pairs, machines[1][name] - machines[0][name]) for name in machines[0]}
     labels = {source.label for source in one.sources} & {source.label for source in other.sources}
     return _Drawn(differences, tuple(sorted(labels - apart)), tuple(sorted(apart)))
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: The table in the folder of a sweep or search, and what was asked for.
 POINTS, STUDY = "points.parquet", "study.yaml"
 #: Columns of a sweep's table that are neither axes nor metrics.
-_ABOUT = ("point", "repeat", "status", "reason")
+_ABOUT = ("point", "repeat", "status", "reason", "fidelity", "front", "hypervolume")
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,8 @@ def _sweep(label: str, table: pd.DataFrame) -> Sweep:
     metrics = tuple(name for name in columns[columns.index("status") :] if name not in _ABOUT)
     metrics = tuple(name for name in metrics if table[name].dtype.kind in "fiu")
     first = table[table["repeat"] == 0] if "repeat" in table else table
-    ran = first[first["status"] == "ok"].reset_index(drop=True)
+    whole = (first["status"] == "ok") & (first["fidelity"].to_numpy() == 1 if "fidelity" in first else True)
+    ran = first[whole].reset_index(drop=True)  # a search stops trials that promise little at fewer requests
     low = high = None
     if "repeat" in table:
         repeats = table[(table["repeat"] > 0) & (table["status"] == "ok")].groupby("point")[list(metrics)]

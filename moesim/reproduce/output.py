@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,14 +38,16 @@ def write_folder(
     Raises:
         MoesimError: it cannot be written.
     """
-    table = folder / "claims.csv"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with table.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(_COLUMNS)
-            writer.writerows(_row(each) for each in outcomes)
-        return [table, *draw_figures(system, curves, folder)]
+        with tempfile.TemporaryDirectory(prefix=".draft.", dir=folder) as draft:  # each file whole or not at all
+            table = Path(draft) / "claims.csv"
+            with table.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(_COLUMNS)
+                writer.writerows(_row(each) for each in outcomes)
+            paths = [table, *draw_figures(system, curves, Path(draft))]
+            return [path.replace(folder / path.name) for path in paths]
     except OSError as error:
         raise MoesimError(f"cannot write {folder}: {error.strerror}", fix="choose another --output") from None
 

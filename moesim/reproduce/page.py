@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moesim.reproduce.systems import load_claims, system_names
 from moesim.validate.command import recalled
-from moesim.validate.judge import Outcome
+from moesim.validate.judge import Outcome, tally
 from moesim.validate.page import section, write_page
 from moesim.validate.recorded import Shelf
 
@@ -26,16 +26,20 @@ missed says why.
 def renew_page(shelf: Shelf, page: Path) -> None:
     """Write the page from the recorded tables of the library's systems."""
     sections = []
+    lines = ["| system | what it is | predictions met | fitted | reported |", "| --- | --- | --: | --: | --: |"]
     for name in system_names():
         table = shelf.read(name)
         if not table.values:
             continue
         system = load_claims(name)
+        counted = tally(recalled(system.cases, table))
+        met = f"{counted.met} of {counted.predictions}"
+        lines.append(f"| [{name}](#{name}) | {system.spec.title} | {met} | {counted.fitted} | {counted.reported} |")
         about = f"{system.spec.title}: {system.spec.paper}.".replace("..", ".")
         outcomes = recalled(system.cases, table)
         text = section(name, f"{about} {system.spec.description}".strip(), outcomes, table)
         sections.append(text + _more(system.spec.free, outcomes))
-    write_page(page, sections, _HEAD, COMMAND)
+    write_page(page, ["\n".join([*lines, ""]), *sections], _HEAD, COMMAND)
 
 
 def _more(free: dict[str, str], outcomes: Sequence[Outcome]) -> str:

@@ -250,8 +250,9 @@ def _pricer(
 
 def _executes(spec: ExperimentSpec) -> bool:
     """Whether every step is executed by itself."""
-    beside = overlaps_shared_experts(spec) or spec.engine.micro_batches > 1
-    return spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound" or beside or shares_memory(spec)
+    engine, executed = spec.engine, spec.experts is not None or spec.fidelity == "op" or spec.fabric != "bound"
+    beside = overlaps_shared_experts(spec) or engine.micro_batches > 1 or engine.overlap is not None
+    return executed or beside or shares_memory(spec)
 
 
 def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentSpec, pool: Pool | None) -> None:

@@ -35,6 +35,7 @@ def outside(
     for what, excluded in (
         (f"fabric: {spec.fabric}", spec.fabric != "bound"),
         ("engine.micro_batches", spec.engine.micro_batches > 1),
+        ("engine.overlap", spec.engine.overlap is not None),
         ("processors", context.mapping is not None),
         ("engine.speculation", spec.engine.drafts > 0),
         ("placement.redundant", spec.placement.redundant > 0),

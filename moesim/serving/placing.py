@@ -46,7 +46,7 @@ def placed(spec: ExperimentSpec, layout: ReplicaLayout, machine: Machine, routin
         layers=routing.layers,
         experts=routing.experts,
         ranks=ranks,
-        redundant=spec.placement.redundant,
+        redundant=spec.placement.redundant if ranks > 1 else 0,  # a rank that holds all needs no replicas
         loads=np.ones((routing.layers, routing.experts)) if popularity is None else popularity,
         nodes=np.array([machine.devices[device].node for device in first]),
         transitions=transitions,

@@ -182,7 +182,8 @@ class ExperimentSpec(Schema):
             return self
         if self.requests is not None:
             raise ValueError("requests and training are two kinds of run; remove one of them")
-        idle = [name for name in ("router", "slo", "plan_reuse", "run_ahead") if name in self.model_fields_set]
+        serving = ("pools", "experts", "composition", "processors", "router", "slo", "plan_reuse", "run_ahead")
+        idle = [name for name in serving if name in self.model_fields_set]
         if idle:
             raise ValueError(f"{idle[0]} has no effect on a training step; remove it")
         return self

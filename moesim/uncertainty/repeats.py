@@ -57,8 +57,10 @@ class Repeats:
         return len(self.number) < self.asked
 
 
-def check_repeats(repeats: int) -> None:
-    """Raises MoesimError where so many repeats give no interval, or take for ever."""
+def check_repeats(repeats: int, spec: ExperimentSpec) -> None:
+    """Raises MoesimError where so many repeats give no interval, or take for ever, or nobody knows what to draw."""
+    if spec.pools is not None:
+        raise MoesimError("runs on two pools have no intervals yet", key="pools", fix="leave --uncertainty out")
     if not 2 <= repeats <= MOST_REPEATS:
         raise MoesimError(
             f"{repeats} repeats give no interval" if repeats < 2 else f"{repeats} repeats are too many",
@@ -89,7 +91,7 @@ def repeat(
     Raises:
         MoesimError: `repeats` is out of range, or a repeat cannot run.
     """
-    check_repeats(repeats)
+    check_repeats(repeats, spec)
     sources = tuple(error_sources(spec, deployment))
     plan = _Plan(spec, sources, factors(spec.seed, sources, repeats, apart), seeds(spec.seed, repeats))
     made: list[dict[str, float]] = []

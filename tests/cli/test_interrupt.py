@@ -117,13 +117,13 @@ def test_once_more_abandons_the_run(trial: Callable[..., Result], monkeypatch: p
     assert not Path("results").exists()
 
 
-@pytest.mark.parametrize("place", ["make_requests", "deploy"])
+@pytest.mark.parametrize("place", ["simulate.make_requests", "service.deploy"])
 def test_before_the_simulation_old_results_survive(
     trial: Callable[..., Result], monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     assert trial().exit_code == 0
     before = summary()
-    monkeypatch.setattr(simulate, place, interrupt)
+    monkeypatch.setattr(f"moesim.serving.{place}", interrupt)
     result = trial("--overwrite")
     assert (result.exit_code, result.stderr) == (130, "interrupted\n")
     assert summary() == before

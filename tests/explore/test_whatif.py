@@ -81,6 +81,13 @@ def test_differences_are_those_of_the_pairs(faster):
     assert row["clear"]
 
 
+def test_the_machine_is_compared_too(faster):
+    """Power limits from the descriptors: 600 W and 700 W; certain, so that their interval is the difference."""
+    row = faster.metrics.set_index("metric").loc["machine.power"]
+    assert row[["base", "change", "low", "high"]].tolist() == [1200, 1400, 200, 200]
+    assert row["clear"]
+
+
 def test_another_device_errs_on_its_own_the_engine_does_not(faster):
     assert "engine.exposed_overhead" in faster.shared
     assert "kernels.h200-sxm.gemm" in faster.apart
@@ -184,11 +191,12 @@ def test_a_change_that_cannot_run_says_so():
         (["tpot.p50"], ["tpot.p50"]),
         (["ttft"], ["ttft.mean", "ttft.p50"]),
         (["ttft.p50", "ttft"], ["ttft.p50", "ttft.mean"]),
-        ([], ["duration", "ttft.mean", "ttft.p50", "tpot.p50"]),
+        (["latency"], ["e2e.p50"]),
+        ([], ["duration", "ttft.mean", "ttft.p50", "tpot.p50", "e2e.p50"]),
     ],
 )
 def test_metrics_are_chosen_by_name_or_group(wanted, found):
-    assert chosen(wanted, ["duration", "ttft.mean", "ttft.p50", "tpot.p50"]) == found
+    assert chosen(wanted, ["duration", "ttft.mean", "ttft.p50", "tpot.p50", "e2e.p50"]) == found
 
 
 def test_a_metric_that_does_not_exist_is_not_chosen():

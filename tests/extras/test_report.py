@@ -24,10 +24,9 @@ WIDTHS = {"phone": 390, "desk": 1280}
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of two small runs and a sweep of 60 points."""
-    from moesim.run import run
-
     from moesim.report.html import write_report
     from moesim.report.sources import open_sources
+    from moesim.running import run
     from moesim.spec.loading import load_experiment
 
     folder = tmp_path_factory.mktemp("report")

@@ -12,6 +12,7 @@ from moesim.fabric.library import (
     machine_protocol,
 )
 from moesim.fabric.machines import machine_fabric
+from moesim.fabric.scaled import scaled_experts, scaled_fabric
 from moesim.fabric.switch import SwitchFabric
 from moesim.fabric.transfer import picoseconds
 from moesim.hardware.machine import Machine, assemble
@@ -111,3 +112,28 @@ def test_kernels_that_dispatch_by_form_and_span() -> None:
     assert expert_kernels(two, asked["per-device"], several_nodes=True)[0] is None
     assert expert_kernels(one, DispatchSpec(), several_nodes=False) == (None, "dispatch: per-expert, by closed form")
     assert "not measured over xgmi" in expert_kernels(machine("mi300x-8"), asked["per-node"], several_nodes=False)[1]
+
+
+def test_launches_and_rounds_of_a_library_are_scaled_and_nothing_else() -> None:
+    """Twice of them add one launch and n - 1 rounds to every call within a node, whatever its size."""
+    one = machine("dgx-h100")
+    protocol = machine_protocol(one)
+    assert protocol is not None
+    fabric, node = CalibratedFabric(SwitchFabric(one), protocol), tuple(range(8))
+    twice = scaled_fabric(fabric, {}, launch=2.0)
+    added = twice.all_reduce([1e3, 1e6, 1e9], node).picoseconds - fabric.all_reduce([1e3, 1e6, 1e9], node).picoseconds
+    terms = protocol.of("all_reduce")
+    np.testing.assert_allclose(added, picoseconds(terms.launch + 7 * terms.round), atol=2)
+    assert scaled_fabric(fabric, {}) is fabric
+
+
+def test_launches_and_hops_of_expert_kernels_are_scaled_and_nothing_else() -> None:
+    kernels, _ = expert_kernels(machine("dgx-h100"), DispatchSpec(form="per-device", library="deepep"), False)
+    assert kernels is not None
+    load = ExpertLoad(tokens=4096.0, copies=20000.0, up=15000.0)
+    twice = scaled_experts(kernels, {}, launch=2.0)
+    assert twice is not None
+    both = [each.both_ways(load, (7168.0, 14336.0), experts=256, nodes=1) for each in (kernels, twice)]
+    launches = [kernels.protocol.terms["normal", way].launch for way in ("dispatch", "combine")]
+    np.testing.assert_allclose(both[1] - both[0], launches, rtol=1e-6)
+    assert scaled_experts(kernels, {}) is kernels

@@ -110,3 +110,27 @@ def test_layers_with_their_own_placement() -> None:
     for layer in range(3):
         alone = ExpectedTokens(counts[layer], owner[layer], 4, 2)
         assert together.visits(each(4))[layer] == pytest.approx(alone.visits(each(4)))
+
+
+def test_a_root_device_multicasts_to_its_switches() -> None:
+    """From the root of a NoP tree, one message per token and switch with any of its experts behind; sums come back so.
+    A switch's link carries 1 - C(48, 8) / C(64, 8) of the tokens, a leaf's 1 - C(60, 8) / C(64, 8)."""
+    from math import comb
+
+    from moesim.fabric.dispatch import combine, dispatch
+    from moesim.fabric.machines import machine_fabric
+    from moesim.hardware.machine import assemble
+    from moesim.spec.loading import load_system
+
+    group = machine_fabric(assemble(*load_system("mozart-package"))).ports(range(17))
+    counts = np.zeros((17, 64))
+    counts[0] = 1000 * 8 / 64
+    tokens = ExpectedTokens(counts, 1 + np.arange(64) // 4, 17, 8)
+    links = {}
+    for way, moves in (("down", dispatch), ("up", combine)):
+        phase = moves(tokens, 1.0, group, "in-network").phases[0]
+        links[way] = sorted(phase.load[phase.load > 0].round(6).tolist())  # type: ignore[attr-defined]
+    behind = [1000 * (1 - comb(48, 8) / comb(64, 8)), 1000 * (1 - comb(60, 8) / comb(64, 8))]
+    expected = pytest.approx([behind[1]] * 16 + [behind[0]] * 4, rel=1e-9)
+    assert links["down"] == expected
+    assert links["up"] == expected

@@ -236,6 +236,14 @@ def test_a_sweep_is_curves_by_its_other_axes(tmp_path):
     assert front.loc[front["front"], "point"].tolist() == ["1", "3", "4"]
 
 
+def test_trials_that_were_stopped_early_are_no_points(tmp_path):
+    _sweep_table().assign(fidelity=[1, 1, 0.1, 1, 1, 1], hypervolume=0.5).to_parquet(tmp_path / "search.parquet")
+    sweep = open_sources([tmp_path]).sweeps[0]
+    assert sweep.ran["point"].tolist() == [0, 1, 3, 4]
+    assert len(sweep.points) == 6
+    assert "hypervolume" not in sweep.metrics
+
+
 def test_repeats_of_a_sweep_are_its_intervals(tmp_path):
     base = _sweep_table().iloc[:1]
     repeats = [base.assign(repeat=0)] + [base.assign(repeat=k, **{"tpot.mean": float(k)}) for k in range(1, 12)]

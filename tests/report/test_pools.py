@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import ruler
 
 from moesim.report.console import print_summary
 from moesim.report.timeline import trace
-from moesim.running import run
+from moesim.running import Uncertainty, run
 from moesim.serving.simulate import simulate
+from moesim.spec.errors import MoesimError
 from moesim.spec.loading import load_experiment
 
 
@@ -33,6 +35,12 @@ def test_phases_of_a_request_that_moves(ruler_path, tmp_path):
     assert [name for name, start, _ in spans[1] if start == "b"] == ["queued", "prefill", "decode"]
     names = [event["args"]["name"] for event in events if event["name"] == "process_name"]
     assert {"replica 0 (prefill)", "replica 1 (decode)"} <= set(names)
+
+
+def test_no_intervals_yet(ruler_path, tmp_path):
+    with pytest.raises(MoesimError, match="runs on two pools have no intervals yet"):
+        run(load_experiment(tree(tmp_path)), tmp_path / "out", uncertainty=Uncertainty())
+    assert not (tmp_path / "out").exists()
 
 
 def test_console_and_folder(ruler_path, tmp_path, capsys):

@@ -17,13 +17,14 @@ from moesim.spec.errors import MoesimError
 SLOW = {**FABRIC, "bandwidth": "960 B/s"}
 
 
-def pooled(trace, prefill=None, decode=None, transfer=None, fabric=SLOW, **changes):
+def pooled(trace, prefill=None, decode=None, transfer=None, fabric=SLOW, drain=None, **changes):
     """An experiment of a prefill pool and a decode pool on one machine, each a device unless they say otherwise."""
     return ruler.document(
         trace,
         machine={"devices": {"unit": 6}, "fabric": "net"},
         library={"devices": {"unit": device()}, "fabrics": {"net": fabric}},
         pools={"prefill": prefill or {}, "decode": decode or {}, "transfer": transfer or {}},
+        requests={"trace": trace} | ({} if drain is None else {"drain": drain}),
         **changes,
     )
 
@@ -225,6 +226,15 @@ def test_drafts_in_the_decode_pool(on_pools):
         [(0, 10, 6)], fabric=FABRIC, decode={"engine": {"speculation": {"tokens": 1, "acceptance": 1.0}}}
     )
     assert times(record, "finish") == [4]
+
+
+def test_an_overloaded_run_ends_with_its_books_in_order(on_pools):
+    """Transfers of 100 s each: the run ends 30 s after the last arrival, with requests in every place between."""
+    record = on_pools([(second, 30, 40) for second in range(10)], fabric={**FABRIC, "bandwidth": "288 B/s"},
+                      decode={"engine": {"kv_blocks": 8}}, drain="30 s")  # fmt: skip
+    assert record.overloaded
+    assert np.isnan(record.requests["finish"]).sum() > 5
+    assert int(record.iterations["output_tokens"].sum()) == record.requests["generated_tokens"].sum()
 
 
 def test_summary_says_what_transfers_cost(on_pools):

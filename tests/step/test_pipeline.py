@@ -68,3 +68,14 @@ def test_other_rows_stay(graph):
     assert divided.rows == graph.rows + 2 * 3 * 2  # two more of each of three rows, in two layers
     for name in ("attention", "router"):
         np.testing.assert_array_equal(divided.duration[rows(divided, name)], graph.duration[rows(graph, name)])
+
+
+def test_a_run_takes_the_overlap_into_account():
+    """Steps of a replica whose engine overlaps are executed, and as short as the pass makes them."""
+    batch = stepping.batch(4, decodes=20, chunks=9)
+    overlapped = stepping.pricer(TREE, "model.layers=2", "engine.overlap={pieces: 4}")
+    plain = stepping.pricer(TREE, "model.layers=2")
+    block = overlapped.price(batch)
+    assert overlapped.single_steps
+    assert block.durations[0] < plain.price(batch).durations[0]
+    assert block.durations[0] == schedule(apply(stepping.compiled(plain, plain.price(batch)), pieces=4)).makespan

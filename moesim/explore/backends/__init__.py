@@ -57,8 +57,6 @@ def make_backend(name: str, address: str | None, workers: int | None, jobs: int)
         from moesim.explore.backends.ray import RayBackend
 
         return RayBackend(address, processes)
-    if address is not None:
-        raise MoesimError("--address is that of another machine's scheduler", fix="give --backend dask or ray as well")
     if processes == 1:
         from moesim.explore.backends.local import Serial
 

@@ -17,8 +17,13 @@ CONNECT, GREET = 4.0, 5.0
 Found = TypeVar("Found")
 
 
-def check_address(engine: str, address: str) -> None:
-    """Raises MoesimError where `address` ("tcp://host:8786", "host:6379") is none, or nobody listens there."""
+def check_address(engine: str, address: str | None) -> None:
+    """Raises MoesimError where `address` ("tcp://host:8786", "host:6379") is none, or nobody listens there; also where
+    the backend has no scheduler."""
+    if address is None:
+        return
+    if engine == "local":
+        raise MoesimError("--address is that of another machine's scheduler", fix="give --backend dask or ray as well")
     found = re.fullmatch(r"(?:\w+://)?\[?([\w.:-]+?)\]?:(\d+)", address)
     if found is None:
         raise MoesimError(f"{address!r} is no address of a {engine} scheduler", fix="write it like tcp://host:8786")

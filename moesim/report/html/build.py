@@ -124,7 +124,8 @@ def _about(sources: Sources) -> str:
 
 def _sections(sources: Sources) -> Iterator[tuple[str, str, list[Card]]]:
     found = sources.runs
-    yield "explorer", "Explorer", [card for sweep in sources.sweeps if (card := explorer.explorer(sweep))]
+    makers = (explorer.explorer, explorer.hypervolume)
+    yield "explorer", "Explorer", [card for each in sources.sweeps for make in makers if (card := make(each))]
     if not found:
         yield "load", "Load", list(runs.load_cards(sources))
         return

@@ -145,3 +145,16 @@ def left_out(sweep: Sweep) -> Iterator[str]:
         yield f"{count(number, 'point')}: {reason}"
     if len(reasons) > 8:
         yield f"and {len(reasons) - 8} more reasons"
+    stopped = len(sweep.points) - len(sweep.ran) - sum(reasons.values())
+    if stopped:
+        yield f"{count(stopped, 'trial')}: stopped at fewer requests, promising little"
+
+
+def hypervolume(sweep: Sweep) -> Card | None:
+    """How the front of a search grew with its trials; None of a sweep."""
+    if "hypervolume" not in sweep.points:
+        return None
+    drawn = plot(height=210, x_axis_label="trial", tooltips=[("trial", "@x{0}"), ("hypervolume", "@y{0.0000}")])
+    columns = {"x": sweep.points["point"].to_numpy(dtype=float), "y": sweep.points["hypervolume"]}
+    drawn.step("x", "y", source=source(columns), mode="after", color=BLUE, line_width=2)
+    return Card(f"Hypervolume: {sweep.label}", drawn, "What the front dominates, over the trials", span="wide")

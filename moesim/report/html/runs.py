@@ -88,10 +88,13 @@ def _fed(make: Any, sources: Sources) -> pd.DataFrame | None:
     return found
 
 
-#: Over time: title, unit, column of the steps, what it is divided by.
+#: Over time: title, column of the steps, and how it is averaged: an amount of each step, a mean by time, a share of all
+#: replicas.
 _OVER_TIME = (
     ("Output tokens per second", "output_tokens", "amount"),
+    ("Prompt tokens per second", "prefill_tokens", "amount"),
     ("Requests in the batch", "sequences", "mean"),
+    ("Of them with prompt tokens", "prefill_sequences", "mean"),
     ("Requests in the queue", "waiting", "mean"),
     ("KV cache in use (%)", "kv_used", "share"),
 )
