@@ -84,6 +84,16 @@ def unused_scales(
             yield f"no effect of engine.scales.{family}.{COLLECTIVE}: no measured library paces the devices"
 
 
+def independent_tokens(spec: ExperimentSpec) -> Iterator[str]:
+    """A cache of experts, and a routing that gives it nothing to remember."""
+    experts, independent = spec.experts, spec.routing.source in ("profile", "uniform")
+    if experts is not None and 0 < experts.cache.capacity < 1 and independent:
+        yield (
+            "the cache of experts finds what popularity makes of it: decoded tokens are drawn independently of those "
+            "before (routing.source: documents has requests whose tokens choose alike)"
+        )
+
+
 #: Profiles that stand for no model in particular.
 _GENERIC = frozenset({"uniform", "loss-free"})
 
