@@ -44,7 +44,7 @@ def test_a_deployment_as_it_was_measured():
     spec = load_experiment(point_experiment(point(TOGETHER))).spec
     assert (spec.parallelism.tp, spec.parallelism.dp, spec.parallelism.ep) == (2, 1, 1)
     assert spec.machine.nodes == 1
-    assert (spec.storage.weights, spec.storage.experts, spec.storage.kv) == ("bf16", "fp4", "fp8")
+    assert (spec.storage.weights, spec.storage.experts, spec.storage.kv) == ("bf16", "fp4", "bf16")
     assert (spec.requests.concurrency, spec.requests.count) == (4, 12)
     mix = spec.library.mixes["measured"]
     assert (mix.input.mean - mix.input.deviation, mix.input.mean + mix.input.deviation) == pytest.approx((51.2, 64))
