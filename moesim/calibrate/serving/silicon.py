@@ -123,8 +123,8 @@ def point_experiment(point: Point) -> dict[str, Any]:
 
 
 def _dtype(said: Mapping[str, str]) -> dict[str, str]:
-    """Formats by precision. TensorRT-LLM keeps the KV cache of quantised models in eight bits, as ModelOpt's checkpoints
-    say of themselves; on Blackwell experts of four bits multiply with activations of eight."""
+    """Formats by precision. TensorRT-LLM keeps the KV cache of quantised models in eight bits, as ModelOpt's
+    checkpoints say of themselves; on Blackwell experts of four bits multiply with activations of eight."""
     dtype = dict(_OWN_FORMAT.get(said["model_path"], _DTYPES[said["precision"]]))
     if said["system"] == "b200_sxm" and said["model_path"] in _OWN_FORMAT:
         dtype["activations"] = "fp8"

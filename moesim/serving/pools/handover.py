@@ -68,7 +68,7 @@ class Handover:
     def join(self, prefill: Deployment, decode: Deployment, network: PoolNetwork) -> None:
         """Between these pools, over this network."""
         self._prefill, self._decode, self.network = prefill, decode, network
-        self.links = LiveFlows(self.clock, network.bandwidth)
+        self.links = LiveFlows(self.clock, network.topology.bandwidth)
         self._targets = [(each, rank) for each in decode.replicas for rank in range(each.scheduler.ranks)]
         pricer = prefill.replicas[0].pricer
         side = Side(pricer.layout, pricer.programs)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moesim.fabric.flow import Flows
-from moesim.fabric.machines import link_fabric
-from moesim.fabric.network import TopologyFabric
+from moesim.fabric.flow import Flows, coflow
+from moesim.fabric.machines import link_fabric, only_ports
 from moesim.fabric.rounds import one_coflow, round_flows
-from moesim.fabric.topology import star
-from moesim.hardware.machine import Machine, port_rate
+from moesim.fabric.topology import Topology, from_cables
+from moesim.hardware.machine import Machine, Scope, port_rate
 from moesim.serving.pools.lanes import Lane
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.hardware import FabricSpec
-from moesim.step.graph import PICOSECONDS, FloatArray
+from moesim.step.graph import PICOSECONDS
 
 
 @dataclass(frozen=True)
@@ -42,23 +41,19 @@ class PoolNetwork:
     """Links between the devices of two pools.
 
     Args:
+        route: from a device to another as the flows of a byte, and joules per byte.
         offset: what is added to the index of a decode device.
     """
 
-    def __init__(self, fabric: TopologyFabric, offset: int) -> None:
-        self.fabric, self._offset = fabric, offset
+    def __init__(self, topology: Topology, route: Callable[[int, int], tuple[Flows, float]], offset: int) -> None:
+        self.topology, self._route, self._offset = topology, route, offset
 
     @property
     def overhead(self) -> float:
         """Seconds of a call."""
-        return self.fabric.topology.overhead
-
-    @property
-    def bandwidth(self) -> FloatArray:
-        return self.fabric.topology.bandwidth
+        return self.topology.overhead
 
     def path(self, lanes: Sequence[Lane]) -> Path:
-        topology = self.fabric.topology
         parts: list[Flows] = []
         sent: dict[int, float] = {}
         joules: dict[int, float] = {}
@@ -66,13 +61,12 @@ class PoolNetwork:
             target = lane.target + self._offset
             if lane.source == target:
                 continue  # the entries are there already
-            group = self.fabric.ports((lane.source, target))
-            transfer = self.fabric.send(np.array(lane.bytes_per_token), lane.source, target)
-            parts += [round_flows(phase, group) for phase in transfer.at(()).phases]
+            flows, energy = self._route(lane.source, target)
+            parts.append(replace(flows, size=flows.size * lane.bytes_per_token))
             sent[lane.source] = sent.get(lane.source, 0.0) + lane.bytes_per_token
-            joules[lane.source] = joules.get(lane.source, 0.0) + float(transfer.joules.sum())
+            joules[lane.source] = joules.get(lane.source, 0.0) + lane.bytes_per_token * energy
         flows = one_coflow(parts)
-        busiest = float((flows.loads(topology.links) / topology.bandwidth).max(initial=0.0))
+        busiest = float((flows.loads(self.topology.links) / self.topology.bandwidth).max(initial=0.0))
         return Path(flows, busiest, sum(sent.values()), sent, joules)
 
 
@@ -80,17 +74,58 @@ def pool_network(spec: ExperimentSpec, prefill: Machine, decode: Machine) -> Poo
     """Raises MoesimError where no path leads from one pool to the other."""
     assert spec.pools is not None
     if prefill is decode:
-        return PoolNetwork(link_fabric(prefill), 0)
+        return _ports_of(prefill) if only_ports(prefill) else _links_of(prefill)
     fabric = _joining(spec, prefill, decode)
-    rates = [_rate(machine, index, fabric) for machine in (prefill, decode) for index in range(len(machine.devices))]
-    topology = star(
-        len(rates), rates, fabric.latency, energy=fabric.joules_per_byte, name=fabric.name, level="transfer",
-        overhead=fabric.overhead,
-    )  # fmt: skip
     places = (("prefill", prefill), ("decode", decode))
+    rates = [_rate(machine, index, fabric) for _, machine in places for index in range(len(machine.devices))]
     names = [f"{pool}/{device.name}" for pool, machine in places for device in machine.devices]
-    topology = replace(topology, vertex_name=(*names, fabric.name))
-    return PoolNetwork(TopologyFabric(topology), len(prefill.devices))
+    switch = len(rates)
+    topology = from_cables(
+        fabric.name, switch, [*names, fabric.name], [(device, switch) for device in range(switch)],
+        bandwidth=rates, level="transfer", overhead=fabric.overhead,
+    )  # fmt: skip
+
+    def route(source: int, target: int) -> tuple[Flows, float]:
+        return coflow([[2 * source, 2 * target + 1]], [1.0], fabric.latency), fabric.joules_per_byte
+
+    return PoolNetwork(topology, route, len(prefill.devices))
+
+
+def _links_of(machine: Machine) -> PoolNetwork:
+    """A machine on whose links transfers find their way."""
+    fabric = link_fabric(machine)
+
+    def route(source: int, target: int) -> tuple[Flows, float]:
+        transfer = fabric.send(np.array(1.0), source, target)
+        group = fabric.ports((source, target))
+        flows = one_coflow([round_flows(phase, group) for phase in transfer.at(()).phases])
+        return flows, float(transfer.joules.sum())
+
+    return PoolNetwork(fabric.topology, route, 0)
+
+
+def _ports_of(machine: Machine) -> PoolNetwork:
+    """A machine of which ports alone limit transfers: those towards a device's node, or towards the other nodes."""
+    devices, count = machine.devices, len(machine.devices)
+    fabrics: dict[Scope, FabricSpec | None]
+    fabrics = {"scale_up": machine.scale_up(0), "scale_out": machine.scale_out if machine.nodes > 1 else None}
+    names = [each.name for each in devices] + [f"node{node}" for node in range(machine.nodes)] + ["network"]
+    cables: list[tuple[int, int]] = []
+    rates: list[float] = []
+    for scope, fabric in fabrics.items():
+        for device in devices:
+            cables.append((device.index, count + (device.node if scope == "scale_up" else machine.nodes)))
+            rates.append(machine.port_bandwidth(device, scope) if fabric is not None else 1.0)
+    topology = from_cables(machine.spec.name, count, names, cables, bandwidth=rates, level="transfer")
+
+    def route(source: int, target: int) -> tuple[Flows, float]:
+        near = devices[source].node == devices[target].node
+        fabric, first = fabrics["scale_up" if near else "scale_out"], 0 if near else count
+        assert fabric is not None
+        links = [2 * (first + source), 2 * (first + target) + 1]
+        return coflow([links], [1.0], fabric.latency + fabric.overhead), fabric.joules_per_byte
+
+    return PoolNetwork(topology, route, 0)
 
 
 def _joining(spec: ExperimentSpec, prefill: Machine, decode: Machine) -> FabricSpec:

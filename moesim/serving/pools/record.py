@@ -119,7 +119,7 @@ def _links(prefill: RunRecord, decode: RunRecord, handover: Handover, shared: bo
         links = {**prefill.links, "bytes": prefill.links["bytes"] + decode.links["bytes"]}
     else:
         links = _stacked(prefill.links, decode.links)
-    topology = handover.network.fabric.topology
+    topology = handover.network.topology
     moved = np.flatnonzero(handover.links.carried > 0)
     transfers = {
         "name": np.array([topology.link_name(link) for link in moved.tolist()], dtype=object),
