@@ -36,7 +36,7 @@ class AffinitySpec(Schema):
     """How strongly a token's expert in one layer says which it takes in the next; see `routing.affinity`."""
 
     strength: float = Field(ge=0, le=20)
-    rank: int = Field(default=4, gt=0, le=1024)
+    rank: int = Field(default=3, gt=0, le=1024)
 
 
 class ConcentrationSpec(Schema):
