@@ -33,6 +33,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/serving.py
 	$(BIN)/python benchmarks/uncertainty.py
+	$(BIN)/python benchmarks/sweep.py
 
 # The stamps make a reinstall happen only when pyproject.toml changes.
 $(VENV)/.created:

@@ -134,16 +134,18 @@ class SteadyRouting:
         key: int,
         draw: Callable[[int, int], IntArray],
         shares: FloatArray,
+        known: dict[tuple[object, ...], IntArray],
     ) -> None:
         self._communication, self._costs, self.exchange = communication, costs, exchange
         self._routing, self._key, self._draw = routing, key, draw
         #: Of a token's choices, [layers, experts]; an all-to-all carries what is expected of it.
-        self._share = shares
+        self._share, self._known = shares, known
 
     @classmethod
     def maker(cls, routing: RoutingSource | None, stream: np.random.SeedSequence) -> Callable[..., SteadyRouting]:
         """Makes it for layouts of one model: called with communication, costs and exchange."""
         key = int(stream.generate_state(1, np.uint64)[0])
+        known: dict[tuple[object, ...], IntArray] = {}
 
         @cache
         def draw(singles: int, chunked: int) -> IntArray:
@@ -164,7 +166,7 @@ class SteadyRouting:
 
         def make(communication: AlikeCommunication, costs: ExpertCosts, exchange: Exchange) -> SteadyRouting:
             assert routing is not None
-            return cls(communication, costs, exchange, routing, key, draw, shares())
+            return cls(communication, costs, exchange, routing, key, draw, shares(), known)
 
         return make
 
@@ -173,10 +175,19 @@ class SteadyRouting:
 
     def price(self, sizes: Sizes, batch: Batch) -> RoutedPrice:
         chunked = int(sizes.chunked.sum()) if batch.chunks else 0
-        counts = self._draw(int(sizes.tokens.sum()) - chunked, chunked)
-        experts = self._costs.load(counts[:, None]).slowest.T.astype(np.int64)
+        experts = self._slowest(int(sizes.tokens.sum()) - chunked, chunked)
         dispatch, combine = self._exchanged(sizes, batch)
         return RoutedPrice(experts, dispatch, combine, None)
+
+    def _slowest(self, singles: int, chunked: int) -> IntArray:
+        """[P, 1] picoseconds of the slowest experts; of all layouts whose expert ranks hold the same, once."""
+        layout, sorted_ = self._costs.layout, self.exchange.all_to_all
+        shape = (layout.pp, layout.expert_ranks, layout.expert_tp, sorted_, hash(self._costs.owner.tobytes()))
+        key = (*shape, singles, chunked)
+        if key not in self._known:
+            counts = self._draw(singles, chunked)
+            self._known[key] = self._costs.load(counts[:, None]).slowest.T.astype(np.int64)
+        return self._known[key]
 
     def _exchanged(self, sizes: Sizes, batch: Batch) -> tuple[IntArray, IntArray]:
         """[P, 1] each."""

@@ -140,6 +140,9 @@ def load(source: Source, set: Changes = ()) -> Experiment:  # noqa: A002
 
     found: str | Path | Mapping[str, Any] = source
     if not isinstance(source, Mapping) and (Path(source) / "manifest.json").is_file():
+        from moesim.results import load as opened
+
+        opened(source)  # complains of what is malformed, or of another version
         found = Path(source) / "spec.yaml"
     return Experiment(found, load_experiment(found, as_overrides(set)))
 

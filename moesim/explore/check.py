@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moesim.explore.space import Dimension
+from moesim.explore.space import Dimension, Point
 from moesim.spec.complaints import schema_at
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
-from moesim.spec.layers import parse_override
+from moesim.spec.layers import assignment, parse_override
 from moesim.spec.library import Kind, did_you_mean, find
+from moesim.spec.loading import Template
 from moesim.spec.marked import Location
 
 #: Keys whose text is the name of a descriptor.
@@ -48,3 +49,15 @@ def _check_name(location: Location, value: Any) -> None:
     kind = _REFERENCES.get(location)
     if kind is not None and isinstance(value, str):
         find(kind, value, folder=Path.cwd())
+
+
+def check_experiment(base: Template, point: Point) -> None:
+    """Raises MoesimError where an experiment is wrong whatever the axes say: without them as at a point."""
+    try:
+        base.load([assignment(path, value) for path, value in point.items()])
+    except MoesimError as error:
+        try:
+            base.load()
+        except MoesimError as other:
+            if other.what == error.what:
+                raise

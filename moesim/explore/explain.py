@@ -21,7 +21,7 @@ from moesim.explore.knobs import Knob, knobs
 from moesim.explore.ladder import ladder
 from moesim.explore.made import Made, made
 from moesim.explore.pool import Job, Metrics, all_measured
-from moesim.explore.whatif import interval
+from moesim.explore.whatif import interval, repeatable
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_whole
 from moesim.running import worthwhile
@@ -108,7 +108,8 @@ def explain(
 
     Args:
         metrics: dotted names, or first parts of them; METRICS without any.
-        repeats: repeat all this with drawn errors and seeds, for intervals of the elasticities; 0 for none.
+        repeats: repeat all this with drawn errors and seeds, for intervals of the elasticities; 0 for none. Training
+            steps and runs on two pools are not repeated.
         workers: processes to share the runs.
         progress: called with (finished, all) runs.
 
@@ -117,6 +118,7 @@ def explain(
     """
     if not 0 <= repeats <= MOST_REPEATS or repeats == 1:
         raise MoesimError(f"{repeats} repeats give no interval", fix="ask for 2 or more, or for none")
+    repeats = repeats if repeatable(experiment.spec) else 0
     begin = time.perf_counter()
     base = made(experiment)
     names = chosen(metrics, base.metrics) if metrics else [name for name in METRICS if name in base.metrics]

@@ -16,6 +16,8 @@ import moesim
 from moesim.explore.table import write
 from moesim.explore.version import code_version
 from moesim.spec.errors import MoesimError
+from moesim.spec.library import is_path
+from moesim.spec.marked import Marked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,22 @@ MANIFEST, POINTS, STUDY, JOURNAL = "manifest.json", "points.parquet", "study.yam
 def document(study: Study) -> dict[str, Any]:
     """The study as plain data: a file that `moesim sweep` reads again."""
     spec = study.spec.model_dump(mode="json", exclude_defaults=True)
-    return {**spec, "experiment": study.base.tree.plain(), "set": _overrides(study)}
+    return {**spec, "experiment": _placed(study.base.tree), "set": _overrides(study)}
+
+
+def _placed(node: Marked) -> Any:
+    """The value as plain data, files by their whole path."""
+    if isinstance(node.value, list):
+        return [_placed(each) for each in node.value]
+    if isinstance(node.value, dict):
+        found = {key: _placed(each) for key, each in node.items.items()}
+        trace = node.child("trace")
+        return found | ({"trace": _path(trace)} if trace is not None and trace.text is not None else {})
+    return _path(node) if node.text is not None and is_path(node.text) else node.value
+
+
+def _path(node: Marked) -> str:
+    return str((node.folder / Path(str(node.text)).expanduser()).resolve())
 
 
 def _overrides(study: Study) -> dict[str, Any]:
@@ -40,7 +57,7 @@ def _overrides(study: Study) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in study.base.overrides:
         _, value = parse_override(text)
-        found[text.partition("=")[0].strip()] = value.plain()
+        found[text.partition("=")[0].strip()] = _placed(value)
     return found
 
 

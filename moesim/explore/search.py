@@ -11,13 +11,13 @@ from typing import NamedTuple
 from moesim.explore.backends import Backend, make_backend
 from moesim.explore.backends.address import check_address
 from moesim.explore.cache import Cache
-from moesim.explore.check import check_axes
+from moesim.explore.check import check_axes, check_experiment
 from moesim.explore.front import dominates
 from moesim.explore.keys import resolved_key
 from moesim.explore.metrics import Constraint, Objective, constraint, objective
 from moesim.explore.optimiser import Optimiser, Trial
 from moesim.explore.points import Outcome, job, reason
-from moesim.explore.space import Dimension, dimensions
+from moesim.explore.space import Dimension, dimensions, within_all
 from moesim.explore.sweep import Progress, Resources
 from moesim.explore.version import code_version
 from moesim.spec.errors import MoesimError
@@ -95,6 +95,7 @@ def search_points(
     """
     wanted = goals(study.spec)
     check_address(resources.backend, resources.address)
+    check_experiment(study.base, within_all(wanted.dimensions))
     optimiser = Optimiser(
         study.spec.name, *wanted, seed=study.spec.search.seed, journal=journal, storage=storage
     )  # fmt: skip

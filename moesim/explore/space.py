@@ -127,6 +127,15 @@ def _check_condition(dimension: Dimension, given: Mapping[str, Sequence[Any]]) -
             raise MoesimError(f"{what} being {never[0]}, which never happens", fix=f"its values are {shown}")
 
 
+def within_all(found: Sequence[Dimension]) -> Point:
+    """Some point: the low end of every dimension that applies."""
+    point: Point = {}
+    for dimension in found:
+        if dimension.applies(point):
+            point.update(zip(dimension.paths, dimension.at(0.0), strict=True))
+    return point
+
+
 def points(study: StudySpec, found: Sequence[Dimension] | None = None) -> list[Point]:
     """All points of a study, in a fixed order, each once.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from moesim.explore.backends import make_backend, outcomes
 from moesim.explore.backends.address import check_address
 from moesim.explore.cache import Cache
-from moesim.explore.check import check_axes
+from moesim.explore.check import check_axes, check_experiment
 from moesim.explore.keys import Shortcuts, resolved_key
 from moesim.explore.points import Job, Outcome, job, reason
 from moesim.explore.space import Point, dimensions, points
@@ -92,6 +92,7 @@ def sweep_points(study: Study, resources: Resources, progress: Progress | None =
         MoesimError: the axes make no sense, the backend does not answer, or the cache cannot be written.
     """
     swept = Swept(plan(study.spec))
+    check_experiment(study.base, swept.points[0])
     check_address(resources.backend, resources.address)
     cache = Cache(resources.cache)
     try:

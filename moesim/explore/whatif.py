@@ -19,6 +19,7 @@ from moesim.explore.metrics import machine_metrics
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_contents, write_whole
 from moesim.running import worthwhile
+from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.loading import LoadedExperiment
 from moesim.uncertainty.intervals import ENDS, LEVEL
 from moesim.uncertainty.repeats import check_repeats, repeat
@@ -110,20 +111,19 @@ def whatif(
 
     Args:
         metrics: names of metrics, or their first parts; all without any.
-        repeats: 0 for none, and no intervals; training steps are not repeated.
+        repeats: 0 for none, and no intervals; training steps and runs on two pools are not repeated.
         workers: processes to share the repeats.
         progress: called with (finished, all) simulations.
 
     Raises:
         MoesimError: one of them cannot run, or a metric does not exist.
     """
+    if not (repeatable(base.spec) and repeatable(change.spec)):
+        repeats = 0
     if repeats:
-        for each in (base, change):
-            check_repeats(repeats, each.spec)
+        check_repeats(repeats, base.spec)
     begin = time.perf_counter()
     first, second = made(base), made(change)
-    if first.deployment is None or second.deployment is None:
-        repeats = 0
     workers = worthwhile((time.perf_counter() - begin) * repeats, workers)
     names = chosen(metrics, dict.fromkeys((*first.metrics, *second.metrics)))
     drawn = _paired(first, second, repeats, workers, progress) if repeats else _Drawn()
@@ -132,6 +132,11 @@ def whatif(
     draws = _frame({name: drawn.differences[name] for name in names if name in drawn.differences})
     own = overrides_beyond(base.overrides, change.overrides)
     return WhatIf(first.results, second.results, own, table, why, draws, drawn.shared, drawn.apart, repeats)
+
+
+def repeatable(spec: ExperimentSpec) -> bool:
+    """Whether it is known what to draw when a run is repeated."""
+    return spec.training is None and spec.pools is None
 
 
 def overrides_beyond(base: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:

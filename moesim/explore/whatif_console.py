@@ -55,7 +55,9 @@ def print_whatif(found: WhatIf, metrics: Sequence[str] = ()) -> None:
 def _said(found: WhatIf) -> list[str]:
     """What the intervals are, and what base and change share."""
     if not found.repeats:
-        return ["one run of each; no intervals" + (" (interrupted)" if found.asked else "")]
+        special = any(key in each.spec for each in (found.base, found.change) for key in ("pools", "training"))
+        why = " (interrupted)" if found.asked else ", as pools and training steps are not repeated" if special else ""
+        return [f"one run of each; no intervals{why}"]
     pairs = f"{found.repeats} of {found.asked}" if found.repeats < found.asked else f"{found.repeats}"
     same = found.base.manifest["seed"] == found.change.manifest["seed"]
     return [

@@ -191,7 +191,7 @@ class _Priced:
         shape = calls.shape
         if isinstance(shape, AttentionShape):
             prefill, decode = self.forms
-            if isinstance(shape.chunks, float) or not np.any(shape.chunks):  # a number: 0
+            if not (shape.chunks if isinstance(shape.chunks, float) else shape.chunks.any()):
                 return _scaled(decode.times(shape, self.rates), self.scales[1])
             if self.joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 if shape.pairs.size > _FEW:

@@ -11,7 +11,7 @@ import numpy as np
 import moesim
 from moesim.engine.trained import TrainingRecord
 from moesim.report.style import BLUE, COLOURS, GREY, HEADER, ORANGE, PURPLE, SKY, canvas, key, panel, time_unit
-from moesim.report.text import memory_size, percent, short_quantity, short_time, significant
+from moesim.report.text import count, memory_size, percent, short_quantity, short_time, significant
 from moesim.report.timeline import DEVICES_PROCESS, Event, nanoseconds, node_events, process, slice_event, track
 from moesim.report.timeline import write as write_trace
 from moesim.results.tables import ENERGY_PARTS
@@ -33,9 +33,10 @@ def facts(results: Results) -> list[tuple[str, str]]:
     """What there is to say of the step, a line per subject."""
     summary = results.summary
     step, use, memory, energy = (summary[name] for name in ("training", "utilisation", "memory", "energy"))
-    pipeline = f"{step['schedule']} · {step['stages']} stages"
+    pipeline = f"{step['schedule']} · {count(step['stages'], 'stage')}"
     pipeline += f" of {step['chunks']} chunks" if step["chunks"] > 1 else ""
-    pipeline += f" · {step['micro_batches']} micro-batches, at most {step['in_flight']} in flight"
+    pipeline += f" · {step['micro_batches']} micro-batch{'' if step['micro_batches'] == 1 else 'es'}"
+    pipeline += f", activations of at most {step['in_flight']} kept" + (" (by chunk)" if step["chunks"] > 1 else "")
     pipeline += f" · bubble {percent(step['bubble'])}"
     if step["bubble_formula"] is not None:
         pipeline += f" ({percent(step['bubble_formula'])} with equal stages and free sending)"

@@ -54,6 +54,8 @@ class Results:
         Raises:
             MoesimError: it was not.
         """
+        if name not in self.tables and name in TABLES:
+            raise MoesimError(f"a training step has no {name}", fix=f"its tables are {', '.join(self.tables)}")
         if name not in self._tables:
             self._tables[name] = self.read(name)
         return self._tables[name]

@@ -26,7 +26,7 @@ from moesim.serving.executed import executed_pricer
 from moesim.serving.footprint import ReplicaMemory, replica_memory
 from moesim.serving.interconnect import interconnect
 from moesim.serving.live import LivePricer, LiveReplica, shared_wires
-from moesim.serving.notes import overlaps_shared_experts, shares_memory, without_effect
+from moesim.serving.notes import independent_tokens, overlaps_shared_experts, shares_memory, without_effect
 from moesim.serving.outside import Outside, advising, outside, outside_pricer
 from moesim.serving.placing import Placed, placed
 from moesim.serving.pools.base import Pool
@@ -284,6 +284,7 @@ def _notes(spec: ExperimentSpec, machine: Machine, routing: RoutingSource | None
     if _executes(spec):
         why = "fidelity is op" if spec.fidelity == "op" else "computation and communication run side by side"
         why = why if spec.fabric == "bound" else f"fabric is {spec.fabric}"
+        notes.extend(independent_tokens(spec))
         why = why if spec.experts is None else "every step changes which experts the devices hold"
         notes.append(f"plan reuse and run-ahead are off, every step is executed by itself: {why}")
     return [*notes, *without_effect(spec)]

@@ -48,6 +48,9 @@ def without_effect(spec: ExperimentSpec) -> Iterator[str]:
         yield "no effect of fabric: each replica is one device"
     if engine.overlap_shared_experts and not overlaps_shared_experts(spec):
         yield f"no effect of engine.overlap_shared_experts: {spec.model.name} has none"
+    if engine.overlap is not None and (moe is None or parallelism.dp == 1):
+        why = "there are no experts" if moe is None else "with dp 1 nothing is dispatched"
+        yield f"no effect of engine.overlap: {why}"
     if engine.token_budget < engine.max_sequences and engine.chunked_prefill:
         yield f"the engine's token_budget {engine.token_budget} bounds its sequences, max_sequences has no effect"
     if "router" in spec.model_fields_set and parallelism.dp * parallelism.replicas == 1:
@@ -79,6 +82,16 @@ def unused_scales(
     for family in dict.fromkeys(families.values()):
         if COLLECTIVE in engine.scales.get(family, {}) and communicates and not measured:
             yield f"no effect of engine.scales.{family}.{COLLECTIVE}: no measured library paces the devices"
+
+
+def independent_tokens(spec: ExperimentSpec) -> Iterator[str]:
+    """A cache of experts, and a routing that gives it nothing to remember."""
+    experts, independent = spec.experts, spec.routing.source in ("profile", "uniform")
+    if experts is not None and 0 < experts.cache.capacity < 1 and independent:
+        yield (
+            "the cache of experts finds what popularity makes of it: decoded tokens are drawn independently of those "
+            "before (routing.source: documents has requests whose tokens choose alike)"
+        )
 
 
 #: Profiles that stand for no model in particular.

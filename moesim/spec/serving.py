@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from moesim.spec.base import Descriptor, Dtype, Schema
+from moesim.spec.overlap import OverlapSpec
 from moesim.spec.speculation import Share, SpeculationSpec
 from moesim.spec.units import Duration, IdleRate, Pause, Rate, Seconds
 
@@ -34,20 +35,6 @@ class DispatchSpec(Schema):
     block: int = Field(default=0, ge=0, le=2**20)
     library: str | None = None
     returns: bool = True
-
-
-class OverlapSpec(Schema):
-    """Dispatch, experts and combine of a layer in so many `pieces`, of which one is computed while others travel.
-
-    `launch`: what each piece's computation takes beyond its share. `call`: overhead of a piece that a kernel sends by
-    itself, one after the other in a stream; without it, each piece is a call of the fabric's library. `lent`: share of
-    the arithmetic that communication takes from the experts.
-    """
-
-    pieces: int = Field(gt=1, le=1024)
-    launch: Seconds = 0.0
-    call: Seconds | None = None
-    lent: float = Field(default=0.0, ge=0, le=0.9)
 
 
 def _ranges(value: object) -> object:

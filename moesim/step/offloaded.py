@@ -155,7 +155,7 @@ class OffloadCompiler(StepCompiler):
         policy, mine = self.offload.prefetch, list(program.moe_layers)
         place = mine.index(row.layer)
         following = mine[place + 1 : place + 1 + policy.depth]
-        if not following:
+        if not following or not (policy.exact or idle >= self.offload.copy_seconds):
             return 0.0
         ahead = [self._ahead(self.layers[other], steps + 1) for steps, other in enumerate(following)]
         room = self.offload.staged - sum(len(each) for each in self.pending.values())

@@ -25,8 +25,7 @@ from moesim.training.stream import Load, Stream
 
 @dataclass
 class Span:
-    """What became of a task: its rows (the first and one beyond the last), those that compute on `dense` lanes and
-    those that end it."""
+    """What became of a task: its first row, one beyond its last one, and the rows that end it."""
 
     placed: Placed
     first: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -48,6 +49,8 @@ class ExpertPasses:
         self._there = payload(model.hidden, DTYPE_BYTES[given.dtype or dtype.activations], block=given.block)
         self._back = payload(model.hidden, DTYPE_BYTES[given.combine_dtype or base])
         self.form = given.form
+        bounds = np.cumsum([0, *(len(program.moe_layers) for program in plan.programs)]).tolist()
+        self._of_part = [slice(a, b) for a, b in pairwise(bounds)]
         self._transfers = lru_cache(maxsize=None)(self._transfers_of)
         self.drawn = lru_cache(maxsize=None)(self._drawn)
 
@@ -119,8 +122,8 @@ class ExpertPasses:
                     transfers.append(self._reduce(group, stage))
                     groups.append(tuple(lanes))
                 continue
-            pair = self._transfers(group, stage, micro_batch)
-            transfers.append(pair[action == "combine"].at(at))
+            pair = self._transfers(group, part, micro_batch)
+            transfers.append(pair[action == "combine"].at(at - self._of_part[part].start))
             groups.append(tuple(layout.stage_lanes(group, stage)))
         return Move(action, layer, tuple(groups), tuple(transfers))
 
@@ -128,13 +131,13 @@ class ExpertPasses:
         lanes = self.plan.layout.dense[group, stage].ravel()
         return self.plan.fabric.all_reduce(self._back * self.plan.tokens, lanes.tolist()).at(())
 
-    def _transfers_of(self, group: int, stage: int, micro_batch: int) -> tuple[Transfer, Transfer]:
-        """Dispatch and combine of all MoE layers, [L]."""
+    def _transfers_of(self, group: int, part: int, micro_batch: int) -> tuple[Transfer, Transfer]:
+        """Dispatch and combine of the part's MoE layers, [L]."""
         layout = self.plan.layout
-        lanes = layout.stage_lanes(group, stage)
+        lanes = layout.stage_lanes(group, part % layout.stages)
         ports = self.plan.fabric.ports(lanes)
         check_form(self.form, ports)
-        tokens = RoutedTokens(self.drawn(group, micro_batch), self._places)
+        tokens = RoutedTokens(self.drawn(group, micro_batch), self._places).part(self._of_part[part])
         dense = layout.dp * layout.tp
         rank, expert_rank = np.full(len(lanes), -1), np.full(len(lanes), -1)
         rank[:dense] = np.arange(dense) // layout.tp

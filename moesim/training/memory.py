@@ -169,8 +169,7 @@ def check_footprint(plan: TrainingPlan, found: TrainingFootprint) -> None:
         f"{name} {getattr(found, name)[lane] / GIB:#.3g}"
         for name in ("weights", "gradients", "optimizer", "activations", "workspace")
     )
-    shared = plan.training.stream is not None and plan.machine.devices[lane].tier(plan.training.stream.tier).shared_by
-    where = f"its share of {plan.training.stream.tier}" if shared and plan.training.stream else "its memory"
+    where = "its memory" if plan.training.stream is None else f"its share of {plan.training.stream.tier}"
     raise MoesimError(
         f"training {plan.spec.model.name} does not fit on {plan.machine.devices[lane].name}: {parts} GiB make "
         f"{found.total[lane] / GIB:#.3g} GiB, {where} holds {found.capacity[lane] / GIB:#.3g} GiB",

@@ -133,7 +133,9 @@ class Passes:
             if backward and again:
                 named.append((row.name, row.operator.kind, self._on(lanes, row, 0)))
             ways = (1, 2) if backward else (0,)
-            named += [(row.name, row.operator.kind, self._on(lanes, row, way)) for way in ways]
+            # Cross-entropy reads the logits as the choice of a token does.
+            title = "loss" if row.operator.kind == "sampling" else row.name
+            named += [(title, row.operator.kind, self._on(lanes, row, way)) for way in ways]
         attention = any(row.action == "attention" for row in segment.rows)
         name = "attention" if attention else segment.rows[0].name if segment.layer < 0 else "feed_forward"
         return stretch(f"{name}_backward" if backward else name, segment.layer, lanes, named)

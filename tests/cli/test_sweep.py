@@ -90,6 +90,13 @@ def test_a_study_asks_about_axes_that_it_has() -> None:
     assert complaint("sweep", "study.yaml").startswith("study.yaml:3: unknown key 'axis'; did you mean 'axes'?")
 
 
+def test_an_experiment_that_is_wrong_anyway_is_no_infeasible_point() -> None:
+    Path("wrong.yaml").write_text(Path("trial.yaml").read_text().replace("tiny.yaml", "tinny.yaml"))
+    assert "there is no model 'tinny.yaml'; did you mean 'tiny.yaml'?" in complaint(
+        "sweep", "wrong.yaml", "--axis", "seed=1,2"
+    )
+
+
 def test_a_search_writes_the_front() -> None:
     pytest.importorskip("optuna", reason="needs Optuna: pip install 'moesim[explore]'")
     words = ("search", "trial.yaml", "--axis", "parallelism.ep=1,2", "--axis", "seed=1,2,3", "--trials", "6")

@@ -71,6 +71,14 @@ def test_tables_are_written_and_a_results_folder_is_a_base():
     assert "is not overwritten" in refused("whatif", "base", *options[:-1], "base", "--overwrite")
 
 
+def test_results_of_another_version_are_refused():
+    assert call("run", "small.yaml", "--no-figures", "--output", "old").exit_code == 0
+    manifest = Path("old") / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("moesim-results-1", "moesim-results-0"))
+    for command in ("whatif", "explain"):
+        assert "format 'moesim-results-0' is not 'moesim-results-1'" in refused(command, "old", "--set", "seed=2")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

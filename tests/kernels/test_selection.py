@@ -94,3 +94,14 @@ def test_latent_attention_of_chunks_and_decodes_are_two_kernels(stack):
     assert seconds(whole) - seconds(without) == pytest.approx(2 * 512 * 16 * 256 * 8192 / (0.75 * 989e12), rel=1e-9)
     fresh = calls(chunk_work(model, "full", 2048, 0))
     assert seconds(fresh) == seconds(fresh._replace(shape=fresh.shape._replace(expansion=0.0)))
+
+
+def test_a_single_call_of_numbers_takes_as_long_as_a_column_of_one():
+    """Training prices one prompt at a time, whose sums are numbers."""
+    model = load_descriptor("models", "qwen3-30b-a3b")
+    work = chunk_work(model, "full", 2048, 0) * 2
+    share, kernels = AttentionShare(model, 1, BF16), CalibratedKernels(VLLM)
+    alone = kernels.seconds(share.calls(AttentionSums(*work), "full"), device_of("h100-sxm"))
+    column = kernels.seconds(share.calls(AttentionSums(*work[:, None]), "full"), device_of("h100-sxm"))
+    assert float(alone) == pytest.approx(float(column[0]), rel=1e-12)
+    assert float(alone) > 2 * 2048 * 2048 / 2 * 4 * 32 * 128 / 989e12  # at the peak

@@ -79,7 +79,7 @@ def test_a_placement_that_misses_experts_is_an_error() -> None:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    known = "contiguous, eplb, exflow, given, llep, round-robin"
+    known = "clustered, contiguous, eplb, exflow, given, llep, round-robin"
     with pytest.raises(MoesimError, match=f"no placement 'random'; choose one of {known}"):
         make_placement("random")
 

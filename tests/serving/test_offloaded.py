@@ -101,6 +101,13 @@ def test_runs_agree_at_both_fidelities():
     assert any("plan reuse" in note and "experts" in note for note in runs[0].notes)
 
 
+def test_a_cache_without_anything_to_remember_is_noted():
+    cached = {"cache": {"policy": "lru", "capacity": "25%"}}
+    for source, noted in (("uniform", True), ("documents", False)):
+        pricer = stepping.deployment(tree(cached, routing={"source": source}), "model.layers=2")
+        assert any("drawn independently" in note for note in pricer.notes) is noted
+
+
 def test_time_is_accounted_for():
     """What the operators' table says adds up to the time in which steps were executed."""
     run = simulate(load_experiment(tree(CASES[3]), ["model.layers=2"]).spec)

@@ -7,10 +7,12 @@ import pytest
 import stepping
 from stepping import BATCHES, MACHINES
 
-from moesim.step.graph import COMPUTE, PICOSECONDS
+from moesim.step.graph import COMPUTE, COPROCESSORS, PICOSECONDS
 from moesim.step.ledger import settle
 
 STEPS = 12
+#: All but one: the account of an all-to-all does not know of tokens that were moved (docs/background/limits.md).
+ACCOUNTED = [name for name in MACHINES if "all-to-all, tokens moved" not in name]
 
 
 def accounted(name, kind, *overrides):
@@ -24,8 +26,7 @@ def accounted(name, kind, *overrides):
         pricer.accounts.record(block, 1, int(block.durations[0]))
         seconds += float(block.durations[0]) / PICOSECONDS
         graph = stepping.compiled(pricer, block)
-        kernels = np.maximum(graph.duration, 0) * (graph.resource == COMPUTE)[:, None]
-        busy += kernels.sum(axis=0) / PICOSECONDS
+        busy += kernel_picoseconds(graph, pricer.context.mapped.concurrent) / PICOSECONDS
         for collective in graph.collectives.values():
             sent += collective.sent(lanes)
             for group, transfer in zip(collective.members, collective.transfers, strict=True):
@@ -33,16 +34,25 @@ def accounted(name, kind, *overrides):
     return settle(pricer.accounts, pricer.communication, pricer.experts), sent, joules, busy, seconds
 
 
+def kernel_picoseconds(graph, concurrent):
+    """[lanes] of all operators; where processors work side by side on the pieces of one, of the slowest piece."""
+    rows = {}
+    for row in np.flatnonzero(np.isin(graph.resource, (COMPUTE, *COPROCESSORS))):
+        rows.setdefault((graph.layer[row], graph.name[row]), []).append(np.maximum(graph.duration[row], 0))
+    together = np.max if concurrent else np.sum
+    return np.sum([together(pieces, axis=0) for pieces in rows.values()], axis=0)
+
+
 def by_lane(ledger, column):
     return np.concatenate([getattr(use, column).ravel() for use in ledger.lanes])
 
 
 @pytest.mark.parametrize("kind", ["prefill", "mixed"])
-@pytest.mark.parametrize("name", MACHINES)
+@pytest.mark.parametrize("name", ACCOUNTED)
 def test_lanes_did_what_the_graphs_say(name, kind):
     ledger, sent, joules, busy, seconds = accounted(name, kind)
     # Which copies of an all-to-all go where is known to the account as an average over the run.
-    exact = "all-to-all" not in name
+    exact = "all-to-all" not in name and "tokens stay" not in name
     np.testing.assert_allclose(by_lane(ledger, "sent_bytes"), sent, rtol=1e-9 if exact else 0.1)
     np.testing.assert_allclose(by_lane(ledger, "energy_link"), joules, rtol=1e-9 if exact else 0.1)
     assert by_lane(ledger, "sent_bytes").sum() == pytest.approx(sent.sum(), rel=1e-9 if exact else 0.01)

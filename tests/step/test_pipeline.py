@@ -8,7 +8,7 @@ import stepping
 
 from moesim.engine.fidelity import schedule
 from moesim.engine.invariants import check_order
-from moesim.spec.serving import OverlapSpec
+from moesim.spec.overlap import OverlapSpec
 from moesim.step.graph import ABSENT
 from moesim.step.passes.pipeline import Pipeline
 

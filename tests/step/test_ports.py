@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from moesim.fabric.dispatch import combine, dispatch, expert_load
 from moesim.fabric.tokens import ExactTokens, ExpectedTokens
 from moesim.fabric.transfer import GroupPorts
+from moesim.placement.base import whole
 from moesim.routing.drawn import Drawn
 from moesim.routing.synthetic import CountRouting
 from moesim.spec.errors import MoesimError
@@ -137,7 +138,7 @@ def test_visits_of_drawn_counts_are_close_to_those_of_tokens_one_by_one():
 def test_groups_of_experts_limit_the_nodes_that_tokens_visit():
     """DeepSeek-V3: 8 of 256 experts within 4 of 8 groups; a group per node means at most 4 nodes."""
     moe = MoeSpec(experts=256, top_k=8, width=1, groups=8, top_groups=4)
-    places = expert_places(np.tile(np.arange(256) // 4, (1, 1)), 64, moe, limited=True)
+    places = expert_places(whole(np.tile(np.arange(256) // 4, (1, 1))), 64, moe, limited=True)
     assert places.limit == 4
     tokens = places.expected(np.full((1, 1, 256), 8 / 256))
     nodes = np.arange(64)[None, :] // 8 == np.arange(8)[:, None]
@@ -145,8 +146,8 @@ def test_groups_of_experts_limit_the_nodes_that_tokens_visit():
     free = places._replace(group=None, limit=None).expected(np.full((1, 1, 256), 8 / 256))
     assert free.visits(nodes).sum() > 5
     # Ranks whose experts are of several groups know no limit.
-    assert expert_places(np.arange(256)[None] % 64, 64, moe, limited=True).limit is None
-    assert expert_places(np.tile(np.arange(256) // 4, (1, 1)), 64, moe, limited=False).limit is None
+    assert expert_places(whole(np.arange(256)[None] % 64), 64, moe, limited=True).limit is None
+    assert expert_places(whole(np.tile(np.arange(256) // 4, (1, 1))), 64, moe, limited=False).limit is None
 
 
 def test_forms_that_a_group_cannot_serve():

@@ -209,3 +209,15 @@ def test_mistakes_are_one_line(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(MoesimError, match=says) as caught:
         step(document(**changes))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("sharded", "rounds"), [(False, 6), (True, 3)])
+def test_gradients_are_reduced_around_a_ring(sharded: bool, rounds: int) -> None:
+    """2 (n - 1) / n of the gradients leave each of n = 4 ranks, half of it where they are scattered only."""
+    tree = document(model=UNIFORM, parallelism={"dp": 4}, training={"micro_batches": 2, "sharded_optimizer": sharded})
+    found = step(tree).compiled
+    name = "scatter_dense_gradients" if sharded else "reduce_dense_gradients"
+    row = found.graph.name.index(name)
+    parameter_count = parameters(load_experiment(tree).spec.model).total
+    sent = found.moves[row].transfers[0].sent
+    assert sent == pytest.approx(np.full(4, rounds / 4 * parameter_count * 4), rel=1e-6)

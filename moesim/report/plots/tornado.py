@@ -34,7 +34,9 @@ def tornado(
     sizes = table[["low", "high"]].abs().max(axis=1).fillna(0.0)
     order = np.argsort(-sizes.to_numpy(), kind="stable")
     moving = [i for i in order.tolist() if sizes.iloc[i] > 0]
-    rows = table.iloc[moving[:MOST]]
+    # Bars that nobody would see are counted instead.
+    seen = [i for i in moving if sizes.iloc[i] > 0.005 * sizes.max()]
+    rows = table.iloc[seen[:MOST]]
     figure = blank(width, 0.62 + 0.17 * max(2, len(rows)))
     axes = figure.add_subplot()
     position = np.arange(len(rows))

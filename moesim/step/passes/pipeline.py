@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from moesim.fabric.transfer import Collective, GroupPorts, Transfer
-from moesim.spec.serving import OverlapSpec
+from moesim.spec.overlap import OverlapSpec
 from moesim.step.graph import ABSENT, PICOSECONDS, FloatArray, IntArray, StepGraph
 
 #: Columns of phases that grow with the bytes.
