@@ -60,7 +60,7 @@ _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
 }
 _PER_NODE = 8
 
-#: Tokens of the longest sequence that was sent.
+#: Tokens that hold nearly every sequence.
 _CONTEXT = 10240
 
 #: Prompts per request under way: sent, and simulated.
@@ -108,7 +108,7 @@ def point_experiment(point: Point) -> dict[str, Any]:
     return {
         "name": f"point-{point.row}",
         # What a step can hold is tabulated, and whole prompts of a longer context are never sent.
-        "model": {"extends": MODELS[said["model_path"]], "context": _CONTEXT},
+        "model": {"extends": MODELS[said["model_path"]], "context": _context(said)},
         "engine": {"extends": ENGINES[said["backend"]], **_ENGINE, **_OWN_ENGINE.get(said["backend"], {})},
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
@@ -120,6 +120,10 @@ def point_experiment(point: Point) -> dict[str, Any]:
         "seed": 1,
         **(_together(said) if point.together else _apart(said)),
     }
+
+
+def _context(said: Mapping[str, str]) -> int:
+    return max(_CONTEXT, int(said["isl"]) + int(said["osl"]))
 
 
 def _dtype(said: Mapping[str, str]) -> dict[str, str]:
