@@ -20,7 +20,7 @@ run: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/mypy --strict moesim
-	$(BIN)/pytest -q
+	$(BIN)/pytest -q --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # What needs PyTorch, which is large (the reference model, and a machine measured and predicted at small size), real local
 # clusters of Dask and Ray, and a browser, Debian's chromium (the report).
