@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from moesim.report.names import more_is_better
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.library import did_you_mean
@@ -25,7 +26,6 @@ SHORT = {
     "power": "machine.power",
     "area": "machine.area",
 }
-_MORE_IS_BETTER = ("throughput.", "goodput.", "utilisation.", "requests.finished", "requests.prefix_hit")
 _DEPENDS_ON_THE_LOAD = re.compile(r"goodput\.(attainment\.(ttft|tpot|e2e)|classes\..+)")
 _UNITS = ("second", "watt", "byte", "joule", "dollar", "1/second", "meter**2")
 _OPERATORS = {"<=": float.__le__, ">=": float.__ge__, "<": float.__lt__, ">": float.__gt__}
@@ -120,7 +120,7 @@ def objective(text: str) -> Objective:
     goal = next((each for each in goals if words[:1] == [each]), None)
     name = metric(" ".join(words[1:] if goal else words))
     if goal is None:
-        goal = "maximise" if name.startswith(_MORE_IS_BETTER) else "minimise"
+        goal = "maximise" if more_is_better(name) else "minimise"
     return Objective(name, goal)
 
 
