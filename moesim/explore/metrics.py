@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from moesim.hardware.machine import assemble
 from moesim.report.names import more_is_better
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
@@ -63,23 +64,19 @@ class Constraint(NamedTuple):
 
 
 def machine_metrics(spec: ExperimentSpec) -> dict[str, float]:
-    """Of the machine, whatever it runs: devices, the sum of their power limits (watts), their silicon (square metres),
-    its price (dollars per second). NaN where a descriptor does not give the number."""
-    machine, library = spec.machine, spec.library.devices
-    parts = [(library[name], count * machine.nodes) for name, count in machine.devices.items()]
-    power = sum(count * (device.power.tdp or math.nan) for device, count in parts)
-    prices = sum(count * (device.price or math.nan) for device, count in parts)
+    """Of the machine, or of both where each pool has its own, whatever it runs: devices, the sum of their power limits
+    (watts), their silicon (square metres), their price (dollars per second). NaN where a descriptor does not give the
+    number."""
+    systems = [spec.machine]
+    if spec.pools is not None and not spec.pools.shares_machine:
+        systems = [spec.pool("prefill").machine, spec.pool("decode").machine]
+    machines = [assemble(system, spec.library) for system in systems]
     return {
-        "machine.devices": float(sum(count for _, count in parts)),
-        "machine.power": power + machine.nodes * machine.chassis_power,
-        "machine.area": sum(count * _area(device.notes.get("area")) for device, count in parts),
-        "machine.price": machine.nodes * machine.price if machine.price is not None else prices,
+        "machine.devices": float(sum(len(each.devices) for each in machines)),
+        "machine.power": sum(each.power for each in machines),
+        "machine.area": sum(each.area for each in machines),
+        "machine.price": sum(each.price for each in machines),
     }
-
-
-def _area(note: str | None) -> float:
-    found = re.match(r"([\d.]+) *mm2", note or "")
-    return float(found[1]) * 1e-6 if found else math.nan
 
 
 @lru_cache(maxsize=1)

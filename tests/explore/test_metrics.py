@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from moesim.explore.made import made
-from moesim.explore.metrics import objective
+from moesim.explore.metrics import machine_metrics, objective
 from moesim.report.names import more_is_better
 from moesim.spec.loading import load_experiment
 
@@ -48,3 +48,26 @@ def test_searches_go_the_way_that_reports_call_better() -> None:
     assert objective("experts.hit_rate").goal == "maximise"
     assert objective("requests.finished").goal == "maximise"
     assert objective("requests.unfinished").goal == "minimise"
+
+
+def test_the_power_of_a_machine_is_that_of_all_its_parts(trial: dict[str, Any]) -> None:
+    """A DGX H100 is rated 10.2 kW: accelerators, processors, and what else is in the box."""
+    trial["machine"] = "dgx-h100"
+    spec = load_experiment(trial).spec
+    assert machine_metrics(spec)["machine.power"] == pytest.approx(10_200.0)
+    assert machine_metrics(spec)["machine.price"] == pytest.approx(38 / 3600)
+
+
+def test_pools_on_machines_of_their_own_count_both(trial: dict[str, Any]) -> None:
+    """1 $/h and 2 $/h; the run pays for both, and nothing for the experiment's machine, which nobody uses."""
+    trial["machine"]["price"] = "100 $/h"
+    trial["pools"] = {
+        "prefill": {"machine": {"devices": {"rtx4090": 2}, "fabric": "pcie4-host", "nic": "50 GB/s", "price": "1 $/h"}},
+        "decode": {"machine": {"devices": {"l40s": 2}, "fabric": "pcie4-host", "nic": "50 GB/s", "price": "2 $/h"}},
+        "transfer": {"fabric": "ib-ndr400"},
+    }
+    metrics = made(load_experiment(trial)).metrics
+    assert metrics["machine.devices"] == 4
+    assert metrics["machine.power"] == pytest.approx(2 * 450 + 2 * 350)
+    assert metrics["machine.price"] == pytest.approx(3 / 3600)
+    assert metrics["cost.total"] == pytest.approx(metrics["machine.price"] * metrics["duration"])
