@@ -155,8 +155,6 @@ class _Drawn(NamedTuple):
 
 def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Progress | None) -> _Drawn:
     """The repeats of both that finished, in pairs."""
-    assert base.deployment is not None
-    assert change.deployment is not None
     apart = apart_sources(base, change)
 
     def report(before: int) -> Progress | None:
@@ -187,8 +185,6 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
 def apart_sources(base: Made, change: Made) -> frozenset[str]:
     """Labels of the change's sources of error that are not the base's, although some are called alike: terms measured
     on another device or in another stack, overheads of another engine."""
-    assert base.deployment is not None
-    assert change.deployment is not None
     known = {source.label: source.origin for source in error_sources(base.spec, base.deployment)}
     other_engine = base.spec.engine.name != change.spec.engine.name
     return frozenset(
