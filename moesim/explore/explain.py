@@ -21,14 +21,14 @@ from moesim.explore.knobs import Knob, knobs
 from moesim.explore.ladder import ladder
 from moesim.explore.made import Made, made
 from moesim.explore.pool import Job, Metrics, all_measured
-from moesim.explore.whatif import interval, repeatable
+from moesim.explore.whatif import interval
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_whole
 from moesim.running import worthwhile
 from moesim.serving.scales import Scales
 from moesim.spec.errors import MoesimError
 from moesim.spec.loading import LoadedExperiment
-from moesim.uncertainty.repeats import MOST_REPEATS, factors, seeds
+from moesim.uncertainty.repeats import MOST_REPEATS, factors, repeatable, seeds
 from moesim.uncertainty.sources import error_sources, varied
 
 if TYPE_CHECKING:

@@ -19,10 +19,9 @@ from moesim.explore.metrics import machine_metrics
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_contents, write_whole
 from moesim.running import worthwhile
-from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.loading import LoadedExperiment
 from moesim.uncertainty.intervals import ENDS, LEVEL
-from moesim.uncertainty.repeats import check_repeats, repeat
+from moesim.uncertainty.repeats import check_repeats, repeat, repeatable
 from moesim.uncertainty.sources import error_sources
 
 if TYPE_CHECKING:
@@ -132,11 +131,6 @@ def whatif(
     draws = _frame({name: drawn.differences[name] for name in names if name in drawn.differences})
     own = overrides_beyond(base.overrides, change.overrides)
     return WhatIf(first.results, second.results, own, table, why, draws, drawn.shared, drawn.apart, repeats)
-
-
-def repeatable(spec: ExperimentSpec) -> bool:
-    """Whether it is known what to draw when a run is repeated."""
-    return spec.training is None and spec.pools is None
 
 
 def overrides_beyond(base: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:
