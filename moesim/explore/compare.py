@@ -56,7 +56,7 @@ def compare(
     if by not in table.columns:
         near = did_you_mean(by, [name for name in table.columns if name != "point"])
         raise MoesimError(f"there is no axis {by!r} to compare", fix=near or "name one of the study's axes")
-    best = _best(table, by, objective, constraints)
+    best = _best(table if repeated(table) else _runs(table), by, objective, constraints)
     groups = list(best.columns)
     signed = best * objective.sign
     own, drawn = signed.loc[0], signed.drop(index=0) if len(signed) > 1 else signed
@@ -77,6 +77,17 @@ def compare(
         )
         for name in order
     ]
+
+
+def repeated(table: pd.DataFrame) -> bool:
+    """Whether every point that could run was repeated; else points compare by the runs themselves alone."""
+    if "repeat" not in table.columns:
+        return False
+    return bool((table[table["status"] == "ok"].groupby("point").size() > 1).all())
+
+
+def _runs(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["repeat"] == 0] if "repeat" in table.columns else table
 
 
 def _meets(table: pd.DataFrame, objective: Objective, constraints: Sequence[Constraint]) -> pd.DataFrame:
@@ -111,7 +122,7 @@ def _point(
 ) -> int | None:
     import numpy as np
 
-    own = table[table["repeat"] == 0] if "repeat" in table.columns else table
+    own = _runs(table)
     kept = _meets(own[own[by] == name], objective, constraints)
     if kept.empty or kept[objective.metric].isna().all():
         return None

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moesim.explore.compare import Contender, compare
+from moesim.explore.compare import Contender, compare, repeated
 from moesim.explore.metrics import constraint, objective
 from moesim.explore.sweep import Swept
 from moesim.explore.table import frame, shown
@@ -33,6 +33,8 @@ def print_sweep(study: Study, swept: Swept, points: pa.Table, folder: Path) -> N
     reasons = Counter(outcome.reason for outcome in swept.outcomes.values() if outcome.reason)
     for text, count in reasons.most_common(_REASONS):
         console.print(f"  {count} x {text}", markup=False, soft_wrap=True)
+    if study.spec.repeats and any(len(each.rows) == 1 for each in swept.outcomes.values()):
+        console.print("points on two pools and training steps are not repeated")
     if states["ok"]:
         _print_best(console, study.spec, points, swept)
     elif swept.outcomes:
@@ -47,23 +49,25 @@ def _print_best(console: Console, spec: StudySpec, points: pa.Table, swept: Swep
         return
     wanted = objective(spec.compare.metric)
     limits = [constraint(text) for text in spec.constraints]
-    found = compare(frame(points), spec.compare.by, wanted, limits)
+    rows = frame(points)
+    found = compare(rows, spec.compare.by, wanted, limits)
     console.print(f"{wanted.goal} {wanted.metric} by {spec.compare.by}", markup=False)
     if limits:
         console.print(f"where {' and '.join(each.text for each in limits)}", markup=False)
+    intervals = repeated(rows)
     for each in found:
-        console.print(f"  {line(each, spec.repeats > 0)}", markup=False, soft_wrap=True)
+        console.print(f"  {line(each, intervals)}", markup=False, soft_wrap=True)
         if each.point is not None:
             others = {k: v for k, v in swept.points[each.point].items() if k != spec.compare.by}
             if others:
                 console.print("    " + ", ".join(f"{k}={shown(v)}" for k, v in others.items()), markup=False)
 
 
-def line(each: Contender, repeated: bool) -> str:
+def line(each: Contender, intervals: bool) -> str:
     """A contender in words."""
     if each.point is None:
         return f"{each.name}: no point meets the constraints"
-    if not repeated:
+    if not intervals:
         return f"{each.name}: {each.value:.4g}, {each.ratio:.3g} times the best"
     return (
         f"{each.name}: {each.value:.4g} [{each.low:.4g}, {each.high:.4g}], "

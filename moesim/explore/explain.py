@@ -21,14 +21,14 @@ from moesim.explore.knobs import Knob, knobs
 from moesim.explore.ladder import ladder
 from moesim.explore.made import Made, made
 from moesim.explore.pool import Job, Metrics, all_measured
-from moesim.explore.whatif import interval, repeatable
+from moesim.explore.whatif import interval
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_whole
 from moesim.running import worthwhile
 from moesim.serving.scales import Scales
 from moesim.spec.errors import MoesimError
 from moesim.spec.loading import LoadedExperiment
-from moesim.uncertainty.repeats import MOST_REPEATS, factors, seeds
+from moesim.uncertainty.repeats import MOST_REPEATS, factors, repeatable, seeds
 from moesim.uncertainty.sources import error_sources, varied
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def explain(
     begin = time.perf_counter()
     base = made(experiment)
     names = chosen(metrics, base.metrics) if metrics else [name for name in METRICS if name in base.metrics]
-    known = knobs(base.spec, base.deployment)
+    known = knobs(base.spec, base.deployments)
     runs = (2 * len(known)) * (1 + repeats)
     workers = worthwhile((time.perf_counter() - begin) * runs, workers)
     report = _Report(progress, runs)
@@ -154,7 +154,7 @@ def _nominal(base: Made) -> Job:
 
 def _drawn(base: Made, repeats: int) -> list[Job]:
     """The experiment with drawn errors and seeds, as `moesim run --uncertainty` repeats it."""
-    if not repeats or base.deployment is None:
+    if not repeats:
         return []
     spec, sources = base.spec, error_sources(base.spec, base.deployment)
     drawn, numbers = factors(spec.seed, sources, repeats), seeds(spec.seed, repeats)

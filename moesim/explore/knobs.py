@@ -8,7 +8,7 @@ its datasheet's rates, so that they follow these rates like the kernels of a dev
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -55,11 +55,10 @@ class Knob:
     apply: Callable[[ExperimentSpec, Scales, float], tuple[ExperimentSpec, Scales, float]]
 
 
-def knobs(spec: ExperimentSpec, deployment: Deployment | None) -> list[Knob]:
+def knobs(spec: ExperimentSpec, deployments: Sequence[Deployment]) -> list[Knob]:
     """Every knob of an experiment that has been run, in the order of its parts. A number that is 0 cannot be turned.
     Those of kernels and libraries are known where it has been deployed."""
-    given = [*_devices(spec), *_fabrics(spec), *_machine(spec), *_engine(spec)]
-    return given if deployment is None else [*given, *_measured(spec, deployment)]
+    return [*_devices(spec), *_fabrics(spec), *_machine(spec), *_engine(spec), *_measured(spec, deployments)]
 
 
 def _devices(spec: ExperimentSpec) -> Iterator[Knob]:
@@ -107,16 +106,18 @@ def _engine(spec: ExperimentSpec) -> Iterator[Knob]:
             yield _knob(spec, ("requests", key), f"load: {key}", "load")
 
 
-def _measured(spec: ExperimentSpec, deployment: Deployment) -> Iterator[Knob]:
-    """Times of kernels and collectives as a whole, and what of them does not depend on sizes."""
+def _measured(spec: ExperimentSpec, deployments: Sequence[Deployment]) -> Iterator[Knob]:
+    """Times of kernels and collectives as a whole, and what of them does not depend on sizes; what several pools have
+    in common once."""
     devices: dict[str, None] = {}
-    for device, kernel in deployment.kernels.priced():
+    for device, kernel in dict.fromkeys(pair for each in deployments for pair in each.kernels.priced()):
         devices.setdefault(device)
         yield _scale(f"kernels.{device}.{kernel}", f"{device} {kernel.replace('_', ' ')} time", "kernels",
                      "kernels", (device, kernel))  # fmt: skip
     for device in devices:
         yield _scale(f"launches.{device}", f"{device} kernel launches", "launches", "launches", device)
-    drawn = [source.name for source in error_sources(spec, deployment) if source.what == "collectives"]
+    sources = [source for each in deployments for source in error_sources(spec, each)]
+    drawn = dict.fromkeys(source.name for source in sources if source.what == "collectives")
     for name in drawn:
         label = f"{name.replace('_', '-')} time"
         yield _scale(f"collectives.{name}", label, "collectives", "collectives", name)

@@ -16,15 +16,21 @@ from moesim.training.outcome import simulate_training
 
 
 class Made(NamedTuple):
-    """deployment: None of a training step, which is not repeated with drawn errors."""
+    """deployments: one, or that of each pool; none of a training step."""
 
     experiment: LoadedExperiment
     results: Results
-    deployment: Deployment | None
+    deployments: tuple[Deployment, ...]
 
     @property
     def spec(self) -> ExperimentSpec:
         return self.experiment.spec
+
+    @property
+    def deployment(self) -> Deployment:
+        """The only one, of a run that can be repeated with drawn errors."""
+        (deployment,) = self.deployments
+        return deployment
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -45,9 +51,9 @@ def made(experiment: LoadedExperiment) -> Made:
     with experiment.placing():
         if spec.training is not None:
             trained = simulate_training(spec)
-            return Made(experiment, from_training(trained, experiment.document, about), None)
+            return Made(experiment, from_training(trained, experiment.document, about), ())
         simulation = Simulation(spec)
         record = simulation.run()
     if record.partial:
         raise KeyboardInterrupt
-    return Made(experiment, from_record(record, experiment.document, about, spec.slo), simulation.deployment)
+    return Made(experiment, from_record(record, experiment.document, about, spec.slo), simulation.deployments)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
+from moesim.hardware.machine import assemble
+from moesim.report.names import more_is_better
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.library import did_you_mean
@@ -25,7 +27,6 @@ SHORT = {
     "power": "machine.power",
     "area": "machine.area",
 }
-_MORE_IS_BETTER = ("throughput.", "goodput.", "utilisation.", "requests.finished", "requests.prefix_hit")
 _DEPENDS_ON_THE_LOAD = re.compile(r"goodput\.(attainment\.(ttft|tpot|e2e)|classes\..+)")
 _UNITS = ("second", "watt", "byte", "joule", "dollar", "1/second", "meter**2")
 _OPERATORS = {"<=": float.__le__, ">=": float.__ge__, "<": float.__lt__, ">": float.__gt__}
@@ -63,23 +64,19 @@ class Constraint(NamedTuple):
 
 
 def machine_metrics(spec: ExperimentSpec) -> dict[str, float]:
-    """Of the machine, whatever it runs: devices, the sum of their power limits (watts), their silicon (square metres),
-    its price (dollars per second). NaN where a descriptor does not give the number."""
-    machine, library = spec.machine, spec.library.devices
-    parts = [(library[name], count * machine.nodes) for name, count in machine.devices.items()]
-    power = sum(count * (device.power.tdp or math.nan) for device, count in parts)
-    prices = sum(count * (device.price or math.nan) for device, count in parts)
+    """Of the machine, or of both where each pool has its own, whatever it runs: devices, the sum of their power limits
+    (watts), their silicon (square metres), their price (dollars per second). NaN where a descriptor does not give the
+    number."""
+    systems = [spec.machine]
+    if spec.pools is not None and not spec.pools.shares_machine:
+        systems = [spec.pool("prefill").machine, spec.pool("decode").machine]
+    machines = [assemble(system, spec.library) for system in systems]
     return {
-        "machine.devices": float(sum(count for _, count in parts)),
-        "machine.power": power + machine.nodes * machine.chassis_power,
-        "machine.area": sum(count * _area(device.notes.get("area")) for device, count in parts),
-        "machine.price": machine.nodes * machine.price if machine.price is not None else prices,
+        "machine.devices": float(sum(len(each.devices) for each in machines)),
+        "machine.power": sum(each.power for each in machines),
+        "machine.area": sum(each.area for each in machines),
+        "machine.price": sum(each.price for each in machines),
     }
-
-
-def _area(note: str | None) -> float:
-    found = re.match(r"([\d.]+) *mm2", note or "")
-    return float(found[1]) * 1e-6 if found else math.nan
 
 
 @lru_cache(maxsize=1)
@@ -120,7 +117,7 @@ def objective(text: str) -> Objective:
     goal = next((each for each in goals if words[:1] == [each]), None)
     name = metric(" ".join(words[1:] if goal else words))
     if goal is None:
-        goal = "maximise" if name.startswith(_MORE_IS_BETTER) else "minimise"
+        goal = "maximise" if more_is_better(name) else "minimise"
     return Objective(name, goal)
 
 

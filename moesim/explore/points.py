@@ -63,6 +63,7 @@ def _rows(spec: ExperimentSpec, repeats: int) -> Iterator[dict[str, float]]:
     from moesim.results.training import training_summary
     from moesim.serving.simulate import Simulation
     from moesim.training.outcome import simulate_training
+    from moesim.uncertainty.repeats import repeat, repeatable
 
     if spec.training is not None:
         yield numbers(training_summary(simulate_training(spec))) | machine_metrics(spec)
@@ -73,9 +74,7 @@ def _rows(spec: ExperimentSpec, repeats: int) -> Iterator[dict[str, float]]:
         raise KeyboardInterrupt
     machine = machine_metrics(spec)
     yield numbers(summarise(record, spec.slo)) | machine
-    if repeats:
-        from moesim.uncertainty import repeat
-
+    if repeats and repeatable(spec):
         found = repeat(spec, simulation.deployment, repeats)
         if found.stopped:
             raise KeyboardInterrupt

@@ -10,7 +10,6 @@ import numpy as np
 
 from moesim.explore.alike import AlikeCommunication, SteadyPricer, SteadyRouting
 from moesim.explore.layouts import Degrees
-from moesim.explore.metrics import machine_metrics
 from moesim.hardware.machine import Machine, assemble
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.processors import make_mapping
@@ -65,7 +64,7 @@ class Bench:
         streams = np.random.SeedSequence(spec.seed).spawn(2)
         self._routing = expert_routing(spec, streams[0])
         #: Per second, of the machine; NaN where no price is known.
-        self._dollars = machine_metrics(spec)["machine.price"]
+        self._dollars = self.machine.price
         self._known: dict[tuple[int, bool, bool], list[StageProgram]] = {}
         self._steady: Callable[..., SteadyRouting] = SteadyRouting.maker(self._routing, streams[1])
 

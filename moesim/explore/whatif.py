@@ -19,10 +19,9 @@ from moesim.explore.metrics import machine_metrics
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_contents, write_whole
 from moesim.running import worthwhile
-from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.loading import LoadedExperiment
 from moesim.uncertainty.intervals import ENDS, LEVEL
-from moesim.uncertainty.repeats import check_repeats, repeat
+from moesim.uncertainty.repeats import check_repeats, repeat, repeatable
 from moesim.uncertainty.sources import error_sources
 
 if TYPE_CHECKING:
@@ -134,11 +133,6 @@ def whatif(
     return WhatIf(first.results, second.results, own, table, why, draws, drawn.shared, drawn.apart, repeats)
 
 
-def repeatable(spec: ExperimentSpec) -> bool:
-    """Whether it is known what to draw when a run is repeated."""
-    return spec.training is None and spec.pools is None
-
-
 def overrides_beyond(base: Sequence[str], change: Sequence[str]) -> tuple[str, ...]:
     """What a change sets that its base does not."""
     begins = tuple(change[: len(base)]) == tuple(base)
@@ -155,8 +149,6 @@ class _Drawn(NamedTuple):
 
 def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Progress | None) -> _Drawn:
     """The repeats of both that finished, in pairs."""
-    assert base.deployment is not None
-    assert change.deployment is not None
     apart = apart_sources(base, change)
 
     def report(before: int) -> Progress | None:
@@ -187,8 +179,6 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
 def apart_sources(base: Made, change: Made) -> frozenset[str]:
     """Labels of the change's sources of error that are not the base's, although some are called alike: terms measured
     on another device or in another stack, overheads of another engine."""
-    assert base.deployment is not None
-    assert change.deployment is not None
     known = {source.label: source.origin for source in error_sources(base.spec, base.deployment)}
     other_engine = base.spec.engine.name != change.spec.engine.name
     return frozenset(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -71,11 +72,27 @@ class Machine:
 
     @property
     def price(self) -> float:
-        """Dollars per second, of the system or of its devices; NaN where a device's price is unknown."""
+        """Dollars per second, of the system or of its parts; NaN where a device's price is unknown."""
         if self.spec.price is not None:
             return self.spec.price * self.spec.nodes
-        prices = [device.spec.price for device in self.devices]
-        return float("nan") if None in prices else float(sum(price or 0.0 for price in prices))
+        return self._sum(lambda device: device.spec.price)
+
+    @property
+    def power(self) -> float:
+        """Watts that devices, hosts and storage may draw at most, and the chassis; NaN where a device's TDP is
+        unknown."""
+        return self._sum(lambda device: device.tdp) + self.spec.chassis_power * self.spec.nodes
+
+    @property
+    def area(self) -> float:
+        """Square metres of silicon; NaN where a device's is unknown."""
+        return self._sum(_area)
+
+    def _sum(self, amount: Callable[[Device], float | None]) -> float:
+        """Over all parts. A device whose amount is unknown makes it NaN; a host or drive counts to the chassis then."""
+        amounts = [amount(device) for device in self.devices]
+        others = sum(amount(device) or 0.0 for device in (*self.hosts, *self.storage))
+        return float("nan") if None in amounts else float(sum(each or 0.0 for each in amounts)) + others
 
     @property
     def standing_power(self) -> float:
@@ -156,6 +173,12 @@ def port_rate(system: SystemSpec, device: DeviceSpec, fabric: FabricSpec, scope:
     if nic is not None:
         rate = min(nic, device.links.get("pcie", nic))
     return None if rate is None else fabric.port_rate(rate, sum(system.devices.values()))
+
+
+def _area(device: Device) -> float | None:
+    """Square metres, from the datasheet's note in square millimetres."""
+    found = re.match(r"([\d.]+) *mm2", device.spec.notes.get("area", ""))
+    return float(found[1]) * 1e-6 if found else None
 
 
 def _place(counts: Mapping[str, int], specs: Mapping[str, DeviceSpec], nodes: int) -> Iterator[Device]:

@@ -35,8 +35,12 @@ _KNOWN = {
     "experts.rank_imbalance": ("rank imbalance", "×"),
 }
 
-#: More of these is better; of everything else, less.
-_MORE = ("throughput", "goodput", "utilisation")
+#: More of these metrics, and of those whose names begin so, is better; of everything else, less.
+_MORE = frozenset((
+    "throughput", "goodput", "utilisation", "requests.finished", "requests.prefix_hit_tokens",
+    "requests.prefix_hit_rate", "experts.hit_rate", "experts.fetched_ahead", "network.hidden",
+    "training.tokens_per_second",
+))  # fmt: skip
 
 
 def label(metric: str) -> str:
@@ -61,7 +65,8 @@ def unit(metric: str) -> str:
 
 
 def more_is_better(metric: str) -> bool:
-    return metric.partition(".")[0] in _MORE
+    """Which way a metric of a summary, or of the machine, gets better, where nobody says it."""
+    return metric in _MORE or metric.partition(".")[0] in _MORE or metric.endswith(".busy")
 
 
 def shown(metric: str, value: float | None) -> str:

@@ -81,6 +81,11 @@ class Simulation:
         """Of the replicas that see a request first."""
         return self._run.service.entry
 
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Of all replicas: one, or that of each pool."""
+        return tuple(self._run.service.deployments)
+
     def run(self, progress: Progress | None = None) -> RunRecord:
         """As `simulate`; a simulation runs once."""
         spec, requests, run = self._spec, self._requests, self._run

@@ -126,7 +126,8 @@ class StudySpec(Schema):
     zip: tuple[dict[str, Axis], ...] = ()
     conditional: tuple[ConditionalSpec, ...] = ()
     sample: SampleSpec | None = None
-    #: Repeats of every point with drawn errors, overheads and seeds (`moesim.uncertainty`); 0: none.
+    #: Repeats of every point with drawn errors, overheads and seeds (`moesim.uncertainty`); 0: none. Training steps and
+    #: points on two pools are not repeated.
     repeats: int = Field(default=0, ge=0, le=10_000)
     #: Metrics (or latency, throughput, cost, energy, power, area), with `maximise` or `minimise` where it is not plain.
     objectives: tuple[str, ...] = ()
@@ -135,6 +136,12 @@ class StudySpec(Schema):
     search: SearchSpec = SearchSpec()
     compare: CompareSpec | None = None
     figure: FigureSpec | None = None
+
+    @model_validator(mode="after")
+    def _intervals_need_two(self) -> StudySpec:
+        if self.repeats == 1:
+            raise ValueError("repeats: 1 gives no interval; ask for 2 or more, or for none")
+        return self
 
 
 class Study:

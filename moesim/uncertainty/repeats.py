@@ -57,6 +57,11 @@ class Repeats:
         return len(self.number) < self.asked
 
 
+def repeatable(spec: ExperimentSpec) -> bool:
+    """Whether it is known what to draw when a run is repeated: not of a training step, nor of two pools."""
+    return spec.training is None and spec.pools is None
+
+
 def check_repeats(repeats: int, spec: ExperimentSpec) -> None:
     """Raises MoesimError where so many repeats give no interval, or take for ever, or nobody knows what to draw."""
     if spec.pools is not None:

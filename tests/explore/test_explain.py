@@ -14,6 +14,7 @@ import moesim
 from moesim.explore.explain import STEP, explain
 from moesim.explore.knobs import knobs, value_at, with_value
 from moesim.explore.made import made
+from moesim.explore.pool import Job, measured
 from moesim.serving.scales import NOMINAL
 from moesim.serving.simulate import Simulation
 from moesim.spec.errors import MoesimError
@@ -87,7 +88,7 @@ def test_measured_kernels_follow_the_rates_of_their_device():
     waves and rounds, which are times. Its terms stay those of the same device and stack."""
     base = moesim.load("quickstart", set=[*SMALL, "parallelism={dp: 1}", "machine.devices={h100-sxm: 1}"])
     run = made(base.loaded)
-    known = {knob.name: knob for knob in knobs(run.spec, run.deployment)}
+    known = {knob.name: knob for knob in knobs(run.spec, run.deployments)}
     spec, scales, root = run.spec, NOMINAL, "library.devices.h100-sxm"
     for name in (f"{root}.compute.bf16", f"{root}.memory.0.bandwidth"):
         spec, scales, _ = known[name].apply(spec, scales, 2.0)
@@ -129,7 +130,7 @@ def test_drawn_errors_make_an_interval_of_the_elasticity(tmp_path):
 
 def test_whole_numbers_stay_whole_and_shares_end_at_one():
     run = made(moesim.load("quickstart", set=[*SMALL, "engine.block_size=1"]).loaded)
-    known = {knob.name: knob for knob in knobs(run.spec, run.deployment)}
+    known = {knob.name: knob for knob in knobs(run.spec, run.deployments)}
     spec, _, factor = known["engine.block_size"].apply(run.spec, NOMINAL, 1.1)
     assert (spec.engine.block_size, factor) == (2, 2.0)
     spec, _, factor = known["engine.block_size"].apply(run.spec, NOMINAL, 1 / 1.1)
@@ -149,3 +150,17 @@ def test_a_value_deep_inside_is_replaced_and_nothing_else():
 def test_one_repeat_gives_no_interval():
     with pytest.raises(MoesimError, match="1 repeats give no interval"):
         explain(moesim.load("quickstart").loaded, repeats=1)
+
+
+def test_kernels_of_the_decode_pool_are_turned_too(trial):
+    """Attention of the decode pool's device: slower, it makes TPOT longer and leaves the first token alone."""
+    trial["pools"] = {
+        name: {"machine": {"devices": {device: 2}, "fabric": "pcie4-host", "nic": "50 GB/s"}}
+        for name, device in (("prefill", "rtx4090"), ("decode", "l40s"))
+    } | {"transfer": {"fabric": "ib-ndr400"}}
+    run = made(moesim.load(trial).loaded)
+    known = {knob.name: knob for knob in knobs(run.spec, run.deployments)}
+    slower = known["kernels.l40s.attention_decode"].apply(run.spec, NOMINAL, 2.0)
+    found = measured(Job(*slower[:2]))
+    assert found["tpot.mean"] > run.metrics["tpot.mean"]
+    assert found["ttft.mean"] == run.metrics["ttft.mean"]

@@ -16,6 +16,8 @@ from moesim.explore import points as points_module
 from moesim.explore import sweep as sweep_module
 from moesim.explore.backends import local
 from moesim.explore.cache import Cache
+from moesim.explore.compare import compare, repeated
+from moesim.explore.metrics import objective
 from moesim.explore.points import Job, Outcome
 from moesim.explore.python import sweep
 from moesim.explore.sweep import Resources, Swept, sweep_points
@@ -183,6 +185,24 @@ def test_repeats_are_rows_of_the_same_point(trial: dict[str, Any]) -> None:
     found = sweep({"experiment": trial, "axes": {"seed": [0, 1]}}, repeats=3, workers=1)
     assert found["repeat"].tolist() == [0, 1, 2, 3] * 2
     assert found.groupby("point")["tpot.p50"].nunique().tolist() == [4, 4]
+
+
+def test_points_that_nobody_can_repeat_keep_their_run(trial: dict[str, Any]) -> None:
+    """Two pools, and one for all: the run of the first, the run and repeats of the second; compared by their runs."""
+    both = {"seed": [0, 1], "pools": [{"prefill": {}, "decode": {}}, None]}
+    found = sweep({"experiment": trial, "zip": [both], "repeats": 2}, workers=1)
+    assert found["status"].tolist() == ["ok"] * 4
+    assert found[["point", "repeat"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 1], [1, 2]]
+    assert not repeated(found)
+    best, other = compare(found, "seed", objective("tpot.mean"))
+    own = found[found["repeat"] == 0]["tpot.mean"]
+    assert [best.value, other.value] == sorted(own.tolist())
+    assert (best.wins, other.wins) == (1.0, 0.0)
+
+
+def test_one_repeat_gives_no_interval(trial: dict[str, Any]) -> None:
+    with pytest.raises(MoesimError, match="repeats: 1 gives no interval"):
+        study(trial, repeats=1)
 
 
 def test_a_broken_point_does_not_take_the_others_with_it(
