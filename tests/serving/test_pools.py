@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from ruler import DENSE, FABRIC, MOE, device, steps, times
 
 from moesim.results.metrics import summarise
-from moesim.serving.simulate import simulate
+from moesim.serving.simulate import Simulation, simulate
 from moesim.spec.errors import MoesimError
 
 SLOW = {**FABRIC, "bandwidth": "960 B/s"}
@@ -218,6 +218,16 @@ def test_each_pool_has_its_engine(on_pools):
     record = on_pools([(0, 10, 3)] * 3, decode={"engine": {"max_sequences": 2}}, fabric=FABRIC)
     assert times(record, "first_token") == [1, 1, 1]
     assert times(record, "finish") == [3, 3, 5]
+
+
+def test_both_pools_serve_one_model(ruler_path, tmp_path):
+    """Its experts are as popular in one pool as in the other; what steps draw differs, as their replicas do."""
+    tree = pooled(ruler.write_trace(tmp_path / "trace.csv", [(0, 10, 3)]), model=MOE, routing={"zipf": 1.0})
+    prefill, decode = Simulation(ruler.spec_of(tree))._run.service.deployments
+    np.testing.assert_array_equal(prefill.routing.popularity, decode.routing.popularity)
+    assert np.ptp(prefill.routing.popularity) > 0
+    keys = [deployment.replicas[0].pricer.routed.key for deployment in (prefill, decode)]
+    assert keys[0] != keys[1]
 
 
 def test_drafts_in_the_decode_pool(on_pools):

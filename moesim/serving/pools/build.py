@@ -40,8 +40,9 @@ def deploy_pools(
     prefill = _deploy(spec, handover.sides[0], requests, clock, streams, on_finish, scales, first)
     taken = spec.pool("prefill").parallelism.devices if spec.pools.shares_machine else 0
     second = Place(machines[1], taken, len(prefill.replicas), handover.sides[1])
-    others = {name: stream.spawn(1)[0] for name, stream in streams.items()}
-    decode = _deploy(spec, handover.sides[1], requests, clock, others, handover.finish, scales, second)
+    # The same streams: both pools serve one model, whose experts are as popular here as there. What a step draws
+    # depends on its replica's number as well.
+    decode = _deploy(spec, handover.sides[1], requests, clock, streams, handover.finish, scales, second)
     handover.join(prefill, decode, pool_network(spec, *machines))
     return prefill, decode, handover
 
