@@ -13,7 +13,7 @@ from moesim.kernels.base import Calls
 from moesim.spec.base import DTYPE_BYTES
 from moesim.step.graph import COMPUTE, COPY, PEER, FloatArray, IntArray, StepGraph
 from moesim.step.sharding import base_dtype
-from moesim.training.memory import optimizer_bytes, part_sizes
+from moesim.training.memory import part_sizes, update_bytes
 from moesim.training.order import Placed, before, sequence
 from moesim.training.passes import Passes
 from moesim.training.pieces import Kernel, Move, Piece, stretch
@@ -326,7 +326,8 @@ class _Compiler:
 
 def _optimizer(plan: TrainingPlan, parts: list[int], lanes: IntArray) -> Kernel:
     """Adam reads gradient, master weight and moments, and writes the latter and the weight: about 12 FLOP and, with
-    fp32 states, 30 bytes per parameter; of a sharded optimizer, each rank its part."""
+    fp32 gradients, 30 bytes per parameter of two bytes (28 of one in fp32, which is its own master); of a sharded
+    optimizer, each rank its part."""
     numbers, traffic = np.zeros(len(plan.machine.devices)), np.zeros(len(plan.machine.devices))
     layout, sharded = plan.layout, plan.training.sharded_optimizer
     gradient, sizes = DTYPE_BYTES[plan.training.gradients], part_sizes(plan)
@@ -339,7 +340,7 @@ def _optimizer(plan: TrainingPlan, parts: list[int], lanes: IntArray) -> Kernel:
             share = number / (ranks if sharded else 1)
             each = held / number if number else 0.0
             numbers[at] += share
-            traffic[at] += share * (gradient + 2 * optimizer_bytes(plan, each) + each)
+            traffic[at] += share * (gradient + update_bytes(plan, each))
     flops: FloatArray = 12.0 * numbers[lanes]
     calls = Calls("elementwise", "fp32", flops, np.zeros(len(lanes)), traffic[lanes])
     return priced(plan, calls, plan.near[int(lanes[0])])

@@ -29,7 +29,8 @@ class PartSize:
     dense, experts: parameters, and bytes of their weights. read: of the dense ones, bytes that a pass reads as a whole
     (not a table of embeddings, in which it looks up rows); resident: bytes of those that it holds as a whole (the head
     is read tile by tile). saved: activations kept per token of a dense lane, and per (token, expert) pair of an expert
-    lane; layer_saved: those of the largest layer, where layers are recomputed.
+    lane. recomputed: where layers are, what each kind of layer keeps besides its input while its backward pass runs,
+    per token and per pair.
     """
 
     dense: float
@@ -40,7 +41,7 @@ class PartSize:
     resident: float
     saved: float
     saved_pair: float
-    layer_saved: float
+    recomputed: tuple[tuple[float, float], ...]
 
 
 def part_sizes(plan: TrainingPlan) -> list[PartSize]:
@@ -55,14 +56,16 @@ def _part_size(plan: TrainingPlan, part: int) -> PartSize:
     shards = layout.expert_ranks * layout.expert_tp
     sizes = {"dense": [0.0, 0.0], "experts": [0.0, 0.0]}
     by_layer: dict[int, float] = {}
-    pairs = read = resident = 0.0
+    pairs: dict[int, float] = {}
+    read = resident = 0.0
     for operator, layer in operators:
         elements = weight_elements(operator, model, layout.tp, shards)
         entry = sizes["experts" if operator.kind == "experts" else "dense"]
         entry[0] += elements
         entry[1] += elements * DTYPE_BYTES[weight_dtype(operator, dtype)]
         if operator.kind == "experts":
-            pairs += (operator.inputs + operator.intermediate / layout.expert_tp) * DTYPE_BYTES[base_dtype(dtype)]
+            width = operator.inputs + operator.intermediate / layout.expert_tp
+            pairs[layer] = pairs.get(layer, 0.0) + width * DTYPE_BYTES[base_dtype(dtype)]
         else:
             by_layer[layer] = by_layer.get(layer, 0.0) + saved_bytes(plan, operator)
             held = elements * DTYPE_BYTES[weight_dtype(operator, dtype)]
@@ -71,11 +74,11 @@ def _part_size(plan: TrainingPlan, part: int) -> PartSize:
     inputs = model.hidden * DTYPE_BYTES[base_dtype(dtype)]
     full = plan.training.recompute == "full"
     kept = {layer: inputs if full and layer >= 0 else size for layer, size in by_layer.items()}
-    layers = [size for layer, size in by_layer.items() if layer >= 0]
+    again = {(size - inputs, pairs.get(layer, 0.0)) for layer, size in by_layer.items() if layer >= 0}
     return PartSize(
         dense=sizes["dense"][0], dense_bytes=sizes["dense"][1], experts=sizes["experts"][0],
         expert_bytes=sizes["experts"][1], read=read, resident=resident, saved=sum(kept.values()),
-        saved_pair=0.0 if full else pairs, layer_saved=max(layers, default=0.0) if full else 0.0,
+        saved_pair=0.0 if full else sum(pairs.values()), recomputed=tuple(sorted(again)) if full else (),
     )  # fmt: skip
 
 
@@ -120,6 +123,12 @@ def optimizer_bytes(plan: TrainingPlan, weight_bytes: float) -> float:
     return MOMENTS[plan.training.optimizer] + (MASTER if weight_bytes < MASTER else 0.0)
 
 
+def update_bytes(plan: TrainingPlan, weight_bytes: float) -> float:
+    """Bytes per parameter, beside its gradient, that the optimizer reads and writes: its states twice; the weight once
+    where it is written from a master copy, twice where it is its own."""
+    return 2 * optimizer_bytes(plan, weight_bytes) + weight_bytes * (1 if weight_bytes < MASTER else 2)
+
+
 def footprint(plan: TrainingPlan, pairs: FloatArray) -> TrainingFootprint:
     """What every device holds at the fullest moment of the step.
 
@@ -128,6 +137,7 @@ def footprint(plan: TrainingPlan, pairs: FloatArray) -> TrainingFootprint:
     """
     layout, training, lanes = plan.layout, plan.training, len(plan.machine.devices)
     columns = {name: np.zeros(lanes) for name in ("weights", "gradients", "optimizer", "activations")}
+    recomputed = np.zeros(lanes)  # of the one layer that is in its backward pass
     flights = [in_flight(tasks) for tasks in plan.order]
     gradient = DTYPE_BYTES[training.gradients]
     for part, size in enumerate(part_sizes(plan)):
@@ -146,7 +156,12 @@ def footprint(plan: TrainingPlan, pairs: FloatArray) -> TrainingFootprint:
             columns["optimizer"][at] += states / (ranks if training.sharded_optimizer else 1)
         columns["activations"][dense] += alive * plan.tokens * size.saved
         columns["activations"][experts] += alive * pairs[part, experts] * size.saved_pair
-        columns["activations"][dense] = np.maximum(columns["activations"][dense], plan.tokens * size.layer_saved)
+        for token, pair in size.recomputed:
+            layer = np.zeros(lanes)
+            layer[dense] = plan.tokens * token
+            layer[experts] += pairs[part, experts] * pair
+            recomputed = np.maximum(recomputed, layer)
+    columns["activations"] += recomputed
     used: IntArray = np.concatenate([layout.all_lanes(stage) for stage in range(layout.stages)])
     workspace = np.zeros(lanes)
     workspace[used] = [workspace_bytes(plan.machine.devices[lane], len(used)) for lane in used]

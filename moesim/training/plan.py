@@ -14,7 +14,7 @@ from moesim.hardware.machine import Device, Machine, assemble
 from moesim.kernels.base import Calls
 from moesim.kernels.calibrated import CalibratedKernels
 from moesim.model.operators import Operator
-from moesim.placement import Situation, Slots, make_placement, place
+from moesim.placement import Relief, Situation, Slots, make_placement, place
 from moesim.routing import make_routing
 from moesim.routing.base import RoutingSource
 from moesim.routing.clustered import coactivation
@@ -121,9 +121,25 @@ def make_plan(spec: ExperimentSpec) -> TrainingPlan:
 
 
 def _check_alone(spec: ExperimentSpec) -> None:
+    """Raises MoesimError where the experiment says something that only serving runs do."""
     if spec.fabric != "bound":
         raise MoesimError(
             f"a training step is not simulated with fabric: {spec.fabric}", key="fabric", fix="leave fabric out"
+        )
+    engine = spec.engine
+    serving = {
+        "overlap": engine.overlap is not None,
+        "micro_batches": engine.micro_batches > 1,
+        "speculation": engine.speculation is not None,
+    }
+    for name in (name for name, given in serving.items() if given):
+        fix = "give training.micro_batches instead" if name == "micro_batches" else f"remove {name}, or set it to null"
+        raise MoesimError(f"engine.{name} has no effect on a training step", key=f"engine.{name}", fix=fix)
+    if isinstance(make_placement(spec.placement.policy, spec.placement.options), Relief):
+        raise MoesimError(
+            f"placement {spec.placement.policy} moves tokens of serving steps and does not train",
+            key="placement",
+            fix="choose a placement that keeps tokens with their experts, such as contiguous",
         )
 
 

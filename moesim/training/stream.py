@@ -10,7 +10,7 @@ from moesim.spec.base import DTYPE_BYTES
 from moesim.spec.errors import MoesimError
 from moesim.spec.training import StreamSpec
 from moesim.step.graph import FloatArray, IntArray, picoseconds
-from moesim.training.memory import optimizer_bytes, part_sizes
+from moesim.training.memory import part_sizes, update_bytes
 from moesim.training.plan import TrainingPlan
 
 
@@ -55,14 +55,14 @@ class Stream:
 
     def update(self, part: int) -> list[Load]:
         """The optimizer's traffic: gradients are written, states and master weights read and written, weights
-        written; each at the rate of its direction."""
+        written (read too where they are their own masters); each at the rate of its direction."""
         dense, experts = self._lanes(part)
         size, training = self.sizes[part], self.plan.training
         gradient = DTYPE_BYTES[training.gradients]
         loads = []
         for lanes, number, held in ((dense, size.dense, size.dense_bytes), (experts, size.experts, size.expert_bytes)):
-            states = number * optimizer_bytes(self.plan, held / number if number else 0.0)
-            loads.append(self._load(lanes, 2 * states + number * gradient + held, write=True))
+            each = update_bytes(self.plan, held / number if number else 0.0)
+            loads.append(self._load(lanes, number * (gradient + each), write=True))
         return loads
 
     def _lanes(self, part: int) -> tuple[IntArray, IntArray]:
@@ -118,5 +118,3 @@ def sharers(plan: TrainingPlan, tier: str) -> IntArray:
         parts = next((each.shared_by for each in device.tiers if each.tier == tier), 1)
         label[lane] = known.setdefault((*kind, number // parts), len(known))
     return label
-
-

@@ -176,6 +176,48 @@ def test_memory_by_hand() -> None:
     assert summary["training"]["tokens_per_second"] == pytest.approx(8 * 128 / summary["duration"])
 
 
+ONE_DEVICE: dict[str, Any] = {"machine": {"devices": {"h100-sxm": 1}}, "parallelism": {}}
+
+
+@pytest.mark.parametrize(
+    ("model", "layers", "after", "layer"),
+    [
+        # Both norms, QKV, rotation of queries and keys, attention's Q, K and V, output, up: 10 h; SwiGLU: 3 x 11,008.
+        (UNIFORM, 16, 2 * 4096 + 1, 10 * 4096 + 3 * 11008),
+        # Keys and values of 1,024; a router; two of the experts, whose input counts for each.
+        (
+            {"extends": "mixtral-8x7b", "name": "small", "layers": 2, "vocabulary": 1000, "routing_profile": None},
+            2,
+            2 * 4096 + 1000,
+            5 * 4096 + (4096 + 1024) + (4096 + 2048) + 2 * (4096 + 3 * 14336),
+        ),
+    ],
+)
+def test_recomputed_layers_by_hand(model: dict[str, Any], layers: int, after: int, layer: int) -> None:
+    """Of recomputed layers the inputs are kept, beside them all of the one layer whose backward pass runs."""
+    tree = document(model=model, **ONE_DEVICE, training={"micro_batches": 1})
+    kept, recomputed = (
+        training_columns(record(tree, f"training.recompute={how}"))["devices"]["activation_bytes"][0] / (2 * 8 * 128)
+        for how in ("none", "full")
+    )
+    assert kept == pytest.approx(layers * layer + after)
+    assert recomputed == pytest.approx(layers * 4096 + (layer - 4096) + after)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gradients", "size"), [("fp32", "fp32", 28), ("bf16", "fp32", 30), ("bf16", "bf16", 28)]
+)
+def test_optimizer_traffic_by_hand(dtype: str, gradients: str, size: int) -> None:
+    """Per parameter: a gradient read, Adam's moments read and written, and the weight of fp32 too; a narrower one is
+    written from its master copy, which is read and written."""
+    model = {**UNIFORM, "layers": 2}
+    tree = document(model=model, **ONE_DEVICE, dtype=dtype, training={"micro_batches": 1, "gradients": gradients})
+    pieces = step(tree).compiled.pieces.values()
+    traffic = next(piece.use[1] for piece in pieces if piece.name == "optimizer")
+    weights = parameters(load_experiment(tree).spec.model).total
+    assert traffic == pytest.approx([size * weights], rel=1e-3)
+
+
 def summarised(tree: dict[str, Any]) -> dict[str, Any]:
     found = record(tree)
     return training_summary(found, training_columns(found))
@@ -199,6 +241,16 @@ def test_schedules_differ_in_activations() -> None:
         ({"training": {"expert_devices": 4}}, "is dense and has no experts for 4 devices"),
         ({"training": {"stream": {"tier": "hbm"}}}, "has no tiers before 'hbm'"),
         ({"fabric": "flow"}, "not simulated with fabric: flow"),
+        ({"engine": {"name": "plain", "overlap": {"pieces": 2}}}, "engine.overlap has no effect on a training"),
+        (
+            {"engine": {"name": "plain", "micro_batches": 2}},
+            "engine.micro_batches has no effect.*training.micro_batches",
+        ),
+        (
+            {"engine": {"name": "plain", "speculation": {"tokens": 1, "acceptance": 0.8}}},
+            "engine.speculation has no effect on a training",
+        ),
+        ({"placement": "llep"}, "placement llep moves tokens of serving steps"),
         ({"requests": {"mix": "chat", "rate": "1/s", "count": 1}}, "two kinds of run; remove one"),
         ({"slo": {"ttft": "1 s"}}, "slo has no effect on a training step"),
         ({"training": {"stream": {"pieces": 3, "ahead": 1}}}, "raise ahead to 2 or more"),
