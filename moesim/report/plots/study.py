@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,8 @@ def study_lines(table: pd.DataFrame, x_label: str, metric: str, width: float = C
     known = table["x"].to_numpy(dtype=float)
     if len(known) and known.min() > 0 and known.max() / known.min() > 8:
         axes.set_xscale("log")
-        axes.set_xticks(sorted(set(known.tolist())), [f"{value:g}" for value in sorted(set(known.tolist()))])
+        values = sorted(set(known.tolist()))
+        axes.set_xticks(values, _apart(values))
         axes.minorticks_off()
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.set_ylim(bottom=0)
@@ -56,3 +58,14 @@ def study_bars(table: pd.DataFrame, metric: str, width: float = COLUMN["single"]
     axes.grid(False, axis="y")
     axes.xaxis.label.set_color(GREY)
     return figure
+
+
+def _apart(values: Sequence[float]) -> list[str]:
+    """Labels of rising values on a logarithmic axis, empty where one would run into the one before."""
+    labels, last = [], 0.0
+    room = (values[-1] / values[0]) ** 0.075
+    for value in values:
+        shown = value >= last * room
+        labels.append(f"{value:g}" if shown else "")
+        last = value if shown else last
+    return labels
