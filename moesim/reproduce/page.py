@@ -17,8 +17,8 @@ _HEAD = """\
 # Reproduced systems
 
 Published systems, built from descriptors, policies and experiments below `experiments/papers/`: what each paper claims
-beside what `moesim reproduce` finds. Only predictions count; what set a parameter is marked as fitted. A claim that is
-missed says why.
+beside what `moesim reproduce` finds. Only predictions count; what set a parameter is marked as fitted, what follows
+from the inputs alone as given. A claim that is missed says why.
 
 """
 
@@ -26,7 +26,8 @@ missed says why.
 def renew_page(shelf: Shelf, page: Path) -> None:
     """Write the page from the recorded tables of the library's systems."""
     sections = []
-    lines = ["| system | what it is | predictions met | fitted | reported |", "| --- | --- | --: | --: | --: |"]
+    heading = "| system | what it is | predictions met | fitted | given | reported |"
+    lines = [heading, "| --- | --- | --: | --: | --: | --: |"]
     for name in system_names():
         table = shelf.read(name)
         if not table.values:
@@ -34,7 +35,8 @@ def renew_page(shelf: Shelf, page: Path) -> None:
         system = load_claims(name)
         counted = tally(recalled(system.cases, table))
         met = f"{counted.met} of {counted.predictions}"
-        lines.append(f"| [{name}](#{name}) | {system.spec.title} | {met} | {counted.fitted} | {counted.reported} |")
+        others = f"{counted.fitted} | {counted.given} | {counted.reported}"
+        lines.append(f"| [{name}](#{name}) | {system.spec.title} | {met} | {others} |")
         about = f"{system.spec.title}: {system.spec.paper}.".replace("..", ".")
         outcomes = recalled(system.cases, table)
         text = section(name, f"{about} {system.spec.description}".strip(), outcomes, table)

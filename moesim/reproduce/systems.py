@@ -13,7 +13,7 @@ from moesim.spec.complaints import validate
 from moesim.spec.errors import MoesimError
 from moesim.spec.library import builtin_root, did_you_mean
 from moesim.spec.marked import Marked, read_yaml
-from moesim.validate.cases import Cases
+from moesim.validate.cases import Claimed
 from moesim.validate.kinds.experiments import Along
 from moesim.validate.suites import Ready, question, ready_cases
 
@@ -70,7 +70,7 @@ class Claims(Schema):
     paper: str
     description: str = ""
     free: dict[str, str] = {}
-    claims: Cases
+    claims: Claimed
     figures: Annotated[tuple[FigureSpec, ...], Field(min_length=1)]
 
 

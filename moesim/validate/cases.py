@@ -18,7 +18,12 @@ from moesim.spec.units import parse
 Basis = Literal["measured", "published", "closed form", "reference program"]
 
 #: `equal`: the error may not exceed the tolerance. `at least`, `at most`: a bound, to be kept but for the tolerance.
-Comparison = Literal["equal", "at least", "at most"]
+#: `above`, `below`: the same, but what is exactly at the bound does not keep it.
+Comparison = Literal["equal", "at least", "at most", "above", "below"]
+
+#: `predicted` counts. `fitted` set a parameter; `given` follows from the inputs alone (a rate that the paper gives, a
+#: closed form of what was chosen); neither counts.
+Status = Literal["predicted", "fitted", "given"]
 
 
 def _share(value: object) -> object:
@@ -45,8 +50,7 @@ class Case(Schema):
     they are not part of the project, and without them the recorded answer is shown. value: the known answer, with its
     unit, or [lowest, highest] of a range; left out where the kind finds it in the data or computes a closed form. unit:
     of the answer, where the kind has several ("second" of a metric). tolerance: the largest relative error, to the
-    nearest end of a range, or none where the error is only reported. Where an answer was `fitted`, its error does not
-    count.
+    nearest end of a range, or none where the error is only reported. status: whether it counts as a prediction.
     """
 
     name: str
@@ -59,11 +63,20 @@ class Case(Schema):
     unit: str | None = None
     compare: Comparison = "equal"
     tolerance: Annotated[Share | None, BeforeValidator(_share)]
-    status: Literal["predicted", "fitted"] = "predicted"
+    status: Status = "predicted"
     note: str = ""
 
 
-def _distinct(cases: tuple[Case, ...]) -> tuple[Case, ...]:
+class Claim(Case):
+    """A case of a published system: it must say what it is worth."""
+
+    status: Status
+
+
+CaseT = TypeVar("CaseT", bound=Case)
+
+
+def _distinct(cases: tuple[CaseT, ...]) -> tuple[CaseT, ...]:
     if not cases:
         raise ValueError("is empty, give at least one")
     names = [each.name for each in cases]
@@ -75,6 +88,7 @@ def _distinct(cases: tuple[Case, ...]) -> tuple[Case, ...]:
 
 #: At least one, each with a name of its own.
 Cases = Annotated[tuple[Case, ...], AfterValidator(_distinct)]
+Claimed = Annotated[tuple[Claim, ...], AfterValidator(_distinct)]
 
 
 class Suite(Schema):

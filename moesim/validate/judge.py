@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from moesim.spec.errors import MoesimError
 from moesim.validate.cases import Case, Setting
-from moesim.validate.recorded import Entry
+from moesim.validate.recorded import ROUNDING, Entry
 from moesim.validate.suites import Ready
 
 
@@ -35,7 +35,11 @@ class Outcome:
             return None
         if math.isnan(self.error):
             return False
-        error = {"equal": abs(self.error), "at least": -self.error, "at most": self.error}[self.case.compare]
+        if self.case.compare == "equal":
+            return abs(self.error) <= self.case.tolerance
+        error = -self.error if self.case.compare in ("at least", "above") else self.error
+        if self.case.compare in ("above", "below"):
+            return error < self.case.tolerance - ROUNDING
         return error <= self.case.tolerance
 
     @property
@@ -113,6 +117,7 @@ class Tally:
     predictions: int
     met: int
     fitted: int
+    given: int
     reported: int
     missing: int
     median: float
@@ -128,6 +133,7 @@ def tally(outcomes: Sequence[Outcome]) -> Tally:
         predictions=len(counted),
         met=sum(bool(each.meets) for each in counted),
         fitted=sum(each.case.status == "fitted" for each in outcomes),
+        given=sum(each.case.status == "given" for each in outcomes),
         reported=sum(each.case.status == "predicted" and each.case.tolerance is None for each in outcomes),
         missing=sum(each.error is None for each in outcomes),
         median=middle,

@@ -17,7 +17,7 @@ HEADINGS = ("case", "known", "simulated", "error", "tolerance", "status", "verdi
 def row(outcome: Outcome) -> tuple[str, ...]:
     """The cells of HEADINGS."""
     case = outcome.case
-    bound = {"equal": "", "at least": "≥ ", "at most": "≤ "}[case.compare]
+    bound = {"equal": "", "at least": "≥ ", "at most": "≤ ", "above": "> ", "below": "< "}[case.compare]
     return (
         case.name,
         bound + known(outcome),
@@ -75,7 +75,7 @@ def verdict(outcome: Outcome) -> str:
         return "no answer"
     if outcome.meets is None:
         return "reported"
-    if outcome.case.status == "fitted":
+    if outcome.case.status != "predicted":
         return "not counted"
     return "met" if outcome.meets else "MISSED"
 
@@ -89,6 +89,7 @@ def summary(name: str, counted: Tally) -> str:
         f"{number} {what}"
         for number, what in (
             (counted.fitted, "fitted and not counted"),
+            (counted.given, "given by the inputs and not counted"),
             (counted.reported, "reported only"),
             (counted.missing, "without an answer"),
         )

@@ -21,8 +21,9 @@ claims:
     basis: published
     value: [7.9e9, 8.1e9]
     tolerance: 0
+    status: predicted
   - {name: too many, kind: parameters, inputs: {model: llama-3.1-8b}, source: text, basis: published, value: 7e9,
-     tolerance: 1 %, note: the text rounds}
+     tolerance: 1 %, status: predicted, note: the text rounds}
 figures:
   - name: sizes
     title: Sizes

@@ -25,6 +25,7 @@ claims:
     basis: published
     value: 8030261248
     tolerance: 0
+    status: predicted
 figures:
   - name: sizes
     title: Sizes
@@ -51,12 +52,13 @@ def write(folder: Path, text: str = CLAIMS) -> str:
     [
         ("name: own", "name: owm", "1: name: 'owm' is not that of the folder"),
         ("kind: parameters\n    inputs", "kind: parameter\n    inputs", "6: there is no kind of case 'parameter'"),
-        ("kind: parameters\n        inputs", "kind: parameter\n        inputs", "20: there is no kind"),
+        ("kind: parameters\n        inputs", "kind: parameter\n        inputs", "21: there is no kind"),
         ("key: model,", "key: modl,", "unknown key 'modl'; did you mean 'model'?"),
         ("[8.0e9, null]", "[8.0e9]", "published gives 1 points, along.values 2"),
         ("values: [llama-3.1-8b, mixtral-8x7b]", "values: []", "published gives 2 points"),
         ("title: a system\n", "", "the key 'title' is missing"),
         ("name: sizes", "name: a/b", "figures.0.name"),
+        ("    status: predicted\n", "", "the key 'status' is missing"),
     ],
 )
 def test_a_mistake_is_cited(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -1,13 +1,17 @@
 """Answers of experiments: metrics, ratios, and series along an axis."""
 
+import itertools
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from moesim.spec.errors import MoesimError
 from moesim.validate.cases import Case, Found, Kind, Setting, known
 from moesim.validate.judge import judge
-from moesim.validate.kinds.experiments import STATISTICS, Along, Run, metric, ratio, series, value_of
+from moesim.validate.kinds import experiments
+from moesim.validate.kinds.experiments import STATISTICS, Along, Run, metric, quotient, ratio, series, value_of
 from moesim.validate.suites import Ready, kinds, load_suite
 
 SHORT = """\
@@ -51,6 +55,28 @@ def test_a_series_goes_along_an_axis_below_a_mapping(setting: Setting) -> None:
 )
 def test_statistics(statistic: str, answer: float) -> None:
     assert STATISTICS[statistic]([4.0, 9.0, 4.5, 2.5]) == answer
+
+
+@pytest.mark.parametrize("statistic", STATISTICS)
+@pytest.mark.parametrize("values", list(itertools.permutations([1.0, 2.0, math.nan])))
+def test_a_point_without_an_answer_leaves_none_along_the_axis(
+    monkeypatch: pytest.MonkeyPatch, statistic: Any, values: tuple[float, ...]
+) -> None:
+    monkeypatch.setattr(experiments, "series", lambda *_: list(values))
+    found = experiments.along(
+        Setting(), kind="metric", inputs={}, along=Along(key="x", values=(1, 2, 3)), statistic=statistic
+    )
+    assert found.simulated is not None
+    assert math.isnan(found.simulated)
+
+
+def test_a_quotient_is_of_two_answers(setting: Setting) -> None:
+    two, three, four = (
+        {"experiment": "short.yaml", "metric": "requests.total", "set": {"requests.count": n}} for n in (2, 3, 4)
+    )
+    doubled, equal = {"of": four, "to": two}, {"of": three, "to": three}
+    assert quotient(setting, kind="ratio", of=doubled, to=equal).simulated == 2.0
+    assert quotient(setting, kind="ratio", of=equal, to=doubled).simulated == 0.5
 
 
 @pytest.mark.parametrize(

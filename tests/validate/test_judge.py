@@ -25,13 +25,27 @@ def ready(found: Found, value: float | None = None, **changes: Any) -> Ready:
         ("equal", 104.0, True), ("equal", 96.0, True), ("equal", 106.0, False), ("equal", 94.0, False),
         ("at least", 94.0, False), ("at least", 96.0, True), ("at least", 200.0, True),
         ("at most", 106.0, False), ("at most", 104.0, True), ("at most", 1.0, True),
-        ("equal", math.nan, False),
+        ("equal", math.nan, False), ("above", math.nan, False), ("below", math.nan, False),
+        ("above", 96.0, True), ("above", 94.0, False), ("below", 104.0, True), ("below", 106.0, False),
     ],
 )  # fmt: skip
 def test_tolerances(compare: str, simulated: float, meets: bool) -> None:
     (outcome,) = judge([ready(Found(simulated), 100.0, compare=compare)], Setting(), {})
     assert outcome.meets is meets
     assert outcome.error == pytest.approx(simulated / 100 - 1, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("compare", "simulated", "meets"),
+    [
+        ("at least", 1.0, True), ("at most", 1.0, True),
+        ("above", 1.0, False), ("above", 1.0 + 1e-15, False), ("above", 1.001, True), ("above", 0.999, False),
+        ("below", 1.0, False), ("below", 1.0 - 1e-15, False), ("below", 0.999, True), ("below", 1.001, False),
+    ],
+)  # fmt: skip
+def test_a_constant_neither_rises_nor_falls(compare: str, simulated: float, meets: bool) -> None:
+    (outcome,) = judge([ready(Found(simulated), 1.0, compare=compare, tolerance=0)], Setting(), {})
+    assert outcome.meets is meets
 
 
 def test_a_statistic_over_rows_is_an_error_already() -> None:
@@ -67,11 +81,13 @@ def test_only_predictions_count() -> None:
         ready(Found(1.01), 1.0),
         ready(Found(1.2), 1.0),
         ready(Found(2.0), 1.0, status="fitted"),
+        ready(Found(1.0), 1.0, status="given"),
         ready(Found(2.0), 1.0, tolerance=None),
         ready(Found(2.0), 1.0, data=("numbers.csv",)),
     ]
     counted = tally(judge(cases, Setting(), {}))
-    assert (counted.predictions, counted.met, counted.fitted, counted.reported, counted.missing) == (2, 1, 1, 1, 1)
+    assert (counted.predictions, counted.met, counted.fitted, counted.given) == (2, 1, 1, 1)
+    assert (counted.reported, counted.missing) == (1, 1)
     assert counted.worst == pytest.approx(0.2)
     assert counted.median == pytest.approx((0.01 + 0.2) / 2)
 

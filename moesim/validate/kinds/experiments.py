@@ -58,7 +58,7 @@ def _steps(values: list[float]) -> list[float]:
 
 
 #: What a series of answers is reduced to. `rise` and `fall` are the smallest and largest ratio of one answer to the one
-#: before: rise above 1 means that each is larger than the last; fall below 1, smaller.
+#: before: rise above 1 means that each is larger than the last; fall below 1, smaller (`compare: above`, `below`).
 STATISTICS: dict[str, Callable[[list[float]], float]] = {
     "smallest": min,
     "largest": max,
@@ -81,7 +81,16 @@ def along(
     """A statistic of another kind's answers along an axis. Give the case its `unit` where it is none of ratios."""
     values = series(setting, kind, inputs, along)
     shown = ", ".join(f"{value:.4g}" for value in values)
-    return Found(STATISTICS[statistic](values), detail=f"{statistic} of {shown}")
+    # min and max drop a NaN unless it comes first: a point without an answer would go unnoticed.
+    missing = any(math.isnan(value) for value in values)
+    return Found(math.nan if missing else STATISTICS[statistic](values), detail=f"{statistic} of {shown}")
+
+
+@case("quotient")
+def quotient(setting: Setting, *, kind: str, of: dict[str, Any], to: dict[str, Any]) -> Found:
+    """Another kind's answer to some inputs over its answer to others: a ratio over a ratio, "gains less than"."""
+    above, below = (answer(setting, kind, inputs) for inputs in (of, to))
+    return Found(above / below if below else math.nan, detail=f"{above:.4g} over {below:.4g}")
 
 
 def series(setting: Setting, kind: str, inputs: dict[str, Any], along: Along) -> list[float]:
@@ -90,16 +99,21 @@ def series(setting: Setting, kind: str, inputs: dict[str, Any], along: Along) ->
     Raises:
         MoesimError: there is no such kind or input, or an answer cannot be computed.
     """
-    from moesim.validate.suites import question
-
     head, _, rest = along.key.partition(".")
     answers = []
     for each in along.values:
         inner = {**inputs.get(head, {}), rest: each} if rest else each
-        found, valid = question(kind, mark({**inputs, head: inner}), None)
-        simulated = found.compute(setting, **valid).simulated
-        answers.append(math.nan if simulated is None else simulated)
+        answers.append(answer(setting, kind, {**inputs, head: inner}))
     return answers
+
+
+def answer(setting: Setting, kind: str, inputs: dict[str, Any]) -> float:
+    """A kind's answer to its inputs; NaN where it has none. Raises MoesimError as `series` does."""
+    from moesim.validate.suites import question
+
+    found, valid = question(kind, mark(inputs), None)
+    simulated = found.compute(setting, **valid).simulated
+    return math.nan if simulated is None else simulated
 
 
 def value_of(setting: Setting, run: Run) -> float:
