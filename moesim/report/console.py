@@ -300,7 +300,8 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     said = MEASURED if measured else DATASHEET
     if any(device != other for device, other in measured):
         said += TRANSFERRED
-    return said + ("" if "intervals" in summary else INTERVALS)
+    repeatable = not {"intervals", "training", "pools"} & set(summary)
+    return said + (INTERVALS if repeatable else "")
 
 
 def _remarks(results: Results) -> list[tuple[str, str]]:

@@ -131,7 +131,9 @@ def _lines(result: dict[str, Any], record: RunRecord) -> list[str]:
     overhead = result["shares"]["overhead"]
     if result["resource"] != "overhead" and overhead >= NOTICEABLE:
         lines.append(f"kernel launches and the host take {percent(overhead)} of step time")
-    lines += _imbalance_line(result, record) + _queue_lines(result)
+    # The mean over two pools says nothing of the one that bounds.
+    busy = math.nan if "pool" in record.iterations else result["busy"]
+    lines += _imbalance_line(result, record) + _queue_lines(result, busy)
     return lines
 
 
@@ -154,8 +156,8 @@ def _imbalance_line(result: dict[str, Any], record: RunRecord) -> list[str]:
     return ["; ".join(parts)] if parts else []
 
 
-def _queue_lines(result: dict[str, Any]) -> list[str]:
-    waiting, busy = result["waiting_share"], result["busy"]
+def _queue_lines(result: dict[str, Any], busy: float) -> list[str]:
+    waiting = result["waiting_share"]
     if result["at_once"] and not result["overloaded"]:
         return ["all requests arrive at once: latencies measure the queue, throughput the machine"]
     if result["overloaded"]:

@@ -89,7 +89,7 @@ def sequence(order: Order, chunks: int, seconds: Callable[[int, Task], float]) -
 
 def _deadlock(order: Order, position: list[int], ends: dict[Placed, float], chunks: int) -> MoesimError:
     """Names a stage that is stuck, what it waits for, and where that stands: from the first one on, as long as a stage
-    waits for what is next on another one."""
+    waits for what is next on another one, or for what comes after that in any order."""
     stages = len(order)
     stage = next(s for s in range(stages) if position[s] < len(order[s]))
     while True:
@@ -99,7 +99,7 @@ def _deadlock(order: Order, position: list[int], ends: dict[Placed, float], chun
             waits.append(Placed(stage, task._replace(backward=False)))
         other = next(each for each in waits if each is not None and each not in ends)
         there = order[other.stage][position[other.stage]]
-        if there != other.task:
+        if there != other.task and not _precedes(there, other.task):
             break
         stage = other.stage
     return MoesimError(
@@ -108,6 +108,12 @@ def _deadlock(order: Order, position: list[int], ends: dict[Placed, float], chun
         key="training.order",
         fix=f"on stage {other.stage} put {other.task} before {there}",
     )
+
+
+def _precedes(first: Task, second: Task) -> bool:
+    """Whether a stage runs the one before the other whatever its order, since it hands over what that computes on."""
+    places = [(task.backward, -task.chunk if task.backward else task.chunk) for task in (first, second)]
+    return first.micro_batch == second.micro_batch and places[0] < places[1]
 
 
 def in_flight(tasks: list[Task]) -> int:

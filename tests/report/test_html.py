@@ -84,6 +84,14 @@ def test_a_thousand_points_fit_into_three_megabytes(tmp_path):
     assert "Pareto explorer" in text
 
 
+def test_a_sweep_of_which_nothing_ran_says_why(tmp_path):
+    table = pd.DataFrame({"point": [0, 1], "parallelism.ep": [4, 8], "status": "infeasible", "reason": "no room"})
+    table.to_parquet(tmp_path / "points.parquet")
+    text = write_report(open_sources([tmp_path]), tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "0 of 2 points ran" in text
+    assert "2 points: no room" in text
+
+
 def test_mistakes_are_one_line(tmp_path, trial):
     with pytest.raises(MoesimError, match="nothing to report on"):
         write_report(Sources({}), tmp_path / "a.html")

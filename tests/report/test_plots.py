@@ -198,6 +198,13 @@ def test_changes_of_factors_are_those_of_the_model_that_made_them():
     np.testing.assert_allclose(found.loc["b"], 0, atol=1e-12)
 
 
+def test_few_repeats_do_not_tell_factors_apart():
+    table = pd.DataFrame(np.exp(np.random.default_rng(1).normal(size=(4, 3))), columns=["factor.a", "factor.b", "t"])
+    assert len(factors.factor_changes(table, "t")) == 2
+    with pytest.raises(MoesimError, match="needs 4 repeats to tell 2 sources of error apart, there are 3"):
+        factors.factor_changes(table.head(3), "t")
+
+
 def test_a_step_is_read_from_the_timeline(synthetic, as_results, tmp_path):
     from moesim.report.timeline import write_timeline
 

@@ -48,6 +48,8 @@ def test_console_and_folder(ruler_path, tmp_path, capsys):
     print_summary(results)
     text = " ".join(capsys.readouterr().out.split())
     assert "prefill: 1 devices, 25 % busy" in text
+    assert "arrivals, not the machine" not in text  # of one pool or of the other, never of their mean
+    assert "--uncertainty" not in text  # such runs are not repeated
     assert "transfer: 960 B, 1.00 s each, there 1.00 s after the first token" in text
     assert results.table("requests")["transfer_bytes"].fillna(0).tolist() == [960, 0]
     assert results.table("iterations")["pool"].tolist() == ["prefill", "decode", "decode"]

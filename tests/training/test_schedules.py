@@ -80,6 +80,7 @@ def test_listed_order() -> None:
     [
         (["F0 F1 B0 B1", "B0 F0 F1 B1"], "stage 1 waits before B0 for F0 of stage 1.*on stage 1 put F0 before B0"),
         (["F0 B0 F1 B1", "F1 B1 F0 B0"], "stage 0 waits before B0 for B0 of stage 1, which stands before F1"),
+        (["B0 F0 F1 B1", "F0 B0 F1 B1"], "on stage 0 put F0 before B0"),
         (["F0 F1 B0 B1", "F0 F1 B0"], "not complete: B1 is missing"),
         (["F0 F1 B0 B1 B1", "F0 F1 B0 B1"], "B1 appears twice"),
         (["F0 F1 F7 B0 B1", "F0 F1 B0 B1"], "F7 does not exist"),

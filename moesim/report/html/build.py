@@ -75,14 +75,16 @@ def page(sources: Sources) -> str:
 
     sections = [(name, title, found) for name, title, found in _sections(sources) if found]
     cards = [card for _, _, found in sections for card in found]
-    script, *divisions = _numbered(components(tuple(card.model for card in cards), wrap_script=False))
+    models = tuple(card.model for card in cards)
+    # Of a sweep none of whose points ran there is nothing to draw.
+    script, *divisions = _numbered(components(models, wrap_script=False)) if models else [""]
     places = iter(divisions)
     body = "".join(_section(name, title, found, places) for name, title, found in sections)
     bundles = Resources(mode="inline", components=["bokeh", "bokeh-widgets", "bokeh-tables"])
     title = _title(sources)
     links = [("summary", "Summary"), *((name, text) for name, text, _ in sections), ("provenance", "Provenance")]
     javascript = (_HERE / "report.js").read_text(encoding="utf-8")
-    javascript = javascript.replace("COLOURS", json.dumps(NIGHT)).replace("DOCUMENTS", "1")
+    javascript = javascript.replace("COLOURS", json.dumps(NIGHT)).replace("DOCUMENTS", str(min(len(models), 1)))
     return "\n".join(
         [
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
