@@ -31,7 +31,7 @@ def print_search(study: Study, searched: Searched, wanted: Goals, points: pa.Tab
     for text, count in reasons.most_common(_REASONS):
         console.print(f"  {count} x {text}", markup=False, soft_wrap=True)
     table = frame(points)
-    best = table[table["front"]].sort_values(wanted.objectives[0].metric)
+    best = table[table["front"]]
     if best.empty:
         console.print("no trial meets all constraints" if wanted.constraints else "no trial can run")
     else:
@@ -50,7 +50,7 @@ def _print_front(console: object, best: pd.DataFrame, wanted: Goals, searched: S
 
     assert isinstance(console, Console)
     metrics = [each.metric for each in wanted.objectives]
-    best = best.drop_duplicates(metrics)
+    best = best.sort_values(metrics[0]).drop_duplicates(metrics)
     title = f"Pareto front, {len(best)} points"
     printed = Table(title=title, title_justify="left", box=None)
     axes = list(dict.fromkeys(path for number in best["point"] for path in searched.trials[number].point))

@@ -116,3 +116,13 @@ def test_every_layout_is_written() -> None:
     assert result.exit_code == 0, result.output
     assert Path("layouts.csv").read_text().startswith("tp,pp,dp,ep,replicas,status,reason,throughput")
     assert "did you mean 'throughput'" in complaint("configure", "mixtral-8x7b", "dgx-h100", "--metric", "thruput")
+
+
+def test_a_search_without_a_single_runnable_trial_says_so() -> None:
+    pytest.importorskip("optuna", reason="needs Optuna: pip install 'moesim[explore]'")
+    words = ("search", "trial.yaml", "--axis", "parallelism.ep=3,5", "--objective", "latency", "--trials", "2")
+    result = call(*words, "--workers", "1")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert lines[0] == "trial: 2 trials (2 infeasible)"
+    assert "no trial can run" in lines
