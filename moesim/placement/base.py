@@ -108,7 +108,7 @@ class Moved:
 
     Attributes:
         tokens: [n, experts, ranks], whole numbers; summed over the ranks those that chose the expert.
-        weights: [n, ranks, 2] experts whose weights each rank sends and receives.
+        weights: [n, ranks, ranks] experts whose weights go from one rank to another.
     """
 
     tokens: NDArray[np.int64]

@@ -35,7 +35,7 @@ class LeastLoaded(Schema):
         """See `Relief.relieve`."""
         computed = np.zeros((*tokens.shape, ranks), dtype=np.int64)
         np.put_along_axis(computed, owner[:, :, None], tokens[:, :, None], axis=2)
-        weights = np.zeros((len(tokens), ranks, 2), dtype=np.int64)
+        weights = np.zeros((len(tokens), ranks, ranks), dtype=np.int64)
         load = computed.sum(axis=1)
         busy = load.max(axis=1) > self.trigger * load.mean(axis=1)
         for index in np.flatnonzero(busy).tolist():
@@ -43,7 +43,7 @@ class LeastLoaded(Schema):
         return Moved(computed, weights)
 
     def _relieve(self, computed: NDArray[np.int64], owner: IntArray, weights: NDArray[np.int64]) -> None:
-        """One layer, in place: computed [experts, ranks], owner [experts], weights [ranks, 2]."""
+        """One layer, in place: computed [experts, ranks], owner [experts], weights [ranks, ranks]."""
         load = computed.sum(axis=0)  # what each rank has, and what its own experts still bring
         capacity = int(np.ceil(self.headroom * load.sum() / len(load)))
         tokens = computed.sum(axis=1)
@@ -58,6 +58,5 @@ class LeastLoaded(Schema):
                     continue
                 computed[expert, [home, rank]] += np.array([-piece, piece])
                 load[[home, rank]] += np.array([-piece, piece])
-                weights[home, 0] += 1
-                weights[rank, 1] += 1
+                weights[home, rank] += 1
                 spare -= piece

@@ -104,7 +104,7 @@ def _on_device(costs: ExpertCosts, load: RoutedLoad, tokens: IntArray, uses: lis
         mine[layer, list(use.split.device)] = tokens[layer, list(use.split.device)]
     with np.errstate(invalid="ignore"):  # the imbalance of a layer whose experts are all elsewhere
         found = costs.load(mine[:, None])
-    return replace(found, rank_imbalance=load.rank_imbalance, expert_imbalance=load.expert_imbalance)
+    return replace(found, rank_imbalance=load.rank_imbalance, expert_imbalance=load.expert_imbalance, sent=load.sent)
 
 
 def _use(uses: list[LayerUse], copies: int, host: int) -> ExpertUse:

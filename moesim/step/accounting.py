@@ -43,7 +43,8 @@ class StageAccount:
         self.attention: dict[tuple[Reach, bool], FloatArray] = {}
         self.critical_attention: dict[tuple[Reach, bool], int] = {}
         self.attention_calls: dict[tuple[Reach, bool], int] = {}  # steps
-        self.dispatch = self.combine = self.send = self.experts = 0  # picoseconds on the critical path
+        #: Picoseconds on the critical path.
+        self.dispatch = self.combine = self.send = self.experts = self.weights = 0
 
     def count(self, stage: int, blocks: Executed, tokens: IntArray, samples: IntArray) -> None:
         """Args: tokens, samples: [steps, ranks] of the blocks."""
@@ -59,6 +60,7 @@ class StageAccount:
             self.dispatch += int(_joined(price.dispatch[stage, :steps] for price, steps in routed).sum())
             self.combine += int(_joined(price.combine[stage, :steps] for price, steps in routed).sum())
             self.experts += int(_joined(price.experts[stage, :steps] for price, steps in routed).sum())
+            self.weights += sum(int(price.weights[stage, :n].sum()) for price, n in routed if price.weights is not None)
         self._count_attention(stage, [(block, slice(0, 1)) for block, _ in blocks if block.batch.chunks], True)
         prompts = [int(bool(block.batch.chunks)) for block, _ in blocks]  # steps with prompt tokens: the first, or none
         self._count_attention(

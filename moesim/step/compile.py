@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -98,11 +98,14 @@ class StepCompiler:
         self.experts: tuple[IntArray, FloatArray] | None = None
         self.drawn = drawn
         self.exchanged: dict[int, tuple[Transfer, Transfer]] = {}  # of all layers of a stage
+        self.sends: dict[int, Transfer] = {}  # of weights, by layer, until their row is there
         self.layers: dict[int, int] = {}
         self.kernels: dict[object, tuple[IntArray, FloatArray]] = {}  # of one layer, by stage and operator
         if drawn is not None and pricer.experts is not None:
-            self.experts = pricer.experts.by_layer(drawn.totals)
+            durations, memory, sends = pricer.experts.by_layer(drawn.totals)
+            self.experts = durations, memory
             moe_layers = [layer for program in pricer.programs for layer in program.moe_layers]
+            self.sends = {layer: each for layer, each in zip(moe_layers, sends, strict=True) if each is not None}
             self.layers = {layer: index for index, layer in enumerate(moe_layers)}
         self.bandwidth = np.array(
             [pricer.context.machine.devices[i].memory.compute_bandwidth for i in self.layout.devices.ravel()]
@@ -140,6 +143,9 @@ class StepCompiler:
         """Append a row, which may be one on each of several processors; returns those that what follows waits for."""
         stage, base = program.stage, program.stage * self.layout.stage_lanes
         mine = np.arange(base, base + self.layout.stage_lanes)
+        if row.action in ("dispatch", "experts") and row.layer in self.sends:
+            weights = replace(row, name="send_weights")
+            after = (self._append_collective(weights, [mine.tolist()], [self.sends.pop(row.layer)], after),)
         if row.action in _KERNELS:
             return self._append_kernel(row, mine, self._kernel(stage, row), after)
         if row.action == "barrier":

@@ -110,17 +110,18 @@ class Exchange:
         moved = self._over_links(stage, tokens) if self.over_links else self._over_ports(stage, sums)
         return self._paced(stage, moved, sums, float(most))
 
-    def expected(self, stage: int, tokens: IntArray, share: FloatArray) -> Pair:
-        """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert."""
+    def expected(self, stage: int, tokens: IntArray, share: FloatArray, computed: FloatArray | None = None) -> Pair:
+        """The same for so many tokens [DP ranks], of which a share [L, experts] goes to each expert; see
+        `ExpertPlaces.relieved`."""
         places = self.places.part(self.slices[stage])
         sums: PortSums = ()
         if places.hops is not None:
             return self.transfers(stage, ExpectedHops(tokens, share, places))
         if self.stages:
             at = self.stages[stage]
-            sums = at.expected(tokens, at.towards(places.expected(share[:, None])))
+            sums = at.expected(tokens, at.towards(places.relieved(share[:, None], computed)))
         if self.over_links:
-            moved = self._over_links(stage, places.expected(tokens[:, None] * share[:, None]))
+            moved = self._over_links(stage, places.relieved(tokens[:, None] * share[:, None], computed))
         else:
             moved = self._over_ports(stage, sums)
         return self._paced(stage, moved, sums, float(tokens.max()) / self.communication.layout.tp)

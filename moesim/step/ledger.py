@@ -13,6 +13,7 @@ from moesim.step.accounting import Accounts, StageAccount
 from moesim.step.attention import AttentionSums
 from moesim.step.communication import Communication
 from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
+from moesim.step.relieved import SentLoad, SentWeights
 from moesim.step.routed import ExpertCosts, RoutedPricer, RoutedTotals
 
 #: What bounds a row's time: the columns of `Ledger.critical`.
@@ -83,6 +84,9 @@ def settle(accounts: Accounts, communication: Communication, experts: ExpertCost
         _settle_transfers(accounts, account, p, communication, use, ledger)
         if totals is not None and experts is not None:
             _settle_experts(accounts, p, totals, experts, use, ledger)
+            if experts.sent is not None and totals.sent is not None:
+                devices = communication.stage_devices(p)
+                _settle_weights(account, totals.sent, experts.sent, devices, use, ledger)
         ledger.lanes.append(use)
     if totals is not None:
         _charge_experts(accounts, totals, ledger)
@@ -246,8 +250,9 @@ def _settle_all_to_all(
     exchange, stage = routed.exchange, account.costs.program.stage
     tokens = (account.tokens @ np.arange(account.tokens.shape[1])).astype(np.int64)
     share = routed.totals().expert_tokens[exchange.slices[stage]] / max(float(tokens.sum()), 1.0)
-    devices = exchange.communication.stage_devices(stage)
-    moved = exchange.expected(stage, tokens, share)
+    devices, sent = exchange.communication.stage_devices(stage), routed.totals().sent
+    computed = None if sent is None else sent.copies[exchange.slices[stage]]
+    moved = exchange.expected(stage, tokens, share, computed)
     nothing = exchange.expected(stage, np.zeros_like(tokens), share)
     names = ("dispatch",) if exchange.coherent else ("dispatch", "combine")
     for name, transfer, empty in zip(names, moved, nothing, strict=False):
@@ -255,6 +260,20 @@ def _settle_all_to_all(
         use.energy_link += transfer.joules.sum(axis=0).reshape(use.energy_link.shape)
         ledger.move(name, transfer, np.ones(transfer.shape), devices)
         _add_calls(ledger, name, empty, accounts.steps * len(share))
+
+
+def _settle_weights(
+    account: StageAccount, totals: SentLoad, sent: SentWeights, devices: list[int], use: LaneUse, ledger: Ledger
+) -> None:
+    """Weights of experts that were sent to where their tokens were computed."""
+    p, name, seconds = account.costs.program.stage, "send_weights", account.weights / PICOSECONDS
+    transfer = sent.transfer(p, totals.experts[p])
+    use.sent_bytes += transfer.sent.reshape(use.sent_bytes.shape)
+    use.energy_link += transfer.joules.reshape(use.energy_link.shape)
+    use.network_busy += seconds
+    ledger.charge(name, "collective", NETWORK, seconds)
+    ledger.move(name, transfer, np.ones(()), devices)
+    _add_calls(ledger, name, sent.transfer(p, np.zeros_like(totals.experts[p])), float(totals.calls[p]))
 
 
 def _settle_experts(

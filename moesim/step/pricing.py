@@ -147,6 +147,8 @@ class StepPricer:
             stages += routed.experts
             stages += routed.dispatch
             stages += routed.combine
+            if routed.weights is not None:
+                stages += routed.weights
         if len(stages) > 1:
             sends = self.communication.send(sizes.fullest)
             stages += sends

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from moesim.fabric.transfer import Transfer
 from moesim.hardware.machine import Device
 from moesim.kernels.base import Calls, Cost
 from moesim.model.operators import Operator
@@ -24,10 +25,10 @@ from moesim.routing.drawn import Drawn
 from moesim.routing.replicated import Replicas
 from moesim.step.batch import Batch
 from moesim.step.exchange import Exchange
-from moesim.step.graph import PICOSECONDS, FloatArray, IntArray, picoseconds
+from moesim.step.graph import PICOSECONDS, FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.program import StageProgram
-from moesim.step.relieved import SentWeights
+from moesim.step.relieved import Relieved, SentLoad, SentWeights
 from moesim.step.sharding import ExpertShare
 from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
@@ -50,6 +51,7 @@ class RoutedLoad:
     joules: FloatArray  # [D, P, E, 2] of arithmetic, and of memory
     rank_imbalance: FloatArray  # [D] largest rank's tokens over the mean, mean over layers
     expert_imbalance: FloatArray  # [D]
+    sent: SentLoad | None = None  # of a placement that moves tokens in every step
 
 
 @dataclass
@@ -65,6 +67,7 @@ class RoutedTotals:
     weight: float = 0.0
     rank_imbalance: float = 0.0
     expert_imbalance: float = 0.0
+    sent: SentLoad | None = None
 
     @classmethod
     def zeros(cls, stages: int, ranks: int, layers: int, experts: int) -> RoutedTotals:
@@ -81,6 +84,8 @@ class RoutedTotals:
         self.touched += (load.touched * each).sum(axis=0)
         self.joules += (load.joules * each[..., None]).sum(axis=0)
         self.expert_tokens += expert_tokens
+        if load.sent is not None:
+            self.sent = load.sent.summed(steps, self.sent)
         tokens = load.copies.sum(axis=(1, 2)) * steps
         self.weight += float(tokens.sum())
         self.rank_imbalance += float((tokens * load.rank_imbalance).sum())
@@ -95,12 +100,13 @@ def _imbalance(loads: NDArray[Any]) -> FloatArray:
 
 class RoutedPrice(NamedTuple):
     """Picoseconds of the MoE parts of consecutive steps on the critical path, [P, steps], and what their pricer wants
-    to know about them once they have been executed."""
+    to know about them once they have been executed. weights: of the weights that a placement sends in every step."""
 
     experts: IntArray
     dispatch: IntArray
     combine: IntArray
     origin: Any
+    weights: IntArray | None = None
 
 
 class _Kernels(NamedTuple):
@@ -114,6 +120,7 @@ class _Kernels(NamedTuple):
     joules: FloatArray
     durations: IntArray
     memory: FloatArray
+    relieved: Relieved | None
 
 
 #: A place in a table [layers, D, expert ranks].
@@ -143,7 +150,7 @@ class ExpertCosts:
         self._replicas = Replicas(slots, moe.experts) if slots.replicated else None
         held = self.experts / layout.expert_ranks
         self._share = ExpertShare(self.operator, context.model, held, layout.expert_tp, context.dtype)
-        self._sent = None if sent is None else sent(self._share.weights)
+        self.sent = None if sent is None else sent(self._share.weights)
         self._sorted = layout.dp > 1 and context.engine.transport == "alltoall"
         layers = [layer for program in programs for layer in program.moe_layers]
         #: Slices of the model's MoE layers that each stage holds.
@@ -178,30 +185,35 @@ class ExpertCosts:
             joules=self._by_stage(kernels.joules),
             rank_imbalance=_imbalance(kernels.copies),
             expert_imbalance=_imbalance(self.by_expert(counts)),
+            sent=None if self.sent is None or kernels.relieved is None else self.sent.load(kernels.relieved),
         )
 
     def by_expert(self, tokens: NDArray[Any]) -> NDArray[Any]:
         """[layers, ..., experts] of tokens [layers, ..., slots]: all replicas of an expert together."""
         return tokens if self._replicas is None else self._replicas.together(tokens)
 
-    def by_layer(self, counts: IntArray) -> tuple[IntArray, FloatArray]:
+    def by_layer(self, counts: IntArray) -> tuple[IntArray, FloatArray, list[Transfer | None]]:
         """[processors, layers, expert ranks] picoseconds of the kernels, and seconds that their bytes take at full
-        bandwidth.
+        bandwidth; by layer the transfer of the weights that they wait for.
 
         Args:
             counts: [layers, experts] tokens per expert.
         """
         kernels = self._kernels(counts[:, None])
-        return kernels.durations[:, :, 0], kernels.memory[:, :, 0]
+        sends: list[Transfer | None] = [None] * self.layers
+        if self.sent is not None and kernels.relieved is not None:
+            sends = self.sent.by_layer(kernels.relieved.weights[:, 0])
+        return kernels.durations[:, :, 0], kernels.memory[:, :, 0], sends
 
     def _kernels(self, counts: IntArray) -> _Kernels:
         """Args: counts: [layers, D, slots]."""
-        ranks, waiting = self.layout.expert_ranks, None
-        if self._sent is None:
+        ranks, relieved = self.layout.expert_ranks, None
+        if self.sent is None:
             copies = rank_loads(counts, self.owner, ranks).astype(np.float64)
             touched = rank_loads((counts > 0).astype(np.int64), self.owner, ranks).astype(np.float64)
         else:
-            copies, touched, waiting = self._sent.relieved(counts, self.owner)
+            relieved = self.sent.relieved(counts, self.owner)
+            copies, touched = relieved.copies, relieved.touched
         everywhere = np.broadcast_to(counts.sum(axis=2, dtype=np.float64)[..., None], copies.shape)
         most = max(len(self.context.mapped.processors(device)) for _, device in self._kinds)
         duration, bound = np.zeros(copies.shape, dtype=np.int64), np.zeros((3, *copies.shape))
@@ -216,11 +228,7 @@ class ExpertCosts:
             bound[1][at] = np.where(compute_bound, cost.compute, 0)
             bound[2][at] = np.where(compute_bound, 0, cost.memory)
             joules[*at, 0], joules[*at, 1] = cost.arithmetic_joules, cost.memory_joules
-        if waiting is not None:
-            duration += picoseconds(waiting)
-            durations[0] += picoseconds(waiting)
-            bound[0] += waiting
-        return _Kernels(copies, touched, duration, bound, joules, durations, memory)
+        return _Kernels(copies, touched, duration, bound, joules, durations, memory, relieved)
 
     def _mapped(
         self, counts: IntArray, copies: FloatArray, touched: FloatArray, everywhere: FloatArray, at: _Place,
@@ -238,9 +246,7 @@ class ExpertCosts:
                 tokens = counts[layers][..., held[0]]
             else:
                 tokens = np.where(held[:, None], counts[layers], 0)
-            found.append(
-                mapped.experts(self.calls, tokens.astype(np.float64), everywhere[layers][..., rank], device)
-            )
+            found.append(mapped.experts(self.calls, tokens.astype(np.float64), everywhere[layers][..., rank], device))
         cost = Cost(*(np.stack(column, axis=-1) for column in zip(*(each.cost for each in found), strict=True)))
         return Mapped(cost, *(np.stack(column, axis=-1) for column in list(zip(*found, strict=True))[1:]))
 

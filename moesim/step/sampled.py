@@ -52,7 +52,9 @@ class Sampled:
         if self.exchange.coherent:
             combine = self.exchange.of_context(sizes.gathered)
         experts = np.concatenate([load.slowest for load in loads]).T.astype(np.int64)
-        return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)))
+        waits = [load.sent.waits for load in loads if load.sent is not None]
+        weights = np.concatenate(waits).T.astype(np.int64) if waits else None
+        return RoutedPrice(experts, dispatch, combine, list(zip(loads, tokens, strict=True)), weights)
 
 
 def step_stream(key: int, batch: Batch, step: int) -> np.random.Generator:

@@ -41,6 +41,11 @@ class ExpertPlaces(NamedTuple):
         """Tokens of which the counts [L, sources, experts] per expert are known."""
         return ExpectedTokens(counts, self.owner, self.ranks, self.top_k, self.group, self.limit)
 
+    def relieved(self, counts: NDArray[Any], computed: FloatArray | None) -> Tokens:
+        """The same after a relief, of which the pairs [L, ranks] that ranks compute are known; None: there is none."""
+        expected = self.expected(counts)
+        return expected if computed is None else RelievedTokens(expected, computed)
+
 
 def expert_places(slots: Slots, ranks: int, moe: MoeSpec, limited: bool) -> ExpertPlaces:
     """Args: limited: take the model's limit of expert groups per token into account, where each rank's experts are of
@@ -88,6 +93,16 @@ class RoutedTokens:
         if len(self.drawn.summed):
             visits[:, self.drawn.summed] += self.places.expected(self.drawn.sums).visits(sets)
         return visits
+
+
+class RelievedTokens:
+    """Expected tokens, taken from every source alike to where they are computed; `visits` are those before the relief,
+    as `RoutedTokens` has them."""
+
+    def __init__(self, before: ExpectedTokens, computed: FloatArray) -> None:
+        shares = computed / np.maximum(computed.sum(axis=-1, keepdims=True), 1)
+        self.visits = before.visits
+        self.copies: FloatArray = before.copies.sum(axis=-1, keepdims=True) * shares[:, None]
 
 
 class HoppingTokens(RoutedTokens):

@@ -7,12 +7,11 @@ import pytest
 import stepping
 from stepping import BATCHES, MACHINES
 
+from moesim.placement import LeastLoaded
 from moesim.step.graph import COMPUTE, COPROCESSORS, PICOSECONDS
 from moesim.step.ledger import settle
 
 STEPS = 12
-#: All but one: the account of an all-to-all does not know of tokens that were moved (docs/background/limits.md).
-ACCOUNTED = [name for name in MACHINES if "all-to-all, tokens moved" not in name]
 
 
 def accounted(name, kind, *overrides):
@@ -48,7 +47,7 @@ def by_lane(ledger, column):
 
 
 @pytest.mark.parametrize("kind", ["prefill", "mixed"])
-@pytest.mark.parametrize("name", ACCOUNTED)
+@pytest.mark.parametrize("name", MACHINES)
 def test_lanes_did_what_the_graphs_say(name, kind):
     ledger, sent, joules, busy, seconds = accounted(name, kind)
     # Which copies of an all-to-all go where is known to the account as an average over the run.
@@ -76,6 +75,36 @@ def test_bytes_between_nodes_cost_what_their_links_cost():
     assert ports.up_energy != ports.out_energy
     mean = (7 * ports.up_energy + 8 * ports.out_energy) / 15
     assert by_lane(ledger, "energy_link").sum() == pytest.approx(sent.sum() * mean, rel=0.05)
+
+
+@pytest.mark.parametrize("name", [name for name in MACHINES if "tokens moved" in name])
+def test_weights_that_are_sent_are_network(name):
+    """A sent expert is its three matrices of 2048 x 768 in 16 bits; they leave and reach devices over their ports."""
+    tree, layers = MACHINES[name]
+    pricer = stepping.pricer(tree, f"model.layers={layers}")
+    block = pricer.price(stepping.batch(4, **BATCHES["prefill"]))
+    pricer.accounts.record(block, 1, int(block.durations[0]))
+    ledger = settle(pricer.accounts, pricer.communication, pricer.experts)
+    counts = pricer.routed.drawn(block.batch, 0).totals
+    policy = LeastLoaded(trigger=1, least=1)
+    experts = int(policy.relieve(counts, policy.owner(layers, 128, 4), 4).weights.sum())
+    size = experts * 3 * 2048 * 768 * 2
+    assert experts >= layers  # one expert of each layer has most of the tokens
+    out, into = ledger.traffic["send_weights"].load.reshape(2, 2, -1).sum(axis=0)
+    assert (out.sum(), into.sum()) == pytest.approx((size, size))
+    kind, bounds = ledger.critical["send_weights"]
+    assert kind == "collective"
+    assert bounds[:3].tolist() == [0, 0, bounds.sum()]
+    # The same step without relief: what else travels is as much where tokens are gathered.
+    plain = stepping.pricer({**tree, "placement": "contiguous"}, f"model.layers={layers}")
+    plain.accounts.record(plain.price(block.batch), 1, int(block.durations[0]))
+    before = settle(plain.accounts, plain.communication, plain.experts)
+    assert "send_weights" not in before.critical
+    if "all-gather" in name:
+        more = by_lane(ledger, "sent_bytes").sum() - by_lane(before, "sent_bytes").sum()
+        energy = by_lane(ledger, "energy_link").sum() - by_lane(before, "energy_link").sum()
+        per_byte = pricer.communication.fabric.ports(range(4)).up_energy
+        assert (more, energy) == pytest.approx((size, size * per_byte))
 
 
 SWITCHED = ["GQA, DP 4, EP 4, all-gather", "GQA, DP 16, EP 16, all-to-all over two nodes", "PP 2, DP 2, EP 2"]
