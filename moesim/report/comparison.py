@@ -62,13 +62,18 @@ def _lines(first: Side, second: Side, found: Sequence[Difference]) -> list[str]:
         names = sorted({each.metric.partition(".")[0] for each in found if each.basis == basis})
         of = ", ".join(names) if len(names) <= 4 else f"{count(len(names), 'group')} of metrics"
         lines.append(f"intervals of {of}: {_basis(basis)}")
-    if first.repeats is None or second.repeats is None:
-        without = " and ".join(side.label for side in (first, second) if side.repeats is None)
+    without = " and ".join(side.label for side in (first, second) if side.repeats is None and not _trains(side))
+    if without:
         lines.append(f"not repeated: {without} (`moesim run --uncertainty` gives intervals of every metric)")
     only = len(set(_defined(first)) ^ set(_defined(second)))
     if only:
         lines.append(f"{count(only, 'metric')} defined on one side only")
     return lines
+
+
+def _trains(side: Side) -> bool:
+    """A training step is not repeated."""
+    return "training.step_time" in side.metrics
 
 
 def _basis(basis: str) -> str:

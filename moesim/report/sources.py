@@ -177,7 +177,9 @@ def _run_loads(runs: Mapping[str, Results]) -> Iterator[dict[str, Any]]:
 
 
 def _offered(results: Results) -> float:
-    """Requests sent per second: n - 1 gaps between n arrivals."""
+    """Requests sent per second: n - 1 gaps between n arrivals; none by a training step."""
+    if results.trains:
+        return float("nan")
     arrival = results.requests["arrival"].to_numpy(dtype=float)
     span = float(arrival.max() - arrival.min()) if len(arrival) else 0.0
     return (len(arrival) - 1) / span if span > 0 else float("nan")

@@ -108,6 +108,8 @@ def open_side(path: Path) -> Side:
 
 
 def of_results(results: Results) -> Side:
+    if results.trains:
+        return Side(results.name, numbers(results.summary), seed=results.manifest.get("seed"))
     requests = results.requests
     if "stage" in requests:
         requests = requests[requests["stage"] >= 0]

@@ -105,6 +105,11 @@ class Results:
         return table_names(self.manifest)
 
     @property
+    def trains(self) -> bool:
+        """Whether this is of a training step, which has no requests and no iterations."""
+        return "training" in self.summary
+
+    @property
     def name(self) -> str:
         return str(self.spec.get("name", "experiment"))
 

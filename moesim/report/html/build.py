@@ -29,6 +29,8 @@ _HERE = Path(__file__).parent
 HEADLINE = (
     "throughput.output_tokens", "throughput.requests", "goodput.share", "ttft.p50", "ttft.p99", "tpot.mean", "e2e.p50",
     "utilisation.s_mfu", "utilisation.s_mbu", "energy.per_output_token", "cost.per_million_output_tokens",
+    "training.step_time", "training.tokens_per_second", "training.bubble", "utilisation.hfu", "energy.per_token",
+    "cost.per_million_tokens",
 )  # fmt: skip
 
 #: Of documents and their places in the page.

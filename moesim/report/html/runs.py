@@ -101,7 +101,8 @@ _OVER_TIME = (
 
 
 def time_cards(runs: Mapping[str, Results]) -> Iterator[Card]:
-    for title, column, kind in _OVER_TIME:
+    runs = {run: results for run, results in runs.items() if not results.trains}
+    for title, column, kind in _OVER_TIME if runs else ():
         drawn = plot(
             height=210, x_axis_label="s", tooltips=[("run", "$name"), ("time", "@x{0,0.[00]} s"), ("", "@y{0,0.[00]}")]
         )
@@ -298,11 +299,12 @@ def step_card(runs: Mapping[str, Results]) -> Card | None:
     for run, results in runs.items():
         found = _fed(tables.gantt, Sources({run: results}))
         if found is not None:
-            return _step(run if len(runs) > 1 else "", found)
+            what = "A training step" if results.trains else "The last step in detail"
+            return _step(run if len(runs) > 1 else "", what, found)
     return None
 
 
-def _step(run: str, found: pd.DataFrame) -> Card:
+def _step(run: str, what: str, found: pd.DataFrame) -> Card:
     found = found.assign(row=found["device"] + " " + found["resource"])
     rows = list(dict.fromkeys(found["row"]))
     shown = rows[: max(2, MOST_BARS * len(rows) // max(len(found), 1))]
@@ -328,7 +330,7 @@ def _step(run: str, found: pd.DataFrame) -> Card:
                 legend_label=part,
             )  # fmt: skip
     legend(drawn)
-    about = "A step of decoding, every operator; drag to zoom" + (
+    about = f"{what}, every operator; drag to zoom" + (
         f"; {len(shown)} of {len(rows)} rows" if len(shown) < len(rows) else ""
     )
     return Card("Step" + (f" of {run}" if run else ""), drawn, about, span="wide")

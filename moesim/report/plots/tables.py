@@ -38,6 +38,14 @@ def _runs(sources: Sources, figure: str) -> Mapping[str, Results]:
     return sources.runs
 
 
+def _serving(sources: Sources, figure: str) -> Mapping[str, Results]:
+    """The runs that serve requests."""
+    found = {run: results for run, results in _runs(sources, figure).items() if not results.trains}
+    if not found:
+        raise lacking(figure, "a run that serves requests, not a training step", "give one that does")
+    return found
+
+
 def _frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     import pandas as pd
 
@@ -49,7 +57,7 @@ def latency_cdf(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
 
     names = [metric.partition(".")[0] for metric in metrics] or ["ttft", "tpot", "e2e"]
     samples: dict[str, dict[str, Any]] = {}
-    for run, results in _runs(sources, "latency-cdf").items():
+    for run, results in _serving(sources, "latency-cdf").items():
         itl = (results.itl["duration"].to_numpy(dtype=float), results.itl["count"].to_numpy(dtype=np.int64))
         samples[run] = {name: itl if name == "itl" else _request_column(results, name) for name in names}
     table = cdf_table(samples)
@@ -120,7 +128,7 @@ def roofline(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
     import pandas as pd
 
     parts = []
-    for run, results in _runs(sources, "roofline").items():
+    for run, results in _serving(sources, "roofline").items():
         operators = results.operators
         if "flops" not in operators:
             raise lacking("roofline", f"the work of operators, {run} was run by an older version", "run it again")
@@ -167,7 +175,7 @@ def cap_radar(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
     from moesim.results.metrics import numbers
 
     rows = []
-    for run, results in _runs(sources, "cap-radar").items():
+    for run, results in _serving(sources, "cap-radar").items():
         known = numbers(results.summary)
         for axis, (metric, power) in _CAP.items():
             value = known.get(metric, math.nan)
@@ -209,7 +217,8 @@ def speedup(sources: Sources, metrics: Sequence[str] = ()) -> pd.DataFrame:
     base = next(iter(sides.values()))
     found = {run: {each.metric: each for each in compare(base, side)} for run, side in sides.items()}
     rows: list[dict[str, Any]] = []
-    for metric in metrics or SPEEDUP_METRICS:
+    known = [name for name in SPEEDUP_METRICS if name in base.metrics]
+    for metric in metrics or known or ["duration"]:  # that of a training step
         check_metric("speedup", metric, list(base.metrics))
         for run, side in sides.items():
             if side is base:
