@@ -15,6 +15,7 @@ from moesim.explore.table import shown
 from moesim.spec.errors import MoesimError
 
 _VIOLATIONS, _TRIAL, _OBJECTIVES, _AXES = "moesim:constraints", "moesim:trial", "moesim:objectives", "moesim:axes"
+_ABOUT = "moesim:experiment, code or library"
 #: What a point that cannot run violates the constraints by.
 _WORST = 1e9
 
@@ -36,6 +37,7 @@ class Optimiser:
 
     Args:
         journal: the file that remembers the trials. storage: a database URL instead of it.
+        about: what else the trials depend on (the experiment, the code), in a word.
 
     Raises:
         MoesimError: Optuna is not installed, the storage cannot be opened, or it holds another search.
@@ -50,6 +52,7 @@ class Optimiser:
         seed: int,
         journal: Path,
         storage: str | None,
+        about: str,
     ) -> None:
         try:
             import optuna
@@ -57,7 +60,7 @@ class Optimiser:
             raise MoesimError("a search needs the package optuna", fix="pip install 'moesim[explore]'") from None
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._optuna: Any = optuna
-        self._dimensions, self._objectives, self._constraints = found, objectives, constraints
+        self._dimensions, self._objectives, self._constraints, self._about = found, objectives, constraints, about
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # constraints of samplers are called experimental
             self._study: Any = self._open(name, journal, storage)
@@ -91,13 +94,16 @@ class Optimiser:
         about = {
             _OBJECTIVES: [f"{each.goal} {each.metric}" for each in self._objectives],
             _AXES: [_name(each) for each in self._dimensions],
+            _ABOUT: [self._about],
         }
         for key, value in about.items():
             kept = self._study.user_attrs.get(key)
             if kept is None:
                 self._study.set_user_attr(key, value)
             elif kept != value:
-                what = f"the storage holds a search with other {key.partition(':')[2]}: {', '.join(kept)}"
+                other = key.partition(":")[2]
+                what = f"the storage holds a search with other {other}"
+                what += "" if key == _ABOUT else f": {', '.join(kept)}"
                 raise MoesimError(what, fix="name another study, --output or --storage")
 
     @property

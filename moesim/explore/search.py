@@ -12,6 +12,7 @@ from moesim.explore.backends import Backend, make_backend
 from moesim.explore.backends.address import check_address
 from moesim.explore.cache import Cache
 from moesim.explore.check import check_axes, check_experiment
+from moesim.explore.folder import identity
 from moesim.explore.front import dominates
 from moesim.explore.keys import resolved_key
 from moesim.explore.metrics import Constraint, Objective, constraint, objective
@@ -19,7 +20,7 @@ from moesim.explore.optimiser import Optimiser, Trial
 from moesim.explore.points import Outcome, job, reason
 from moesim.explore.space import Dimension, dimensions, within_all
 from moesim.explore.sweep import Progress, Resources
-from moesim.explore.version import code_version
+from moesim.explore.version import code_version, library_version
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.layers import assignment
@@ -97,7 +98,8 @@ def search_points(
     check_address(resources.backend, resources.address)
     check_experiment(study.base, within_all(wanted.dimensions))
     optimiser = Optimiser(
-        study.spec.name, *wanted, seed=study.spec.search.seed, journal=journal, storage=storage
+        study.spec.name, *wanted, seed=study.spec.search.seed, journal=journal, storage=storage,
+        about=f"{identity(study)} {code_version()} {library_version()}",
     )  # fmt: skip
     searched, cache = Searched(), Cache(resources.cache)
     left = study.spec.search.trials - optimiser.finished

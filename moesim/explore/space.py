@@ -102,6 +102,10 @@ def _check(found: Sequence[Dimension]) -> None:
         for path, axis in zip(dimension.paths, dimension.axes, strict=True):
             if path in given and not (dimension.when and path in conditional):
                 raise MoesimError(f"two axes vary {path}", fix="put their values into one")
+            for before in given:
+                if before.startswith(f"{path}."):
+                    what = f"the axis {path} replaces what the axis {before} before it varies"
+                    raise MoesimError(what, fix=f"give {path} first")
             conditional.update({path} if dimension.when else ())
             given[path] = (*given.get(path, ()), *(axis.values or ()))
 

@@ -296,6 +296,9 @@ def load(path: str | os.PathLike[str]) -> Results:
     if not folder.is_dir():
         raise MoesimError(f"no results folder {path}", fix="run an experiment first: moesim run EXPERIMENT")
     manifest = _document(folder / MANIFEST)
+    if str(manifest.get("format", "")).startswith("moesim-study-"):
+        raise MoesimError("this is the folder of a sweep or search, not of one run", where=Where(str(path)),
+                          fix="give a run's folder; moesim report and plot read both")  # fmt: skip
     if manifest.get("format") != FORMAT:
         raise _malformed(folder / MANIFEST, f"format {manifest.get('format')!r} is not {FORMAT!r}")
     missing = [name for name in table_names(manifest) if not (folder / f"{name}.parquet").is_file()]

@@ -139,3 +139,10 @@ def test_a_storage_of_another_search_is_refused(trial: dict[str, Any], tmp_path:
     search(study(trial), journal=journal, trials=2)
     with pytest.raises(MoesimError, match="holds a search with other"):
         search(study(trial, axes={"seed": [1, 2]}), journal=journal, trials=2)
+
+
+def test_a_storage_of_another_experiment_is_refused(trial: dict[str, Any], tmp_path: Any) -> None:
+    journal = tmp_path / "journal.log"
+    search(study(trial), journal=journal, trials=2)
+    with pytest.raises(MoesimError, match="other experiment, code or library"):
+        search(study({**trial, "slo": {"ttft": "3 s"}}), journal=journal, trials=2)

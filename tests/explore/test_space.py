@@ -100,3 +100,10 @@ def test_the_command_line_says_the_same_as_a_file() -> None:
         "zip": [{"f": [1, 2], "g": [3, 4]}],
         "sample": {"method": "halton", "points": 8, "seed": 3},
     }
+
+
+def test_an_axis_within_another_comes_after_it() -> None:
+    """Else its values would be replaced, and points labelled with what they do not have."""
+    with pytest.raises(MoesimError, match=r"the axis parallelism replaces what the axis parallelism\.ep before it"):
+        points(study(axes={"parallelism.ep": [1, 2], "parallelism": [{"dp": 2}]}))
+    assert len(points(study(axes={"parallelism": [{"dp": 2}], "parallelism.ep": [1, 2]}))) == 2

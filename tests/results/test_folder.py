@@ -133,3 +133,9 @@ def test_another_format_is_refused(run, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": "other"}))
     with pytest.raises(MoesimError, match="format 'other'"):
         results.load(tmp_path / "trial")
+
+
+def test_the_folder_of_a_sweep_is_no_damaged_run(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"format": "moesim-study-1"}')
+    with pytest.raises(MoesimError, match="folder of a sweep or search"):
+        results.load(tmp_path)
