@@ -21,9 +21,8 @@ from moesim.step.batch import Batch
 from moesim.step.graph import IntArray
 from moesim.step.pricing import Block, StepPricer
 
-#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used. The shortest holds so
-#: many steps of ranks, or 4 steps: up to there pricing takes about as long as for one.
-_LONGEST, _RANK_STEPS = 256, 64
+#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
+_LONGEST = 256
 
 #: The end of a step that is not known yet.
 _NEVER = np.array([LATEST])
@@ -77,8 +76,7 @@ class Replica:
         reuses = pricer.routed is None or pricer.routed.reuses
         prefills = pool is not None and pool.prefills
         self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps and not prefills
-        self._shortest = max(4, _RANK_STEPS // scheduler.ranks)
-        self._horizon = self._shortest
+        self._horizon = pricer.shortest_block
         self._flights: list[Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
         self._starting: Timer | None = None
@@ -243,8 +241,8 @@ class Replica:
     def _adapt(self, flight: Flight) -> None:
         if flight.block.batch.chunks and flight.block.batch.steps == 1:
             return
-        used = flight.steps
-        self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(self._shortest, 2 * used)
+        # A block that was not cut may have been too short.
+        self._horizon = min(_LONGEST, max(self.pricer.shortest_block, 2 * flight.steps))
 
     def _complete_prompts(self, flight: Flight) -> int:
         """Count the computed prompt tokens; prompts that are complete emit a token. Returns the tokens emitted."""

@@ -27,6 +27,9 @@ from moesim.step.sizes import Sizes, block_sizes, taking_part
 from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
+#: So many steps of ranks take about as long to price as one.
+_RANK_STEPS = 64
+
 
 class ExpertUse(NamedTuple):
     """What a step asked of a cache of experts. Distinct experts, summed over layers: requests, those found in the cache
@@ -78,7 +81,7 @@ def _drafts(sizes: Sizes, each: int) -> FloatArray:
     return np.array([each * sizes.decodes, each * keys + sizes.decodes * (each * (each + 1) // 2)])
 
 
-def _check_length(durations: IntArray, sizes: Sizes) -> None:
+def check_length(durations: IntArray, tokens: IntArray) -> None:
     """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
 
     Raises:
@@ -86,10 +89,14 @@ def _check_length(durations: IntArray, sizes: Sizes) -> None:
     """
     if durations.view(np.uint64).max() >= LONGEST_STEP:  # a negative number reads as a huge one
         raise MoesimError(
-            f"a step of {int(sizes.tokens.max())} tokens takes an hour or more",
+            f"a step of {int(tokens.max())} tokens takes an hour or more",
             key="machine",
             fix="check the rates of its devices and links and the engine's overheads, or lower engine.token_budget",
         )
+
+
+def attention_kinds(programs: list[StageProgram]) -> list[Reach]:
+    return sorted({row.attention for program in programs for row in program.rows if row.attention is not None})
 
 
 class StepPricer:
@@ -101,6 +108,11 @@ class StepPricer:
     """
 
     single_steps = False
+
+    @property
+    def shortest_block(self) -> int:
+        """Steps up to which pricing takes about as long as for one, at least 4."""
+        return max(4, _RANK_STEPS // self.layout.dp)
 
     def __init__(
         self,
@@ -114,9 +126,7 @@ class StepPricer:
         self.context, self.layout, self.programs, self.routed = context, layout, programs, routed
         self.communication, self.experts = communication, experts
         self._full = FullAttention(context.model)
-        self._kinds = sorted(
-            {row.attention for program in programs for row in program.rows if row.attention is not None}
-        )
+        self._kinds = attention_kinds(programs)
         self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
         self.accounts = Accounts(self.stages, context, layout, routed)
@@ -155,7 +165,7 @@ class StepPricer:
         device = np.add.reduce(stages, axis=0)
         host = self.host.beyond(device, sizes, rested)
         durations = device + host
-        _check_length(durations, sizes)
+        check_length(durations, sizes.tokens)
         return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends, durations)
 
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> FloatArray:
