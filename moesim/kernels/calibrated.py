@@ -220,9 +220,14 @@ class _Priced:
 
     def alone(self, call: AttentionShape) -> float:
         """Seconds of a call whose sizes are numbers."""
-        if call.chunks and not self.joins:
-            return float(sum(times.seconds for times in self._apart(call)))
-        return float(self._alone(call).seconds)
+        seconds: Any
+        if not call.chunks:
+            seconds = self.forms[1].times(call, self.rates).seconds * self.scales[1]
+        elif self.joins:
+            seconds = self._alone(call).seconds
+        else:
+            seconds = sum(times.seconds for times in self._apart(call))
+        return float(seconds)
 
     def _alone(self, call: AttentionShape) -> Times:
         prefill, decode = self.forms

@@ -97,11 +97,15 @@ class PagedKVCache:
 
     def duplicates_after(self, leaving: Sequence[int]) -> list[int]:
         """`duplicates` as they would be after each of the requests `leaving` is released in turn; changes nothing."""
-        left, released, counts = self.duplicates, Counter[_Span](), []
+        left, counts = self.duplicates, []
+        released = Counter[_Span]() if len(leaving) > 1 else None
         for request in leaving:
             holding = self._holdings[request]
-            released.update(holding.spans)
-            freed = sum(span.blocks for span in holding.spans if released[span] == span.references)
+            if released is None:
+                freed = sum([span.blocks for span in holding.spans if span.references == 1])
+            else:
+                released.update(holding.spans)
+                freed = sum([span.blocks for span in holding.spans if released[span] == span.references])
             left -= holding.blocks - holding.private - freed
             counts.append(left)
         return counts

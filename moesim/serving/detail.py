@@ -72,5 +72,5 @@ def _detail(pricer: StepPricer, batch: Batch) -> tuple[StepGraph, Schedule] | No
     if isinstance(pricer, OffloadedPricer):
         step = pricer.detailed(batch)
         return None if step is None else (step.graph, step.executed)
-    graph = step_graph(pricer, StepPricer.price(pricer, batch))
+    graph = step_graph(pricer, pricer.price(batch))
     return graph, schedule(graph)

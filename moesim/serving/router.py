@@ -50,6 +50,8 @@ class LeastLoaded:
         self._last = -1
 
     def choose(self, loads: IntArray) -> int:
+        if len(loads) == 1:
+            return 0
         order = (np.arange(len(loads)) - self._last - 1) % len(loads)
         self._last = int(np.lexsort((order, loads))[0])
         return self._last

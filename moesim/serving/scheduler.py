@@ -125,9 +125,14 @@ class ContinuousBatching:
         for rank, blocked in enumerate(self.blocked):
             if blocked and self.waiting[rank]:
                 steps = min(steps, int(left[self.running.rank == rank].min(initial=steps)))
-        while steps > 1 and self._growth(steps, held) is None:
+        while steps > 1 and not self._ample(steps) and self._growth(steps, held) is None:
             steps //= 2
         return steps
+
+    def _ample(self, steps: int) -> bool:
+        """Whether every cache has room for so many more steps of all sequences, however full their last blocks are."""
+        most = 1 + -(-steps * (1 + self.drafts) // self.engine.block_size)
+        return min(cache.free for cache in self.caches) >= most * len(self.running)
 
     def _growth(self, steps: int, held: IntArray, free: IntArray | None = None) -> IntArray | None:
         """New blocks per rank for `steps` more decode steps from `held` tokens, or None where a cache lacks them."""
@@ -164,13 +169,15 @@ class ContinuousBatching:
         there is to do then."""
         preempted = self._make_room(now)
         running = self.running
-        budget = np.full(self.ranks, self.engine.token_budget)
         decodes = (running.decoding > running.busy).nonzero()[0]
+        budget = [self.engine.token_budget] * self.ranks
         if not self.prompts_alone:
-            budget -= np.bincount(running.rank[decodes], minlength=self.ranks) * (1 + self.drafts)
+            taken = np.bincount(running.rank[decodes], minlength=self.ranks).tolist()
+            budget = [tokens - count * (1 + self.drafts) for tokens, count in zip(budget, taken, strict=True)]
         chunks: list[Chunk] = []
-        for index in _where((running.decoding | running.busy) == 0):
-            self._continue(index, budget, chunks)
+        if len(decodes) < len(running):
+            for index in _where((running.decoding | running.busy) == 0):
+                self._continue(index, budget, chunks)
         for rank in range(self.ranks):
             if self.waiting[rank] and not self.blocked[rank] and rank not in preempted:
                 self._admit(rank, budget, chunks, now)
@@ -214,12 +221,17 @@ class ContinuousBatching:
     def _cramped(self) -> int | None:
         """Grow the decoding sequences; the first rank where that fails, or where a prompt that has begun cannot go on
         while sequences admitted after it hold blocks. None where all goes well."""
-        running, size, free = self.running, self.engine.block_size, self.running.busy == 0
+        running, size = self.running, self.engine.block_size
         # A block is full, or the drafts may fill it.
-        for index in _where(free & (running.decoding == 1) & (-running.computed % size <= self.drafts)):
-            state = running.states[index]
-            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1 + self.drafts):
-                return state.rank
+        full = ((running.decoding > running.busy) & (-running.computed % size <= self.drafts)).nonzero()[0]
+        if len(full):
+            columns = (running.rank[full], running.request[full], running.computed[full] + 1 + self.drafts)
+            for rank, request, tokens in zip(*(column.tolist() for column in columns), strict=True):
+                if not self.caches[rank].grow(request, tokens):
+                    return int(rank)
+        if running.decoding.all():
+            return None
+        free = running.busy == 0
         for index in _where(free & (running.decoding == 0)):
             state = running.states[index]
             cache = self.caches[state.rank]
@@ -244,31 +256,32 @@ class ContinuousBatching:
         self.blocked[state.rank] = False
         self.running.remove([index])
 
-    def _continue(self, index: int, budget: IntArray, chunks: list[Chunk]) -> None:
+    def _continue(self, index: int, budget: list[int], chunks: list[Chunk]) -> None:
         """The next chunk of a prompt that has begun."""
         state, cached = self.running.states[index], int(self.running.computed[index])
         cache = self.caches[state.rank]
-        tokens = min(state.known - cached, int(budget[state.rank]))
+        tokens = min(state.known - cached, budget[state.rank])
         room = (cache.free + cache.held(state.request)) * self.engine.block_size - cached
         tokens = min(tokens, room)
         if tokens > 0 and cache.grow(state.request, cached + tokens):
             budget[state.rank] -= tokens
             chunks.append(Chunk(state.rank, state.request, tokens, cached))
 
-    def _admit(self, rank: int, budget: IntArray, chunks: list[Chunk], now: int) -> None:
+    def _admit(self, rank: int, budget: list[int], chunks: list[Chunk], now: int) -> None:
         """Admit waiting requests of a rank, first come first served."""
         queue, cache = self.waiting[rank], self.caches[rank]
         count = int((self.running.rank == rank).sum()) + sum(each.rank == rank for each in self.incoming.values())
         while queue and budget[rank] > 0:
             state = queue[0]
-            hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
-            tokens = state.known - hit
-            if self.engine.chunked_prefill:
-                tokens = min(tokens, int(budget[rank]))
-            elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
-                return  # a prompt larger than the budget waits for a step of its own
+            end = state.known  # of its first chunk
+            if end > budget[rank]:
+                hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
+                if self.engine.chunked_prefill:
+                    end = min(end, hit + budget[rank])
+                elif end - hit > budget[rank] and any(chunk.rank == rank for chunk in chunks):
+                    return  # a prompt larger than the budget waits for a step of its own
             fits = count < self.engine.max_sequences and (self.engine.preemption or self._guaranteed(state))
-            held = state.input_tokens if state.remote else state.known if self._whole_prompts else hit + tokens
+            held = state.input_tokens if state.remote else state.known if self._whole_prompts else end
             admitted = cache.admit(state.request, state.hashes, self.block_tokens, held) if fits else None
             if admitted is None:
                 self.blocked[rank] = True
@@ -282,8 +295,8 @@ class ContinuousBatching:
                 self.incoming[state.request] = state
                 continue
             self.running.add(state, admitted)
-            chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
-            budget[rank] -= hit + tokens - admitted
+            chunks.append(Chunk(rank, state.request, end - admitted, admitted))
+            budget[rank] -= end - admitted
 
     def _guaranteed(self, state: RequestState) -> bool:
         """Whether the cache holds all tokens that its rank's running sequences and one more can have."""

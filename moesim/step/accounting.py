@@ -70,25 +70,20 @@ class StageAccount:
         )
 
     def _count_attention(self, stage: int, parts: list[tuple[Block, slice]], mixed: bool) -> None:
-        for kind in parts[0][0].attention[stage] if parts else ():
-            key = (kind, mixed)
+        for kind in parts[0][0].sums if parts else ():
             slowest = _joined(block.critical[stage][at] for block, at in parts)
             durations = _joined(block.attention[stage][kind][at] for block, at in parts)
-            works = self._works(kind, parts, mixed)
-            totals = self.attention.setdefault(key, np.zeros((1 + len(works), durations.shape[1])))
-            columns = np.concatenate([durations[None], works])
-            totals[:] = np.cumsum(np.concatenate([totals[:, None], columns], axis=1), axis=1)[:, -1]
-            on_path = int(durations[np.arange(len(slowest)), slowest].sum())
-            self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
-            self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
+            works = np.concatenate([block.sums[kind][:, at] for block, at in parts], axis=1)
+            self.add_attention((kind, mixed), durations, works, slowest)
 
-    def _works(self, kind: Reach, parts: list[tuple[Block, slice]], mixed: bool) -> FloatArray:
-        """[9, steps, ranks] attention sums; those of blocks that were priced without them are made here at once."""
-        if parts[0][0].sums:
-            return np.concatenate([block.sums[kind][:, at] for block, at in parts], axis=1)
-        keys = _joined(block.sizes.keys[at] for block, at in parts)
-        sequences = _joined(block.sizes.decodes[at] for block, at in parts)
-        return self.costs.full_sums(keys, sequences, [block.batch.chunks for block, _ in parts] if mixed else ())
+    def add_attention(self, key: tuple[Reach, bool], durations: IntArray, works: FloatArray, slowest: IntArray) -> None:
+        """Args: durations: [steps, ranks]. works: [9, steps, ranks]. slowest: [steps] ranks that others wait for."""
+        totals = self.attention.setdefault(key, np.zeros((1 + len(works), durations.shape[1])))
+        columns = np.concatenate([durations[None], works])
+        totals[:] = np.cumsum(np.concatenate([totals[:, None], columns], axis=1), axis=1)[:, -1]
+        on_path = int(durations[np.arange(len(slowest)), slowest].sum())
+        self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
+        self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
 
 
 class Accounts:

@@ -7,7 +7,7 @@ number of layers; the context-length term is exact in every step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,6 +48,25 @@ class ExpertUse(NamedTuple):
         return ExpertUse(*(a + b for a, b in zip(self, other, strict=True)))
 
 
+class Executable(Protocol):
+    """A priced batch whose steps are executed one after the other."""
+
+    @property
+    def batch(self) -> Batch: ...
+
+    def ends(self, start: int) -> list[int]:
+        """When each step ends, if they follow each other from `start` on."""
+        ...
+
+    def decoding(self, steps: int) -> list[int]:
+        """Decoding sequences of all ranks in the first so many steps."""
+        ...
+
+    def seen(self, steps: int) -> list[int]:
+        """Keys that they see, the new ones included."""
+        ...
+
+
 class Block(NamedTuple):
     """A priced batch: in step k, pipeline stage p takes `stages[p, k]` picoseconds and the host adds `host[k]`.
 
@@ -72,6 +91,18 @@ class Block(NamedTuple):
     sharing: int = 0
     parts: tuple[Block, ...] = ()
     offload: ExpertUse | None = None
+
+    def ends(self, start: int) -> list[int]:
+        ends: list[int] = (start + np.cumsum(self.durations)).tolist()
+        return ends
+
+    def decoding(self, steps: int) -> list[int]:
+        decoding: list[int] = np.add.reduce(self.sizes.decodes[:steps], axis=1).tolist()
+        return decoding
+
+    def seen(self, steps: int) -> list[int]:
+        seen: list[int] = np.add.reduce(self.sizes.keys[:steps] - self.sizes.idle[:steps], axis=1).astype(int).tolist()
+        return seen
 
 
 def _drafts(sizes: Sizes, each: int) -> FloatArray:
@@ -129,16 +160,19 @@ class StepPricer:
         self._kinds = attention_kinds(programs)
         self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
-        self.accounts = Accounts(self.stages, context, layout, routed)
+        self.accounts = self.new_accounts()
 
     def stage_costs(self, program: StageProgram) -> StageCosts:
         return StageCosts(self.context, self.layout, program, self.communication)
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        self.accounts = Accounts(self.stages, self.context, self.layout, self.routed)
+        self.accounts = self.new_accounts()
         if self.routed is not None:
             self.routed.clear()
+
+    def new_accounts(self) -> Accounts:
+        return Accounts(self.stages, self.context, self.layout, self.routed)
 
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""
@@ -167,6 +201,15 @@ class StepPricer:
         durations = device + host
         check_length(durations, sizes.tokens)
         return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends, durations)
+
+    def block(self, batch: Batch, rested: bool = False) -> Executable:
+        """What the loop of a replica needs to know of `price`."""
+        return self.price(batch, rested)
+
+    def record(self, block: Executable, executed: int, busy: int) -> None:
+        """Count the first so many steps of a `block`; see `Accounts.record`."""
+        assert isinstance(block, Block)
+        self.accounts.record(block, executed, busy)
 
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> FloatArray:
         """[9, steps, ranks] sums over each rank's sequences; dummy tokens see one key."""

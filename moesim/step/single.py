@@ -5,32 +5,67 @@ Says the same as `StepPricer`, for engines without drafts and attention that see
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import accumulate
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
 from moesim.fabric.transfer import LONGEST_STEP
 from moesim.kernels.base import Alone
 from moesim.kernels.shapes import AttentionShape
-from moesim.step.attention import AttentionSums, chunk_counts
+from moesim.step.accounting import Accounts
+from moesim.step.attention import AttentionSums, FullAttention, chunk_counts
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
-from moesim.step.graph import PICOSECONDS
+from moesim.step.graph import PICOSECONDS, IntArray
 from moesim.step.layout import ReplicaLayout, stage_devices
-from moesim.step.pricing import Block, StepPricer, attention_kinds, check_length
+from moesim.step.pricing import Executable, StepPricer, attention_kinds, check_length
 from moesim.step.program import StageProgram
-from moesim.step.routed import ExpertCosts, RoutedPrice, RoutedPricer
+from moesim.step.routed import ExpertCosts, RoutedPricer
 from moesim.step.sharding import AttentionShare
-from moesim.step.sizes import Sizes
 from moesim.step.tables import StepContext
-from moesim.step.tabulated import Tabulated, Use
+from moesim.step.tabulated import Tabulated
 
 _NOTHING = AttentionSums(*np.zeros((len(AttentionSums._fields), 1, 1)))
-_NO_TIME = np.zeros((1, 1), dtype=np.int64)
 
-#: Numbers of a step: picoseconds of it, of its devices, one layer's attention and all experts; decoding sequences, the
-#: keys that they see, tokens, those that are padding, sequences, and tokens of its graph.
-_Step = tuple[int, int, int, int, int, int, int, int, int, int]
+#: Blocks that are counted together.
+_TOGETHER = 256
+
+
+N = TypeVar("N", int, IntArray)
+
+
+class _Step(NamedTuple, Generic[N]):
+    """A priced step: picoseconds of it, its host, one layer's attention and all experts; decoding sequences, the keys
+    that they see, tokens with and without padding, sequences, and prompt tokens; number of the step."""
+
+    duration: N
+    host: N
+    attention: N
+    experts: N
+    decodes: N
+    keys: N
+    tokens: N
+    padding: N
+    sequences: N
+    chunked: N
+    number: N
+
+
+class SingleRankBlock(NamedTuple):
+    """A priced batch."""
+
+    batch: Batch
+    steps: list[_Step[int]]
+
+    def ends(self, start: int) -> list[int]:
+        return list(accumulate([step[0] for step in self.steps], initial=start))[1:]
+
+    def decoding(self, steps: int) -> list[int]:
+        return [step[4] for step in self.steps[:steps]]
+
+    def seen(self, steps: int) -> list[int]:
+        return [step[5] for step in self.steps[:steps]]
 
 
 class SingleRankPricer(StepPricer):
@@ -56,21 +91,31 @@ class SingleRankPricer(StepPricer):
         routed: Tabulated | None,
         experts: ExpertCosts | None,
     ) -> None:
+        self.tabulated = routed
         super().__init__(context, layout, programs, communication, routed, experts)
         found = _attention_alone(context, layout)
         assert found is not None
         self._alone, self._sizes = found
+        sizes = np.arange(context.token_limit + 1)
         local, head, self._kernels = self.stages[0].single_rank()
-        self._tabulated, self._exchange = routed, np.zeros((2, 1, context.token_limit + 1), dtype=np.int64)
+        #: [2, sizes] picoseconds of dispatch and combine.
+        self.exchange: IntArray = np.zeros((2, len(sizes)), dtype=np.int64)
         if routed is not None:
-            self._exchange[:] = routed.exchange.of_gathered(np.arange(context.token_limit + 1))
-        #: Picoseconds by tokens, and by sequences.
-        self._by_tokens: list[int] = (local + self._exchange.sum(axis=(0, 1))).tolist()
+            self.exchange[:] = np.stack(routed.exchange.of_gathered(sizes))[:, 0]
+        self._by_tokens: list[int] = (local + self.exchange.sum(axis=0)).tolist()
         self._by_sequences: list[int] = head.tolist()
-        self._graphs: list[int] = context.graphs.captured(np.arange(context.token_limit + 1), False).tolist()
-        self._piecewise: list[int] = self._graphs if context.graphs.piecewise else [0] * len(self._graphs)
+        self._graphs: list[int] = context.graphs.captured(sizes, False).tolist()
+        self._piecewise: list[int] = self._graphs if context.graphs.piecewise else [0] * len(sizes)
 
-    def price(self, batch: Batch, rested: bool = False) -> Block:
+    def new_accounts(self) -> Accounts:
+        self._counted = SingleRankAccounts(self)
+        return self._counted
+
+    def record(self, block: Executable, executed: int, busy: int) -> None:
+        assert isinstance(block, SingleRankBlock)
+        self._counted.record_single(block, executed, busy)
+
+    def block(self, batch: Batch, rested: bool = False) -> SingleRankBlock:
         steps = [self._first(batch, rested)] if batch.chunks else []
         count, held, leaving = len(batch.rank), int(np.add.reduce(batch.context)), _leaving(batch)
         for step in range(batch.steps):
@@ -78,75 +123,115 @@ class SingleRankPricer(StepPricer):
                 count -= 1
                 held -= context
             if step == len(steps):
-                keys, graph = held + count * (step + 1), self._graphs[count]
-                attention = self._attend(float(count), float(keys), 0.0, 0.0, 0.0, 0.0)
-                experts = 0
-                if self._tabulated is not None:
-                    experts = self._tabulated.of_decodes(graph or count, batch.first_step + step)
-                steps.append(self._step(count, keys, count, count, graph, attention, experts, 0, rested and not step))
-        return self._block(batch, steps)
+                keys = held + count * (step + 1)
+                steps.append(self._decode(count, keys, batch.first_step + step, rested and not step))
+        return SingleRankBlock(batch, steps)
 
-    def _first(self, batch: Batch, rested: bool) -> _Step:
+    def _decode(self, count: int, keys: int, number: int, rested: bool) -> _Step[int]:
+        """A step of decoding sequences."""
+        graph = self._graphs[count]
+        tokens = graph or count
+        attention = self._attend(float(count), float(keys), 0.0, 0.0, 0.0, 0.0)
+        experts = self.tabulated.of_decodes(tokens, number) if self.tabulated is not None else 0
+        device = self._by_tokens[tokens] + self._by_sequences[count] + self._kernels * attention + experts
+        host = self.host.beyond_one(device, count, graph > 0, 0, rested)
+        return self._step(device, host, attention, experts, count, keys, tokens, tokens - count, count, 0, number)
+
+    def _first(self, batch: Batch, rested: bool) -> _Step[int]:
         """The step of the chunks."""
-        decodes = len(batch.rank) - batch.joining
-        keys = int(np.add.reduce(batch.context[:decodes])) + decodes
-        counts = [float(decodes), float(keys), 0.0, 0.0, 0.0, 0.0]
+        count = len(batch.rank) - batch.joining
+        keys = int(np.add.reduce(batch.context[:count])) + count
+        counts, chunked, prompts = [float(count), float(keys), 0.0, 0.0, 0.0, 0.0], 0, len(batch.chunks)
         for chunk in batch.chunks:
             pairs = chunk.tokens * chunk.cached + chunk.tokens * (chunk.tokens + 1) // 2
             of_chunk = chunk_counts(chunk.tokens, pairs, chunk.cached + chunk.tokens)
             counts = [a + b for a, b in zip(counts, of_chunk, strict=True)]
-        tokens = decodes + sum(chunk.tokens for chunk in batch.chunks)
-        graph, prompts, experts = self._piecewise[tokens], len(batch.chunks), 0
-        if self._tabulated is not None:
-            (experts,) = self._tabulated.of_prompts(self._use(batch, graph or tokens))
-        attention = self._attend(*counts)
-        return self._step(decodes, keys, tokens, decodes + prompts, graph, attention, experts, prompts, rested)
+            chunked += chunk.tokens
+        sequences, graph = count + prompts, self._piecewise[count + chunked]
+        tokens, experts = graph or count + chunked, 0
+        if self.tabulated is not None:
+            use = self.tabulated.use_of_prompts(tokens, chunked, batch.first_step)
+            (experts,) = self.tabulated.of_prompts(use)
+        attention, padding = self._attend(*counts), tokens - count - chunked
+        device = self._by_tokens[tokens] + self._by_sequences[sequences] + self._kernels * attention + experts
+        host = self.host.beyond_one(device, sequences, graph > 0, prompts, rested)
+        return self._step(
+            device, host, attention, experts, count, keys, tokens, padding, sequences, chunked, batch.first_step
+        )
 
-    def _use(self, batch: Batch, tokens: int) -> Use:
-        """How the step of the chunks uses the grid of routed loads."""
-        assert self._tabulated is not None
-        return self._tabulated.use_of_prompts(tokens, sum(chunk.tokens for chunk in batch.chunks), batch.first_step)
-
-    def _attend(self, *counts: float) -> int:
-        """Picoseconds of one layer's attention."""
+    def _attend(self, *counts: Any) -> int:
+        """Picoseconds of one layer's attention, by the first columns of its shape."""
         seconds = self._alone(AttentionShape(*counts, *self._sizes))
         return round(min(seconds * PICOSECONDS, LONGEST_STEP))
 
-    def _step(
-        self, decodes: int, keys: int, tokens: int, sequences: int, graph: int, attention: int, experts: int,
-        prompts: int, rested: bool,
-    ) -> _Step:  # fmt: skip
-        padded = graph or tokens
-        device = self._by_tokens[padded] + self._by_sequences[sequences] + self._kernels * attention + experts
-        host = self.host.beyond_one(device, sequences, graph > 0, prompts, rested)
-        return device + host, device, attention, experts, decodes, keys, padded, padded - tokens, sequences, graph
+    def _step(self, device: int, host: int, *rest: int) -> _Step[int]:
+        duration = device + host
+        if not 0 <= duration < LONGEST_STEP:
+            check_length(np.array([duration]), np.array([rest[4]]))
+        return _Step(duration, host, *rest)
 
-    def _block(self, batch: Batch, steps: list[_Step]) -> Block:
-        columns = np.array(steps, dtype=np.int64).T
-        durations, device, _, experts = columns[:4]
-        _, _, attention, _, decodes, keys, tokens, padding, sequences, _ = columns[:, :, None]
-        check_length(durations, tokens)
-        none, chunked = np.zeros((len(steps), 1), dtype=np.int64), _NO_TIME
-        if batch.chunks:
-            chunked = none.copy()
-            chunked[0] = sum(chunk.tokens for chunk in batch.chunks)
-        fullest, prompts = columns[6], bool(batch.chunks)
-        sizes = Sizes(
-            decodes, none, chunked, tokens, sequences, sequences, keys.astype(np.float64), padding, columns[9], fullest,
-            prompts,
-        )  # fmt: skip
-        routed = None
-        if self._tabulated is not None:
-            exchange = self._exchange.take(fullest, axis=2)
-            uses = [self._use(batch, int(fullest[0]))] if prompts else []
-            if len(steps) > len(uses):
-                uses.append(self._tabulated.use_of_decodes(fullest[len(uses) :], batch.first_step + len(uses)))
-            routed = RoutedPrice(experts[None], exchange[0], exchange[1], uses)
-        critical = none[:, 0]
-        return Block(
-            batch, sizes, device[None], durations - device, {}, [{"full": attention}], [critical], routed, none.T,
-            durations,
-        )  # fmt: skip
+
+class SingleRankAccounts(Accounts):
+    """Counts many blocks at once, from all their steps together."""
+
+    def __init__(self, pricer: SingleRankPricer) -> None:
+        super().__init__(pricer.stages, pricer.context, pricer.layout, pricer.routed)
+        self._pricer, self._executed = pricer, list[tuple[Batch, list[_Step[int]]]]()
+        self._attention = FullAttention(pricer.context.model)
+
+    def record_single(self, block: SingleRankBlock, executed: int, busy: int) -> None:
+        """As `record`."""
+        self.steps += executed
+        self.busy += busy
+        self._executed.append((block.batch, block.steps[:executed]))
+        if len(self._executed) >= _TOGETHER:
+            self.settle()
+
+    def settle(self) -> None:
+        super().settle()
+        blocks, self._executed = self._executed, []
+        if not blocks:
+            return
+        steps: _Step[IntArray] = _Step(*np.array([step for _, each in blocks for step in each], dtype=np.int64).T)
+        self.host += int(steps.host.sum())
+        self.padding += int(steps.padding.sum())
+        np.add.at(self.largest_tokens, steps.tokens, 1)
+        np.add.at(self.gathered_tokens, steps.tokens, 1)
+        (stage,) = self.stages
+        for sizes in (stage.tokens, stage.critical_tokens):
+            np.add.at(sizes[0], steps.tokens, 1)
+        for sizes in (stage.samples, stage.critical_samples):
+            np.add.at(sizes[0], steps.sequences, 1)
+        stage.experts += int(steps.experts.sum())
+        dispatch, combine = self._pricer.exchange
+        stage.dispatch += int(dispatch[steps.tokens].sum())
+        stage.combine += int(combine[steps.tokens].sum())
+        self._count_kernels(steps, [batch for batch, _ in blocks if batch.chunks])
+        self._count_routed(steps)
+
+    def _count_kernels(self, steps: _Step[IntArray], prompts: list[Batch]) -> None:
+        """Attention in steps with prompts, which are those of `prompts`, and without."""
+        for mixed in (True, False):
+            mine = (steps.chunked > 0) == mixed
+            durations, keys, decodes = (each[mine][:, None] for each in (steps.attention, steps.keys, steps.decodes))
+            if not len(durations):
+                continue
+            works = self._attention.decode(keys.astype(np.float64), decodes)
+            for step, batch in enumerate(prompts if mixed else ()):
+                for chunk in batch.chunks:
+                    works[:, step, 0] += self._attention.chunk(chunk.tokens, chunk.cached)
+            self.stages[0].add_attention(("full", mixed), durations, works, np.zeros(len(durations), dtype=np.int64))
+
+    def _count_routed(self, steps: _Step[IntArray]) -> None:
+        tabulated = self._pricer.tabulated
+        if tabulated is None:
+            return
+        mixed = steps.chunked > 0
+        prompts = (each[mixed].tolist() for each in (steps.tokens, steps.chunked, steps.number))
+        for use in zip(*prompts, strict=True):
+            tabulated.count_prompts(tabulated.use_of_prompts(*use))
+        _, below, weight, turn = tabulated.use_of_decodes(steps.tokens[~mixed], steps.number[~mixed])
+        tabulated.count_decodes(below, weight, turn)
 
 
 def _leaving(batch: Batch) -> dict[int, list[int]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -12,7 +11,6 @@ from moesim.model.attention import Reach
 from moesim.model.operators import Operator
 from moesim.processors.mapped import Mapped
 from moesim.step.attention import AttentionSums, FullAttention, without_chunks
-from moesim.step.batch import Chunk
 from moesim.step.communication import Communication
 from moesim.step.graph import FloatArray, IntArray, picoseconds
 from moesim.step.layout import ReplicaLayout, stage_devices
@@ -135,15 +133,6 @@ class StageCosts:
         and sampling, by its samples; and how many attention kernels there are."""
         heads = sum(int(self._times[part]) * count for part, count in self._heads)
         return self._times @ self._parts[:, 0], heads * self._head[0], self.total("full_attention")
-
-    def full_sums(self, keys: FloatArray, sequences: IntArray, chunks: Sequence[Sequence[Chunk]]) -> FloatArray:
-        """[9, steps, ranks] sums of full attention, of decoding sequences and of the chunks of each step; see
-        `FullAttention.decode`."""
-        sums = self._decodes.decode(keys, sequences)
-        for step, of_step in enumerate(chunks):
-            for chunk in of_step:
-                sums[:, step, chunk.rank] += self._decodes.chunk(chunk.tokens, chunk.cached)
-        return sums
 
     def local(self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]) -> tuple[IntArray, IntArray]:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.

@@ -88,7 +88,8 @@ class Tabulated:
             uses.append(use)
             times.append(np.array([[each] for each in self.of_prompts(use)]))
         if batch.steps > len(uses):
-            uses.append(self.use_of_decodes(tokens[len(uses) :], batch.first_step + len(uses)))
+            numbers = batch.first_step + np.arange(len(uses), batch.steps)
+            uses.append(self.use_of_decodes(tokens[len(uses) :], numbers))
             times.append(self._of_many(uses[-1]))
         experts = times[0] if len(times) == 1 else np.concatenate(times, axis=1)
         return RoutedPrice(experts, *self._exchanged(sizes, batch), uses)
@@ -98,10 +99,9 @@ class Tabulated:
         mixtures = _mixture_weights(chunked / tokens)
         return Use(mixtures, self._below_list[tokens], self._weight_list[tokens], number % _TURNS)
 
-    def use_of_decodes(self, tokens: IntArray, number: int) -> Use:
-        """The same of steps without prompts, [steps] tokens in all; number: of the first of them."""
-        turns = (np.arange(len(tokens)) + number) % _TURNS
-        return Use(_DECODE, self._below[tokens], self._weight[tokens], turns)
+    def use_of_decodes(self, tokens: IntArray, numbers: IntArray) -> Use:
+        """The same of steps without prompts, [steps] tokens in all each."""
+        return Use(_DECODE, self._below[tokens], self._weight[tokens], numbers % _TURNS)
 
     def of_decodes(self, tokens: int, number: int) -> int:
         """Picoseconds of the slowest experts in one step without prompts, where there is one stage."""
@@ -136,22 +136,28 @@ class Tabulated:
     def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
         """Counts decode steps and others apart, each in their order, so that sums do not show how steps came in
         blocks."""
-        self._totals = None
         decodes: list[tuple[Use, int]] = []
         for price, steps in executed:
             for use in price.origin:
                 if use.mixtures is _DECODE:
                     decodes.append((use, steps - len(price.origin) + 1))
-                    continue
-                for mixture, share in use.mixtures:
-                    self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
-                    self._uses[mixture, use.below + 1, use.turn] += use.weight * share
+                else:
+                    self.count_prompts(use)
         if decodes:
-            below, weight, turn = (
-                np.concatenate([use[part][:steps] for use, steps in decodes])[:, None] for part in (1, 2, 3)
-            )
-            shares = np.concatenate([1.0 - weight, weight], axis=1)
-            np.add.at(self._decode_uses, (below + _SIDES, turn), shares)
+            self.count_decodes(*(np.concatenate([use[part][:steps] for use, steps in decodes]) for part in (1, 2, 3)))
+
+    def count_prompts(self, use: Use) -> None:
+        """A step with prompts was executed."""
+        self._totals = None
+        for mixture, share in use.mixtures:
+            self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
+            self._uses[mixture, use.below + 1, use.turn] += use.weight * share
+
+    def count_decodes(self, below: IntArray, weight: FloatArray, turn: IntArray) -> None:
+        """Steps without were, with [steps] columns of their `Use`."""
+        self._totals = None
+        shares = np.stack([1.0 - weight, weight], axis=1)
+        np.add.at(self._decode_uses, (below[:, None] + _SIDES, turn[:, None]), shares)
 
     def clear(self) -> None:
         self._totals = None
