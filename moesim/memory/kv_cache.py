@@ -223,11 +223,13 @@ class PagedKVCache:
         if not self.prefix_caching:
             self._unused += holding.blocks
             return
-        if holding.private:
+        full = holding.tokens // self.block_size - holding.hashed if preempted else 0
+        if full <= 0 and not self._cached and not self._preempted:
+            self._unused += holding.private  # nothing that is of use is in front of them in the queue
+        elif holding.private:
             span = _Span(None, holding.private, 0)
             self._enqueue(span)
-            full = holding.tokens // self.block_size - holding.hashed
-            if preempted and full > 0:
+            if full > 0:
                 span.owner, span.full = request, full
                 span.skip = holding.private - (holding.blocks - holding.hashed)
                 self._preempted[request] = span

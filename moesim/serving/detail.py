@@ -16,6 +16,7 @@ from moesim.step.pricing import StepPricer
 #: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
 _MOST_NODES, _MOST_STEPS = 300_000, 3
 _KEPT = frozenset(8**power for power in range(_MOST_STEPS))
+_LAST_KEPT = max(_KEPT)
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,8 @@ class DetailKeeper:
 
     def offer(self, replica: int, batch: Batch, times: tuple[int, ...]) -> None:
         """Args: times: when the batch's first step began and, where another one was executed, the second."""
+        if min(self._seen.values()) >= _LAST_KEPT:
+            return
         if self._keeps(bool(batch.chunks)):
             self.steps.append(KeptStep(replica, times[0], batch.first()))
         if batch.chunks and len(times) > 1 and self._keeps(False):

@@ -102,15 +102,16 @@ class Replica:
                 self._cut(flight, now)
             self._wake(max(now, int(self._stage_free[0])) if self._flights else now)
 
-    def load(self) -> IntArray:
+    def load(self) -> list[int]:
         """Unfinished requests per DP rank, as of now."""
         running = self.scheduler.running
-        load = self.scheduler.load(self.scheduler.ranks)
+        load = self.scheduler.load()
         for state in self._late:
             load[state.rank] += state.request not in self.scheduler.incoming
         for flight in self._flights:
             if done := self._in_progress(flight, int(self.clock.now)):
-                load -= np.bincount(running.rank[running.rounds <= done], minlength=len(load))
+                for rank in running.rank[running.rounds <= done].tolist():
+                    load[rank] -= 1
         return load
 
     def stop(self) -> None:

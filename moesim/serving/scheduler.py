@@ -76,11 +76,15 @@ class ContinuousBatching:
         self.waiting[state.rank].append(state)
         return not self.blocked[state.rank]
 
-    def load(self, rank_count: int) -> IntArray:
+    def load(self) -> list[int]:
         """Requests that wait or run, per rank."""
-        queued = np.array([len(queue) for queue in self.waiting], dtype=np.int64)
-        coming = [state.rank for state in self.incoming.values()]
-        return queued + np.bincount([*self.running.rank, *coming], minlength=rank_count)
+        if self.ranks == 1:
+            return [len(self.waiting[0]) + len(self.running) + len(self.incoming)]
+        running = np.bincount(self.running.rank, minlength=self.ranks).tolist()
+        load = [len(queue) + count for queue, count in zip(self.waiting, running, strict=True)]
+        for state in self.incoming.values():
+            load[state.rank] += 1
+        return load
 
     def next_batch(self, now: int, horizon: int, first_step: int = 0) -> Batch | None:
         """The next step's batch, and up to `horizon` steps in all where nothing but decoding can happen in the others.
@@ -103,7 +107,7 @@ class ContinuousBatching:
         if steps >= 1 and not movable and running.decoding[free].all():
             if not free.any():
                 return None
-            if steps > 1 or self._growth(1, running.computed, free) is not None:
+            if steps > 1 or self._ample(1) or self._growth(1, running.computed, free) is not None:
                 if steps == 1:  # another batch may enter the pipeline beside this one
                     self._make_room(now)
                 return self._batch(free.nonzero()[0], running.computed, steps, first_step)
