@@ -16,7 +16,6 @@ from moesim.step.pricing import StepPricer
 #: Nodes (rows x lanes) that all kept steps together may have, and how many steps of each kind are kept.
 _MOST_NODES, _MOST_STEPS = 300_000, 3
 _KEPT = frozenset(8**power for power in range(_MOST_STEPS))
-_LAST_KEPT = max(_KEPT)
 
 
 @dataclass(frozen=True)
@@ -34,10 +33,11 @@ class DetailKeeper:
     def __init__(self) -> None:
         self.steps: list[KeptStep] = []
         self._seen = {True: 0, False: 0}
+        self._complete = False
 
     def offer(self, replica: int, batch: Batch, times: tuple[int, ...]) -> None:
         """Args: times: when the batch's first step began and, where another one was executed, the second."""
-        if min(self._seen.values()) >= _LAST_KEPT:
+        if self._complete:
             return
         if self._keeps(bool(batch.chunks)):
             self.steps.append(KeptStep(replica, times[0], batch.first()))
@@ -46,6 +46,7 @@ class DetailKeeper:
 
     def _keeps(self, prompts: bool) -> bool:
         self._seen[prompts] += 1
+        self._complete = min(self._seen.values()) >= max(_KEPT)
         return self._seen[prompts] in _KEPT
 
 

@@ -285,10 +285,10 @@ class Replica:
         """Take the blocks that sequences have begun to fill."""
         running, size = self.scheduler.running, self.scheduler.engine.block_size
         begun = (after - 1) // size > (before - 1) // size
-        columns = (running.rank[rows[begun]], running.request[rows[begun]], after[begun])
-        for rank, request, tokens in zip(*(column.tolist() for column in columns), strict=True):
-            if not self.scheduler.caches[rank].grow(request, tokens):
-                raise InvariantError(f"replica {self.index}: request {request} outgrew the KV cache in a step")
+        for row, tokens in zip(rows[begun].tolist(), after[begun].tolist(), strict=True):
+            state = running.states[row]
+            if not self.scheduler.caches[state.rank].grow(state.request, tokens):
+                raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
 
     def _pass_on(self, flight: Flight) -> None:
         """Sequences whose prompt is complete go on elsewhere; their blocks stay until `vacate`."""

@@ -227,12 +227,11 @@ class ContinuousBatching:
         while sequences admitted after it hold blocks. None where all goes well."""
         running, size = self.running, self.engine.block_size
         # A block is full, or the drafts may fill it.
-        full = ((running.decoding > running.busy) & (-running.computed % size <= self.drafts)).nonzero()[0]
-        if len(full):
-            columns = (running.rank[full], running.request[full], running.computed[full] + 1 + self.drafts)
-            for rank, request, tokens in zip(*(column.tolist() for column in columns), strict=True):
-                if not self.caches[rank].grow(request, tokens):
-                    return int(rank)
+        full = (running.decoding > running.busy) & (-running.computed % size <= self.drafts)
+        for index in _where(full):
+            state = running.states[index]
+            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1 + self.drafts):
+                return state.rank
         if running.decoding.all():
             return None
         free = running.busy == 0

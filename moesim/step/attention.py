@@ -41,7 +41,7 @@ def without_chunks(sums: FloatArray) -> AttentionSums:
 def chunk_work(model: ModelSpec, reach: Reach, tokens: int, cached: int) -> FloatArray:
     """The sums, in the order of AttentionSums, of `tokens` prompt tokens after `cached` ones."""
     work = attention_work(model, reach, tokens, cached)
-    return np.array([*_bytes_and_flops(work), *chunk_counts(tokens, work.pairs, work.keys)], dtype=np.float64)
+    return np.array([*_bytes_and_flops(work), *_counts(tokens, work.pairs, work.keys)], dtype=np.float64)
 
 
 def verified_work(model: ModelSpec, reach: Reach, queries: int, cached: IntArray) -> list[FloatArray]:
@@ -55,7 +55,7 @@ def _bytes_and_flops(work: AttentionWork) -> tuple[FloatArray, FloatArray, Float
     return work.flops, work.kv_read + work.kv_written, work.query_elements
 
 
-def chunk_counts(tokens: int, pairs: Any, keys: Any) -> tuple[Any, ...]:
+def _counts(tokens: int, pairs: Any, keys: Any) -> tuple[Any, ...]:
     """The other columns of AttentionSums. A chunk of one token is a decode."""
     return (1, keys, 0, 0, 0, 0) if tokens == 1 else (0, 0, 1, tokens, pairs, keys)
 
@@ -106,4 +106,4 @@ class FullAttention:
             work = self._slope * (cached + 1) + self._constant
         else:
             work = self._per_pair * pairs + self._per_cached * cached + self._per_new * tokens
-        return np.array([*work, *chunk_counts(tokens, pairs, cached + tokens)], dtype=np.float64)
+        return np.array([*work, *_counts(tokens, pairs, cached + tokens)], dtype=np.float64)

@@ -14,7 +14,7 @@ from moesim.fabric.transfer import LONGEST_STEP
 from moesim.kernels.base import Alone
 from moesim.kernels.shapes import AttentionShape
 from moesim.step.accounting import Accounts
-from moesim.step.attention import AttentionSums, FullAttention, chunk_counts
+from moesim.step.attention import AttentionSums, FullAttention
 from moesim.step.batch import Batch
 from moesim.step.communication import Communication
 from moesim.step.graph import PICOSECONDS, IntArray
@@ -59,7 +59,10 @@ class SingleRankBlock(NamedTuple):
     steps: list[_Step[int]]
 
     def ends(self, start: int) -> list[int]:
-        return list(accumulate([step[0] for step in self.steps], initial=start))[1:]
+        durations = [step[0] for step in self.steps]
+        if max(durations) >= LONGEST_STEP:
+            check_length(np.array(durations), np.array([step[6] for step in self.steps]))
+        return list(accumulate(durations, initial=start))[1:]
 
     def decoding(self, steps: int) -> list[int]:
         return [step[4] for step in self.steps[:steps]]
@@ -117,7 +120,8 @@ class SingleRankPricer(StepPricer):
 
     def block(self, batch: Batch, rested: bool = False) -> SingleRankBlock:
         steps = [self._first(batch, rested)] if batch.chunks else []
-        count, held, leaving = len(batch.rank), int(np.add.reduce(batch.context)), _leaving(batch)
+        count, held = len(batch.rank), int(np.add.reduce(batch.context))
+        leaving = _leaving(batch) if batch.steps > 1 else {}
         for step in range(batch.steps):
             for context in leaving.get(step, ()):
                 count -= 1
@@ -135,40 +139,39 @@ class SingleRankPricer(StepPricer):
         experts = self.tabulated.of_decodes(tokens, number) if self.tabulated is not None else 0
         device = self._by_tokens[tokens] + self._by_sequences[count] + self._kernels * attention + experts
         host = self.host.beyond_one(device, count, graph > 0, 0, rested)
-        return self._step(device, host, attention, experts, count, keys, tokens, tokens - count, count, 0, number)
+        return _Step(
+            device + host, host, attention, experts, count, keys, tokens, tokens - count, count, 0, number
+        )  # fmt: skip
 
     def _first(self, batch: Batch, rested: bool) -> _Step[int]:
         """The step of the chunks."""
-        count = len(batch.rank) - batch.joining
+        count, prompts = len(batch.rank) - batch.joining, len(batch.chunks)
         keys = int(np.add.reduce(batch.context[:count])) + count
-        counts, chunked, prompts = [float(count), float(keys), 0.0, 0.0, 0.0, 0.0], 0, len(batch.chunks)
-        for chunk in batch.chunks:
-            pairs = chunk.tokens * chunk.cached + chunk.tokens * (chunk.tokens + 1) // 2
-            of_chunk = chunk_counts(chunk.tokens, pairs, chunk.cached + chunk.tokens)
-            counts = [a + b for a, b in zip(counts, of_chunk, strict=True)]
-            chunked += chunk.tokens
-        sequences, graph = count + prompts, self._piecewise[count + chunked]
-        tokens, experts = graph or count + chunked, 0
+        decodes, seen, chunks, chunked, pairs, chunk_keys = count, keys, 0, 0, 0, 0
+        for _, _, tokens, cached in batch.chunks:
+            if tokens == 1:  # computed as a decoding sequence is
+                decodes, seen = decodes + 1, seen + cached + 1
+                continue
+            chunks, chunked, chunk_keys = chunks + 1, chunked + tokens, chunk_keys + cached + tokens
+            pairs += tokens * cached + tokens * (tokens + 1) // 2
+        attention = self._attend(*map(float, (decodes, seen, chunks, chunked, pairs, chunk_keys)))
+        chunked += decodes - count
+        sequences, graph, experts = count + prompts, self._piecewise[count + chunked], 0
+        padded = graph or count + chunked
         if self.tabulated is not None:
-            use = self.tabulated.use_of_prompts(tokens, chunked, batch.first_step)
+            use = self.tabulated.use_of_prompts(padded, chunked, batch.first_step)
             (experts,) = self.tabulated.of_prompts(use)
-        attention, padding = self._attend(*counts), tokens - count - chunked
-        device = self._by_tokens[tokens] + self._by_sequences[sequences] + self._kernels * attention + experts
+        device = self._by_tokens[padded] + self._by_sequences[sequences] + self._kernels * attention + experts
         host = self.host.beyond_one(device, sequences, graph > 0, prompts, rested)
-        return self._step(
-            device, host, attention, experts, count, keys, tokens, padding, sequences, chunked, batch.first_step
-        )
+        padding = padded - count - chunked
+        return _Step(
+            device + host, host, attention, experts, count, keys, padded, padding, sequences, chunked, batch.first_step
+        )  # fmt: skip
 
     def _attend(self, *counts: Any) -> int:
         """Picoseconds of one layer's attention, by the first columns of its shape."""
         seconds = self._alone(AttentionShape(*counts, *self._sizes))
         return round(min(seconds * PICOSECONDS, LONGEST_STEP))
-
-    def _step(self, device: int, host: int, *rest: int) -> _Step[int]:
-        duration = device + host
-        if not 0 <= duration < LONGEST_STEP:
-            check_length(np.array([duration]), np.array([rest[4]]))
-        return _Step(duration, host, *rest)
 
 
 class SingleRankAccounts(Accounts):
