@@ -283,12 +283,10 @@ class Replica:
 
     def _grow(self, rows: IntArray, before: IntArray, after: IntArray) -> None:
         """Take the blocks that sequences have begun to fill."""
-        running, size = self.scheduler.running, self.scheduler.engine.block_size
+        size = self.scheduler.engine.block_size
         begun = (after - 1) // size > (before - 1) // size
-        for row, tokens in zip(rows[begun].tolist(), after[begun].tolist(), strict=True):
-            state = running.states[row]
-            if not self.scheduler.caches[state.rank].grow(state.request, tokens):
-                raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
+        if self.scheduler.grow(rows[begun], after[begun]) is not None:
+            raise InvariantError(f"replica {self.index}: a request outgrew the KV cache in a step")
 
     def _pass_on(self, flight: Flight) -> None:
         """Sequences whose prompt is complete go on elsewhere; their blocks stay until `vacate`."""

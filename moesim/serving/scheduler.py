@@ -228,10 +228,9 @@ class ContinuousBatching:
         running, size = self.running, self.engine.block_size
         # A block is full, or the drafts may fill it.
         full = (running.decoding > running.busy) & (-running.computed % size <= self.drafts)
-        for index in _where(full):
-            state = running.states[index]
-            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1 + self.drafts):
-                return state.rank
+        rank = self.grow(full.nonzero()[0], running.computed[full] + 1 + self.drafts)
+        if rank is not None:
+            return rank
         if running.decoding.all():
             return None
         free = running.busy == 0
@@ -241,6 +240,16 @@ class ContinuousBatching:
             stuck = not cache.free and int(running.computed[index]) == cache.held(state.request) * size
             if stuck and (free & (running.rank == state.rank))[index + 1 :].any():
                 return state.rank
+        return None
+
+    def grow(self, rows: IntArray, tokens: IntArray) -> int | None:
+        """Take the blocks that running sequences lack for so many tokens each; the first rank where they do not fit,
+        None where all do."""
+        requests, ranks = self.running.request[rows], self.running.rank[rows]
+        for rank in dict.fromkeys(ranks.tolist()):
+            mine = ranks == rank
+            if not self.caches[rank].grow_all(requests[mine].tolist(), tokens[mine].tolist()):
+                return rank
         return None
 
     def _preempt(self, index: int, now: int) -> None:
