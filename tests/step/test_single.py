@@ -25,7 +25,10 @@ DEPLOYMENTS = {
     ),
     "host between the steps": (
         stepping.document("llama-3.1-8b", {"h100-sxm": 1}),
-        ("engine.asynchronous_scheduling=false", "engine.exposed_overhead=0 s", "engine.step_overhead=3 ms", "engine.launch_overhead=40 us"),
+        (
+            "engine.asynchronous_scheduling=false", "engine.exposed_overhead=0 s", "engine.step_overhead=3 ms",
+            "engine.launch_overhead=40 us",
+        ),
     ),
 }  # fmt: skip
 
