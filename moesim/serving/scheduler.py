@@ -244,6 +244,18 @@ class ContinuousBatching:
         self.blocked[state.rank] = False
         self.running.remove([index])
 
+    def reserve(self, now: int) -> list[RequestState]:
+        """While a step is under way, which has its own before, give blocks to those at the heads of the queues whose KV
+        entries are to come; returns them."""
+        self.admitted = []
+        heads = [rank for rank, queue in enumerate(self.waiting) if queue and queue[0].remote]
+        if heads:
+            self._cramped()
+        for rank in heads:
+            if not self.blocked[rank]:
+                self._admit(rank, np.zeros(self.ranks, dtype=np.int64), [], now)
+        return self.admitted
+
     def _continue(self, index: int, budget: IntArray, chunks: list[Chunk]) -> None:
         """The next chunk of a prompt that has begun."""
         state, cached = self.running.states[index], int(self.running.computed[index])
@@ -256,16 +268,17 @@ class ContinuousBatching:
             chunks.append(Chunk(state.rank, state.request, tokens, cached))
 
     def _admit(self, rank: int, budget: IntArray, chunks: list[Chunk], now: int) -> None:
-        """Admit waiting requests of a rank, first come first served."""
+        """Admit waiting requests of a rank, first come first served. Those whose KV entries come from elsewhere need
+        nothing of the budget."""
         queue, cache = self.waiting[rank], self.caches[rank]
         count = int((self.running.rank == rank).sum()) + sum(each.rank == rank for each in self.incoming.values())
-        while queue and budget[rank] > 0:
+        while queue and (budget[rank] > 0 or queue[0].remote):
             state = queue[0]
             hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
             tokens = state.known - hit
             if self.engine.chunked_prefill:
                 tokens = min(tokens, int(budget[rank]))
-            elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
+            elif not state.remote and tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
                 return  # a prompt larger than the budget waits for a step of its own
             fits = count < self.engine.max_sequences and (self.engine.preemption or self._guaranteed(state))
             held = state.input_tokens if state.remote else state.known if self._whole_prompts else hit + tokens
