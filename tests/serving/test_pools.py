@@ -336,6 +336,8 @@ def test_every_token_comes_once(
          "24 tokens need KV cache, a DP rank of the decode pool has room for 16"),
         ({"pools": {"prefill": {"engine": {"kv_blocks": 1}}, "decode": {}}},
          "20 tokens need KV cache, a DP rank of the prefill pool has room for 16"),
+        ({"pools": {"prefill": {}, "decode": {"engine": {"memory_utilization": 1e-9}}}},
+         "in the decode pool dense on unit does not fit"),
         ({"fabric": "flow"}, "pools share links at the bound only"),
     ],
 )  # fmt: skip
