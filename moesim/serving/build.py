@@ -281,7 +281,9 @@ def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentS
         raise requests.error(
             worst,
             f"{need[worst]} tokens need KV cache, a DP rank{where} has room for {room}",
-            "use more or larger devices, a higher tp, narrower weights or KV dtype, or shorter requests",
+            "use more or larger devices, a higher tp, narrower weights or KV dtype, or shorter requests"
+            if spec.engine.kv_blocks is None
+            else "raise kv_blocks of the engine, or use shorter requests",
         )
 
 

@@ -89,18 +89,18 @@ class Replica:
         self._leaving: list[RequestState] = []  # ended since then
 
     def accept(self, state: RequestState) -> None:
-        """A request arrives now."""
-        now = int(self.clock.now)
-        for flight in self._flights if state.request not in self.scheduler.incoming else ():
-            flight.arrivals.append(now)
+        """A request arrives now, or the KV entries of one that has blocks for them."""
+        now, comes = int(self.clock.now), state.request not in self.scheduler.incoming
         if self._decides_ahead and self._flights and self._step_began(now) < now:
             self._accept_late(state, self._flights[0], now)
-            return
-        changes_next = self.scheduler.enqueue(state)
-        if changes_next:
+        elif self.scheduler.enqueue(state):
             for flight in self._flights:
                 self._cut(flight, now)
             self._wake(max(now, int(self._stage_free[0])) if self._flights else now)
+            self._reserve(now)
+        if comes and state.request not in self.scheduler.incoming:
+            for flight in self._flights:
+                flight.arrivals.append(now)
 
     def load(self) -> list[int]:
         """Unfinished requests per DP rank, as of now."""
@@ -135,7 +135,10 @@ class Replica:
             flight.timer = self.clock.call_at(flight.ends[steps - 1], lambda: self._end(flight), last=True)
 
     def _accept_late(self, state: RequestState, flight: Flight, now: int) -> None:
-        """A request that the next step does not see any more."""
+        """A request that the next step does not see any more. When that begins, the engine decides on the one after it,
+        and gives blocks to those whose KV entries are to come."""
+        if self._pool is not None:
+            self._cut(flight, now)
         if self._in_progress(flight, now) + 1 == flight.steps:
             self._late.append(state)
         elif self.scheduler.enqueue(state):
@@ -191,6 +194,13 @@ class Replica:
         for state in self._late:
             self.scheduler.enqueue(state)
         self._leaving, self._late = [], []
+        self._reserve(int(self.clock.now))
+
+    def _reserve(self, now: int) -> None:
+        """Blocks for KV entries that are to come: of them nothing is computed, so that they have these when the engine
+        decides, and not when the step begins that it decides on."""
+        if self._decides_ahead and self._pool is not None:
+            self._pool.admitted(self, self.scheduler.reserve(now))
 
     def _execute(self, flight: Flight) -> None:
         """See to it that the block ends when it should, and that the next one is looked for."""

@@ -270,6 +270,18 @@ class ContinuousBatching:
         self.blocked[state.rank] = False
         self.running.remove([index])
 
+    def reserve(self, now: int) -> list[RequestState]:
+        """While a step is under way, which has its own before, give blocks to those at the heads of the queues whose KV
+        entries are to come; returns them."""
+        self.admitted = []
+        heads = [rank for rank, queue in enumerate(self.waiting) if queue and queue[0].remote]
+        if heads:
+            self._cramped()
+        for rank in heads:
+            if not self.blocked[rank]:
+                self._admit(rank, [0] * self.ranks, [], now)
+        return self.admitted
+
     def _continue(self, index: int, budget: list[int], chunks: list[Chunk]) -> None:
         """The next chunk of a prompt that has begun."""
         state, cached = self.running.states[index], int(self.running.computed[index])
@@ -282,13 +294,14 @@ class ContinuousBatching:
             chunks.append(Chunk(state.rank, state.request, tokens, cached))
 
     def _admit(self, rank: int, budget: list[int], chunks: list[Chunk], now: int) -> None:
-        """Admit waiting requests of a rank, first come first served."""
+        """Admit waiting requests of a rank, first come first served. Those whose KV entries come from elsewhere need
+        nothing of the budget."""
         queue, cache = self.waiting[rank], self.caches[rank]
         count = int((self.running.rank == rank).sum()) + sum(each.rank == rank for each in self.incoming.values())
-        while queue and budget[rank] > 0:
+        while queue and (budget[rank] > 0 or queue[0].remote):
             state = queue[0]
             end = state.known  # of its first chunk
-            if end > budget[rank]:
+            if end > budget[rank] and not state.remote:
                 hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
                 if self.engine.chunked_prefill:
                     end = min(end, hit + budget[rank])
