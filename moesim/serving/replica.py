@@ -22,8 +22,9 @@ from moesim.step.batch import Batch
 from moesim.step.graph import IntArray
 from moesim.step.pricing import Block, Executable, StepPricer
 
-#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
-_LONGEST = 256
+#: Longest block of decode steps; the horizon adapts to how many of them are used. Where steps are priced when they are
+#: asked for, so many at first.
+_LONGEST, _PRICED_FIRST = 256, 4
 
 _ONE = np.ones(1, dtype=np.int64)
 
@@ -130,6 +131,8 @@ class Replica:
         steps = self._in_progress(flight, now) + 1 + ahead
         if steps < flight.steps:
             flight.steps = steps
+            if steps > len(flight.ends):
+                flight.ends = flight.block.ends(flight.start, steps)
             if flight.timer is not None:
                 flight.timer.cancel()
             flight.timer = self.clock.call_at(flight.ends[steps - 1], lambda: self._end(flight), last=True)
@@ -147,7 +150,7 @@ class Replica:
     @staticmethod
     def _in_progress(flight: Flight, now: int) -> int:
         """Which of the flight's steps is."""
-        return bisect_left(flight.ends, now, 0, flight.steps)
+        return bisect_left(flight.ends, now, 0, min(flight.steps, len(flight.ends)))
 
     def _step_began(self, now: int) -> int:
         """When the step in progress did."""
@@ -205,14 +208,22 @@ class Replica:
     def _execute(self, flight: Flight) -> None:
         """See to it that the block ends when it should, and that the next one is looked for."""
         flight.ends = self._ends(flight.block, flight.start)
-        flight.timer = self.clock.call_at(flight.ends[-1], lambda: self._end(flight), last=True)
+        flight.timer = self.clock.call_at(flight.ends[-1], lambda: self._reached(flight), last=True)
         if len(self._stage_free) > 1:
             self._wake(max(flight.start, int(self._stage_free[0])))
 
+    def _reached(self, flight: Flight) -> None:
+        """The last step that is priced has ended, and perhaps the block."""
+        if len(flight.ends) >= flight.steps:
+            self._end(flight)
+            return
+        flight.ends = flight.block.ends(flight.start, min(2 * len(flight.ends), flight.steps))
+        flight.timer = self.clock.call_at(flight.ends[-1], lambda: self._reached(flight), last=True)
+
     def _ends(self, block: Executable, now: int) -> list[int]:
-        """When each step ends. In a pipeline, a batch enters a stage when the one before it has left."""
+        """When each step ends that is priced. In a pipeline, a batch enters a stage when the one before it has left."""
         if len(self._stage_free) == 1:
-            return block.ends(now)
+            return block.ends(now, min(_PRICED_FIRST, block.batch.steps))
         assert isinstance(block, Block)
         at = now
         for stage, seconds in enumerate(block.stages[:, 0].tolist()):

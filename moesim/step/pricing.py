@@ -49,13 +49,13 @@ class ExpertUse(NamedTuple):
 
 
 class Executable(Protocol):
-    """A priced batch whose steps are executed one after the other."""
+    """A batch whose steps are executed one after the other."""
 
     @property
     def batch(self) -> Batch: ...
 
-    def ends(self, start: int) -> list[int]:
-        """When each step ends, if they follow each other from `start` on."""
+    def ends(self, start: int, steps: int) -> list[int]:
+        """When the first so many steps end, or more of them, if they follow each other from `start` on."""
         ...
 
     def decoding(self, steps: int) -> list[int]:
@@ -92,7 +92,7 @@ class Block(NamedTuple):
     parts: tuple[Block, ...] = ()
     offload: ExpertUse | None = None
 
-    def ends(self, start: int) -> list[int]:
+    def ends(self, start: int, steps: int) -> list[int]:
         ends: list[int] = (start + np.cumsum(self.durations)).tolist()
         return ends
 

@@ -5,7 +5,8 @@ Says the same as `StepPricer`, for engines without drafts and attention that see
 
 from __future__ import annotations
 
-from itertools import accumulate
+from collections.abc import Iterator
+from itertools import accumulate, islice
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -52,13 +53,14 @@ class _Step(NamedTuple, Generic[N]):
     number: N
 
 
-class SingleRankBlock(NamedTuple):
-    """A priced batch."""
+class SingleRankBlock:
+    """A batch whose steps are priced when they are asked for."""
 
-    batch: Batch
-    steps: list[_Step[int]]
+    def __init__(self, batch: Batch, steps: Iterator[_Step[int]]) -> None:
+        self.batch, self.steps, self._more = batch, list[_Step[int]](), steps
 
-    def ends(self, start: int) -> list[int]:
+    def ends(self, start: int, steps: int) -> list[int]:
+        self.steps += islice(self._more, steps - len(self.steps))
         durations = [step[0] for step in self.steps]
         if max(durations) >= LONGEST_STEP:
             check_length(np.array(durations), np.array([step[6] for step in self.steps]))
@@ -73,8 +75,6 @@ class SingleRankBlock(NamedTuple):
 
 class SingleRankPricer(StepPricer):
     """Of a replica for which `suits` holds."""
-
-    shortest_block = 4
 
     @staticmethod
     def suits(
@@ -119,17 +119,20 @@ class SingleRankPricer(StepPricer):
         self._counted.record_single(block, executed, busy)
 
     def block(self, batch: Batch, rested: bool = False) -> SingleRankBlock:
-        steps = [self._first(batch, rested)] if batch.chunks else []
+        return SingleRankBlock(batch, self._steps(batch, rested))
+
+    def _steps(self, batch: Batch, rested: bool) -> Iterator[_Step[int]]:
+        if batch.chunks:
+            yield self._first(batch, rested)
         count, held = len(batch.rank), int(np.add.reduce(batch.context))
         leaving = _leaving(batch) if batch.steps > 1 else {}
         for step in range(batch.steps):
             for context in leaving.get(step, ()):
                 count -= 1
                 held -= context
-            if step == len(steps):
+            if step or not batch.chunks:
                 keys = held + count * (step + 1)
-                steps.append(self._decode(count, keys, batch.first_step + step, rested and not step))
-        return SingleRankBlock(batch, steps)
+                yield self._decode(count, keys, batch.first_step + step, rested and not step)
 
     def _decode(self, count: int, keys: int, number: int, rested: bool) -> _Step[int]:
         """A step of decoding sequences."""

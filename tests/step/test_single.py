@@ -62,7 +62,7 @@ def deployment(request: pytest.FixtureRequest) -> SingleRankPricer:
 def test_a_block_is_the_steps_of_the_price(deployment: SingleRankPricer, rested: bool) -> None:
     for batch in batches():
         block, price = deployment.block(batch, rested), deployment.price(batch, rested)
-        assert block.ends(1000) == price.ends(1000)
+        assert block.ends(1000, batch.steps) == price.ends(1000, batch.steps)
         assert block.decoding(batch.steps) == price.decoding(batch.steps)
         assert block.seen(batch.steps) == price.seen(batch.steps)
 
@@ -73,7 +73,9 @@ def test_both_leave_the_same_in_the_books(deployment: SingleRankPricer) -> None:
         for batch in batches():
             executed = max(batch.steps - 2, 1)
             if single:
-                deployment.record(deployment.block(batch), executed, 5)
+                block = deployment.block(batch)
+                block.ends(0, executed)
+                deployment.record(block, executed, 5)
             else:
                 deployment.accounts.record(deployment.price(batch), executed, 5)
         deployment.accounts.settle()
