@@ -20,6 +20,7 @@ from moesim.explore.optimiser import Optimiser, Trial
 from moesim.explore.points import Outcome, job, reason
 from moesim.explore.space import Dimension, dimensions, within_all
 from moesim.explore.sweep import Progress, Resources
+from moesim.explore.valued import check_valued
 from moesim.explore.version import code_version, library_version
 from moesim.spec.errors import MoesimError
 from moesim.spec.experiment import ExperimentSpec
@@ -97,6 +98,8 @@ def search_points(
     wanted = goals(study.spec)
     check_address(resources.backend, resources.address)
     check_experiment(study.base, within_all(wanted.dimensions))
+    asked = [each.metric for each in wanted.objectives] + [each.metric for each in wanted.constraints]
+    check_valued(study.base, wanted.dimensions, asked)
     optimiser = Optimiser(
         study.spec.name, *wanted, seed=study.spec.search.seed, journal=journal, storage=storage,
         about=f"{identity(study)} {code_version()} {library_version()}",

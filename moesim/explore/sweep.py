@@ -13,6 +13,7 @@ from moesim.explore.check import check_axes, check_experiment
 from moesim.explore.keys import Shortcuts, resolved_key
 from moesim.explore.points import Job, Outcome, job, reason
 from moesim.explore.space import Point, dimensions, points
+from moesim.explore.valued import check_valued
 from moesim.explore.version import code_version
 from moesim.spec.errors import MoesimError
 from moesim.spec.layers import assignment
@@ -83,6 +84,15 @@ def _check_questions(spec: StudySpec, axes: set[str]) -> None:
             raise MoesimError(f"the study has no axis {path!r}", fix=fix)
 
 
+def _asked(spec: StudySpec) -> list[str]:
+    """The metrics that a study asks about."""
+    from moesim.explore.metrics import constraint, objective
+
+    asked = [constraint(text).metric for text in spec.constraints]
+    asked += [objective(spec.compare.metric).metric] if spec.compare is not None else []
+    return asked + ([spec.figure.y] if spec.figure is not None else [])
+
+
 def sweep_points(study: Study, resources: Resources, progress: Progress | None = None) -> Swept:
     """Compute the points of a study.
 
@@ -93,6 +103,7 @@ def sweep_points(study: Study, resources: Resources, progress: Progress | None =
     """
     swept = Swept(plan(study.spec))
     check_experiment(study.base, swept.points[0])
+    check_valued(study.base, dimensions(study.spec), _asked(study.spec))
     check_address(resources.backend, resources.address)
     cache = Cache(resources.cache)
     try:

@@ -72,6 +72,21 @@ class WhatIf:
         """Share of the repeats within an interval."""
         return LEVEL
 
+    @property
+    def unpaired(self) -> tuple[str, ...]:
+        """Why base and change are not the same work on something else: a sentence where their models differ, one where
+        their requests do (how many, and how long). When requests come may differ."""
+        if any("training" in each.spec for each in (self.base, self.change)):
+            return ()
+        models = [str(each.spec["model"]["name"]) for each in (self.base, self.change)]
+        said = [] if models[0] == models[1] else [f"the models differ, {models[0]} and {models[1]}"]
+        first, second = (_lengths(each) for each in (self.base, self.change))
+        if len(first) != len(second):
+            said.append(f"the requests differ, {len(first)} and {len(second)} of them")
+        elif not first.equals(second):
+            said.append(f"the requests differ in their lengths, {_mean(first)} and {_mean(second)} in the mean")
+        return tuple(said)
+
     def write(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write a folder: `whatif.json`, the tables `metrics`, `causes` and `draws` as Parquet and CSV, and the results
         folders `base` and `change`. Returns the folder.
@@ -83,7 +98,8 @@ class WhatIf:
         about = {
             "moesim": self.base.manifest["moesim"], "experiment": self.base.manifest["options"]["experiment"],
             "base": self.base.manifest["options"]["set"], "change": list(self.overrides), "repeats": self.repeats,
-            "asked": self.asked, "level": self.level, "shared": list(self.shared), "apart": list(self.apart),
+            "asked": self.asked, "level": self.level, "unpaired": list(self.unpaired),
+            "shared": list(self.shared), "apart": list(self.apart),
         }  # fmt: skip
         contents = [
             tables(frames),
@@ -95,6 +111,17 @@ class WhatIf:
 
     def __repr__(self) -> str:
         return f"WhatIf({self.base.name!r}, {', '.join(self.overrides) or 'no change'}, {len(self.metrics)} metrics)"
+
+
+def _lengths(results: Results) -> pd.DataFrame:
+    """Of all requests, whatever the order in which they were sent."""
+    names = ["input_tokens", "output_tokens"]
+    return results.table("requests")[names].sort_values(names, ignore_index=True)
+
+
+def _mean(requests: pd.DataFrame) -> str:
+    """ "512 + 128 tokens": prompt and answer."""
+    return f"{requests['input_tokens'].mean():.0f} + {requests['output_tokens'].mean():.0f} tokens"
 
 
 def whatif(

@@ -33,7 +33,7 @@ def print_whatif(found: WhatIf, metrics: Sequence[str] = ()) -> None:
     """
     screen = console()
     screen.print(f"{found.base.name}, what if {', '.join(found.overrides) or 'nothing changes'}")
-    for line in _said(found):
+    for line in (*_said(found), *(f"not the same work: {why}" for why in found.unpaired)):
         screen.print(line)
     changed, others = _changed(found.metrics, metrics)
     if len(changed):
@@ -55,8 +55,8 @@ def print_whatif(found: WhatIf, metrics: Sequence[str] = ()) -> None:
 def _said(found: WhatIf) -> list[str]:
     """What the intervals are, and what base and change share."""
     if not found.repeats:
-        special = any(key in each.spec for each in (found.base, found.change) for key in ("pools", "training"))
-        why = " (interrupted)" if found.asked else ", as pools and training steps are not repeated" if special else ""
+        special = any("training" in each.spec for each in (found.base, found.change))
+        why = " (interrupted)" if found.asked else ", as training steps are not repeated" if special else ""
         return [f"one run of each; no intervals{why}"]
     pairs = f"{found.repeats} of {found.asked}" if found.repeats < found.asked else f"{found.repeats}"
     same = found.base.manifest["seed"] == found.change.manifest["seed"]

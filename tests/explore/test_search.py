@@ -85,6 +85,26 @@ def study(trial: dict[str, Any], **keys: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("asked", "change", "message"), [
+    ({"objectives": ["cost"]}, {"price": None}, "cost.per_million_output_tokens has no value: no price"),
+    ({"objectives": ["latency"], "constraints": ["machine.price <= 1"]}, {"price": None}, "machine.price has no value"),
+    ({"objectives": ["goodput"]}, {"price": "5 $/h"}, "goodput.requests has no value: the experiment has no slo"),
+    ({"objectives": ["cost"]}, {"price": "5 $/h"}, None),
+    ({"objectives": ["cost"], "axes": {"machine.price": ["5 $/h", "6 $/h"]}}, {"price": None}, None),
+])  # fmt: skip
+def test_objectives_without_a_value_are_refused_at_once(trial, asked, change, message, tmp_path) -> None:
+    device = {"extends": "rtx4090", "price": None}
+    trial["library"] = {"devices": {"unpriced": device}}
+    trial["machine"] = {"devices": {"unpriced": 4}, "fabric": "pcie4-host", **change}
+    wanted = study(trial, **{"search": {"trials": 2, "seed": 3}, **asked})
+    if message is None:
+        assert len(search(wanted))
+        return
+    with pytest.raises(MoesimError, match=message):
+        search(wanted, journal=tmp_path / "trials.log")
+    assert not (tmp_path / "trials.log").exists()
+
+
 def test_the_same_seed_gives_the_same_trials(trial: dict[str, Any], tmp_path: Any) -> None:
     one = search(study(trial))
     other = search(study(trial), cache=tmp_path / "another")

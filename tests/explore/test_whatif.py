@@ -15,6 +15,7 @@ import moesim
 from moesim.explore.choice import chosen
 from moesim.explore.made import made
 from moesim.explore.whatif import apart_sources, interval
+from moesim.explore.whatif_console import print_whatif
 from moesim.results import load
 from moesim.spec.errors import MoesimError
 
@@ -43,6 +44,23 @@ def test_a_change_that_changes_nothing_differs_by_nothing():
     assert (found.causes["difference"] == 0).all()
     assert found.apart == ()
     assert len(found.shared) > 5
+
+
+@pytest.mark.parametrize(("change", "said"), [
+    ("requests.count=5", "the requests differ, 8 and 5 of them"),
+    ("requests.mix=fixed-512-128", "the requests differ in their lengths"),
+    ("model=olmoe-1b-7b", "the models differ, qwen3-30b-a3b and olmoe-1b-7b"),
+    ("requests.rate=1/s", None),
+    ("engine=vllm-0.15", None),
+])  # fmt: skip
+def test_what_is_not_the_same_work_is_said(change, said, capsys):
+    base = moesim.load("quickstart", set=["requests.count=8"])
+    found = base.whatif([change], repeats=0)
+    print_whatif(found)
+    printed = " ".join(capsys.readouterr().out.split())
+    assert len(found.unpaired) == (said is not None)
+    assert printed.count("not the same work") == len(found.unpaired)
+    assert said is None or f"not the same work: {said}" in printed
 
 
 def test_parts_add_up_to_the_means(faster):
