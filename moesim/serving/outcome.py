@@ -262,7 +262,7 @@ def _add_work(totals: Totals, replica: Replica, model: ModelSpec, elements: dict
     for account in accounts.stages:
         flops += sum(op.flops_per_token * times for op, times in account.costs.operators.items()) * tokens
         flops += sum(op.flops_per_token for op in account.costs.per_sequence) * account.costs.total("heads") * samples
-        for (reach, _), sums in account.attention.items():
+        for (reach, _), sums in sorted(account.attention.items(), key=lambda each: each[0]):
             layers = account.costs.total(f"{reach}_attention")
             flops += float(sums[1].sum()) * layers
             kv += float(sums[2].sum()) * layers

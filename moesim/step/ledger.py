@@ -142,7 +142,8 @@ def _settle_operators(account: StageAccount, use: LaneUse, ledger: Ledger) -> No
 
 
 def _settle_attention(account: StageAccount, use: LaneUse, ledger: Ledger) -> None:
-    for (reach, mixed), sums in account.attention.items():
+    for reach, mixed in sorted(account.attention):  # whichever came first: sums must not depend on it
+        sums = account.attention[reach, mixed]
         layers = account.costs.total(f"{reach}_attention")
         for kind, ranks, _ in _by_class(account, account.tokens):
             steps = account.attention_calls[reach, mixed]
