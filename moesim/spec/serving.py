@@ -107,6 +107,12 @@ class EngineSpec(Descriptor):
     micro_batches: int = Field(default=1, ge=1, le=8)
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
     overlap_shared_experts: bool = False
+    #: Which implementation of the routed experts, where several were measured; none: the one measured closest by.
+    expert_kernels: Literal["marlin", "triton"] | None = None
+    #: What an engine does inside its other kernels. norms: all-reduces add the residual and normalise. shared_experts:
+    #: they are one more of the routed ones, or on a stream beside them. quantisation: of activations, tensor by tensor
+    #: or in four bits, at the end of the kernel before a product.
+    fused: tuple[Literal["norms", "shared_experts", "quantisation"], ...] = ()
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
     kernels: tuple[str, ...] = ()
     scales: dict[str, dict[ScaledKernel, Scale]] = {}

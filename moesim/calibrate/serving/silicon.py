@@ -50,12 +50,12 @@ _OWN_FORMAT: Mapping[str, Mapping[str, str]] = {
 }
 
 #: Random prompts have nothing in common; engines were told to take as many sequences as are sent.
-_ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 2048}
+_ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 512}
 #: What engines were told beside, where the models fill their memory; and what lies between them and the benchmark's
 #: client, fitted to TTFT of the fitted half of the models (at most 60 ms), each engine by itself.
 _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
-    "vllm": {"memory_utilization": 0.95, "frontend_latency": "47 ms"},
-    "sglang": {"memory_utilization": 0.95, "frontend_latency": "60 ms"},
+    "vllm": {"frontend_latency": "47 ms"},
+    "sglang": {"token_budget": 32768, "frontend_latency": "60 ms"},
     "trtllm": {"frontend_latency": "25 ms"},
 }
 _PER_NODE = 8
@@ -109,7 +109,7 @@ def point_experiment(point: Point) -> dict[str, Any]:
         "name": f"point-{point.row}",
         # What a step can hold is tabulated, and whole prompts of a longer context are never sent.
         "model": {"extends": MODELS[said["model_path"]], "context": _context(said)},
-        "engine": {"extends": ENGINES[said["backend"]], **_ENGINE, **_OWN_ENGINE.get(said["backend"], {})},
+        "engine": _engine(said),
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
             "mix": "measured",
@@ -122,17 +122,34 @@ def point_experiment(point: Point) -> dict[str, Any]:
     }
 
 
+def _engine(said: Mapping[str, str]) -> dict[str, Any]:
+    """What an engine was told. On Blackwell, all-reduces normalise (`fuse_allreduce_rms` of vLLM,
+    `enable-flashinfer-allreduce-fusion` of SGLang); gpt-oss runs on Marlin's experts in vLLM on Hopper
+    (VLLM_MXFP4_USE_MARLIN)."""
+    backend = said["backend"]
+    engine = {"extends": ENGINES[backend], **_ENGINE, **_OWN_ENGINE[backend]}
+    if said["system"] == "b200_sxm":
+        engine["fused"] = ["norms", "shared_experts", *(["quantisation"] if backend == "trtllm" else [])]
+    if backend == "vllm" and said["system"] != "b200_sxm" and said["model_path"] in _OWN_FORMAT:
+        engine["expert_kernels"] = "marlin"
+    return engine
+
+
 def _context(said: Mapping[str, str]) -> int:
     return max(_CONTEXT, int(said["isl"]) + int(said["osl"]))
 
 
 def _dtype(said: Mapping[str, str]) -> dict[str, str]:
-    """Formats by precision. TensorRT-LLM keeps the KV cache of quantised models in eight bits, as ModelOpt's
-    checkpoints say of themselves; on Blackwell experts of four bits multiply with activations of eight."""
-    dtype = dict(_OWN_FORMAT.get(said["model_path"], _DTYPES[said["precision"]]))
-    if said["system"] == "b200_sxm" and said["model_path"] in _OWN_FORMAT:
+    """Formats by precision, and what the benchmark's scripts say of the KV cache: eight bits for quantised models,
+    but for vLLM and SGLang on Hopper. Checkpoints of MoE models in four bits leave attention in 16 (ModelOpt). On
+    Blackwell experts of four bits multiply with activations of eight."""
+    own, blackwell = said["model_path"] in _OWN_FORMAT, said["system"] == "b200_sxm"
+    dtype = dict(_OWN_FORMAT[said["model_path"]] if own else _DTYPES[said["precision"]])
+    if said["is_moe"] == "1" and said["precision"] == "fp4":
+        dtype["attention"] = "bf16"
+    if own and blackwell:
         dtype["activations"] = "fp8"
-    narrow = said["precision"] != "bf16" and said["backend"] == "trtllm"
+    narrow = said["precision"] != "bf16" and (blackwell or (said["backend"] == "trtllm" and not own))
     return {**dtype, "kv": "fp8" if narrow else "bf16"}
 
 
