@@ -38,7 +38,7 @@ MODELS = {
     "nvidia/Qwen3-32B-NVFP4": "qwen3-32b",
 }  # fmt: skip
 SYSTEMS = {"h100_sxm": "dgx-h100", "h200_sxm": "dgx-h200", "b200_sxm": "dgx-b200"}
-ENGINES = {"vllm": "vllm-0.15", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
+ENGINES = {"vllm": "vllm-0.19", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
 #: By precision; models that are published in four bits have formats of their own.
 _DTYPES: Mapping[str, Mapping[str, str]] = {
     "bf16": {"weights": "bf16", "activations": "bf16"},
@@ -54,7 +54,7 @@ _ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, 
 #: What engines were told beside, where the models fill their memory; and what lies between them and the benchmark's
 #: client, fitted to TTFT of the fitted half of the models (at most 60 ms), each engine by itself.
 _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
-    "vllm": {"frontend_latency": "47 ms"},
+    "vllm": {"frontend_latency": "35 ms"},
     "sglang": {"token_budget": 32768, "frontend_latency": "60 ms"},
     "trtllm": {"frontend_latency": "25 ms"},
 }
