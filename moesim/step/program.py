@@ -135,8 +135,8 @@ def _attention_rows(model: ModelSpec, kind: LayerType, layer: int, layout: Repli
         if op.reduces:
             rows += _reduction("attention_reduce", layer, layout)
         if op.name == "qk_norm" and model.attention.qk_norm == "full" and layout.tp > 1:
-            # A norm over all heads: the ranks add up the squares of theirs.
-            rows.append(Row("qk_norm_reduce", "reduce_sums", layer))
+            # A norm over all heads: a pass over them for the squares, which the ranks add up, and one that scales them.
+            rows += [Row("qk_norm_reduce", "reduce_sums", layer), Row("qk_norm_scale", "operator", layer, op)]
     return rows
 
 

@@ -54,8 +54,8 @@ _ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, 
 #: What engines were told beside, where the models fill their memory; and what lies between them and the benchmark's
 #: client, fitted to TTFT of the fitted half of the models (at most 60 ms), each engine by itself.
 _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
-    "vllm": {"frontend_latency": "35 ms"},
-    "sglang": {"token_budget": 32768, "frontend_latency": "60 ms"},
+    "vllm": {"exposed_overhead": "400 us", "frontend_latency": "35 ms"},
+    "sglang": {"memory_utilization": 0.95, "token_budget": 32768, "frontend_latency": "60 ms"},
     "trtllm": {"frontend_latency": "25 ms"},
 }
 _PER_NODE = 8
@@ -160,16 +160,16 @@ def _together(said: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _apart(said: Mapping[str, str]) -> dict[str, Any]:
-    """A pool of workers for each phase, on one machine. Batch sizes are those of a rank of attention."""
+    """A pool of workers for each phase, on nodes of their own. Batch sizes are those of a rank of attention."""
     pools: dict[str, Any] = {}
-    devices = 0
+    nodes = 0
     for pool in ("prefill", "decode"):
         degrees = _degrees(said, f"{pool}_")
         workers = int(said[f"{pool}_num_workers"])
-        devices += degrees["tp"] * degrees["dp"] * workers
+        nodes += -(-degrees["tp"] * degrees["dp"] * workers // _PER_NODE)
         sequences = int(said[f"{pool}_batch_size"])
         pools[pool] = {"parallelism": {**degrees, "replicas": workers}, "engine": {"max_sequences": sequences}}
-    return {"machine": _machine(said, devices), "pools": pools}
+    return {"machine": _machine(said, nodes * _PER_NODE), "pools": pools}
 
 
 def _degrees(said: Mapping[str, str], of: str) -> dict[str, int]:
