@@ -31,7 +31,10 @@ VARIANTS = {
     "rope": ("rotary_emb", "attn_rope"), "act": ("act_fn", "mlp_act"),
     "norm": ("layernorm", "input_layernorm", "post_attention_layernorm"), "qk_norm": ("qk_norm", "layernorm"),
     "marlin": ("vllm_compressedtensorswna16marlinmoe_marlin_marl", "sglang_marlin_moe"),
-    "triton": ("vllm_fp8moe_triton_tritonexperts", "vllm_gptossmxfp4moe_triton_oaitritonmxfp4experts", "sglang_fused_moe_triton"),
+    "triton": (
+        "vllm_fp8moe_triton_tritonexperts", "vllm_gptossmxfp4moe_triton_oaitritonmxfp4experts",
+        "sglang_fused_moe_triton",
+    ),
 }  # fmt: skip
 
 #: Times beyond the measured range from which on a size is far outside.

@@ -19,7 +19,6 @@ from moesim.step.layout import ReplicaLayout
 from moesim.step.sharding import base_dtype
 from moesim.step.tables import StepContext
 
-
 #: Of a token, for a norm over all heads: two sums in fp32.
 NORM_SUMS_BYTES = 8.0
 

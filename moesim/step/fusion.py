@@ -9,8 +9,8 @@ from moesim.spec.serving import EngineSpec
 #: Norms that follow an all-reduce under tensor parallelism.
 _AFTER_REDUCTIONS = frozenset({"attention_norm", "mlp_norm", "final_norm"})
 
-#: Formats whose activations have one scale for a tensor that the checkpoint says (fp8), or scales that the kernel before
-#: can find in its own registers (blocks of 16 or 32). Those of 128 values take a kernel of their own.
+#: Formats whose activations have one scale for a tensor that the checkpoint says (fp8), or scales that the kernel
+#: before can find in its own registers (blocks of 16 or 32). Those of 128 values take a kernel of their own.
 _QUANTISED_BEFORE = frozenset({"fp8", "nvfp4", "mxfp4"})
 
 

@@ -27,8 +27,8 @@ from moesim.spec.serving import EngineSpec
 from moesim.step.layout import ReplicaLayout
 
 Action = Literal[
-    "operator", "attention", "experts", "reduce", "reduce_sums", "gather", "gather_logits", "dispatch", "combine", "barrier",
-    "send", "shared", "copy",
+    "operator", "attention", "experts", "reduce", "reduce_sums", "gather", "gather_logits", "dispatch", "combine",
+    "barrier", "send", "shared", "copy",
 ]  # fmt: skip
 
 

@@ -58,7 +58,8 @@ class StageCosts:
         return found
 
     def total(self, name: str) -> int:
-        """How often the parts hold `reductions`, `norm_reductions`, `gathers`, `heads`, `full_attention` or `local_attention` in all."""
+        """How often the parts hold `reductions`, `norm_reductions`, `gathers`, `heads`, `full_attention` or
+        `local_attention` in all."""
         return sum(getattr(part, name) * times for part, times in self.program.parts)
 
     def _link_key(self, rank: int) -> tuple[object, ...]:

@@ -15,8 +15,8 @@ from moesim.processors.mapped import MappedKernels
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.serving import EngineSpec
-from moesim.step.graph import FloatArray, IntArray
 from moesim.step.fusion import fused_calls
+from moesim.step.graph import FloatArray, IntArray
 from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
 

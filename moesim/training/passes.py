@@ -13,9 +13,9 @@ from moesim.model.attention import Reach
 from moesim.model.operators import Operator
 from moesim.spec.base import DTYPE_BYTES
 from moesim.step.attention import AttentionSums, chunk_work
+from moesim.step.communication import NORM_SUMS_BYTES
 from moesim.step.graph import IntArray
 from moesim.step.program import Row
-from moesim.step.communication import NORM_SUMS_BYTES
 from moesim.step.sharding import AttentionShare, base_dtype, operator_calls
 from moesim.training.backward import backward_calls
 from moesim.training.experts import ExpertPasses

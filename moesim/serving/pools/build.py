@@ -39,7 +39,8 @@ def deploy_pools(
     first = Place(machines[0], pool=handover.sides[0])
     prefill = _deploy(spec, handover.sides[0], requests, clock, streams, on_finish, scales, first)
     taken = spec.pool("prefill").parallelism.devices if spec.pools.shares_machine else 0
-    second = Place(machines[1], _begin(machines[1], taken, spec.pool("decode").parallelism), len(prefill.replicas), handover.sides[1])
+    begin = _begin(machines[1], taken, spec.pool("decode").parallelism)
+    second = Place(machines[1], begin, len(prefill.replicas), handover.sides[1])
     # The same streams: both pools serve one model, whose experts are as popular here as there. What a step draws
     # depends on its replica's number as well.
     decode = _deploy(spec, handover.sides[1], requests, clock, streams, handover.finish, scales, second)
