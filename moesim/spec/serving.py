@@ -81,6 +81,9 @@ class EngineSpec(Descriptor):
 
     `scales`: by family of the devices and kernel, the factor of its times.
 
+    `sort_bytes`: what sorting moves per logit, and what filters the sorted ones, where the model's `top_p` asks for it
+    and the engine sorts (vLLM up to 0.15); 0 where it does not, or requests sample otherwise (greedily).
+
     `transport` is how tokens travel between expert-parallel ranks: "allgather" gathers hidden states on every rank and
     reduce-scatters the outputs, "alltoall" dispatches each token to its experts and combines the outputs, as `dispatch`
     says. `collectives` names communication libraries by the start of their names, in order of preference: between the
@@ -110,6 +113,7 @@ class EngineSpec(Descriptor):
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
     kernels: tuple[str, ...] = ()
     scales: dict[str, dict[ScaledKernel, Scale]] = {}
+    sort_bytes: float = Field(default=0.0, ge=0, le=1e6, description="bytes")
     speculation: SpeculationSpec | None = None
     graph_sizes: Annotated[tuple[GraphSize, ...], BeforeValidator(_ranges)] = ()
     piecewise_graphs: bool = True
