@@ -148,7 +148,7 @@ def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters
     """One step of Gauss-Newton on the logarithm of TPOT; every model weighs the same."""
     names = list(CLASSES)
     counts = Counter(each.model for each in observations)
-    share = np.array([[_share(each.simulated, name) for name in names] for each in observations])
+    shares = np.array([[share(each.simulated, name) for name in names] for each in observations])
     gap = np.array([[1.0 / each.simulated.tpot] for each in observations])
     miss = np.array([math.log(each.stage.tpot / each.simulated.tpot) for each in observations])
     # Soft-L1: a run that nothing explains does not bend what explains the others.
@@ -156,7 +156,7 @@ def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters
     weight = trust * np.array([1 / math.sqrt(counts[each.model]) / _NOISE for each in observations])
     prior = np.array([*(_SPREAD[name] for name in names), _GAP])
     past = np.array([*(math.log(now.scales[name]) for name in names), now.gap])
-    rows = np.vstack([np.hstack([share, gap]) * weight[:, None], np.diag(1 / prior)])
+    rows = np.vstack([np.hstack([shares, gap]) * weight[:, None], np.diag(1 / prior)])
     change: NDArray[np.float64] = np.linalg.lstsq(rows, np.concatenate([miss * weight, -past / prior]), rcond=None)[0]
     values = past + change
     late = [
@@ -170,7 +170,7 @@ def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters
     )
 
 
-def _share(simulated: Latencies, name: str) -> float:
+def share(simulated: Latencies, name: str) -> float:
     """Of a class in the step. Operators are called by the kind of their kernels, attention without its phase."""
     kinds = {kernel.partition("_")[0] for kernel in CLASSES[name]}
     return sum(simulated.shares.get(kind, 0.0) for kind in kinds)
