@@ -13,7 +13,7 @@ from moesim.fabric.traffic import MachineLinks, links_of
 from moesim.fabric.transfer import Transfer
 from moesim.model.operators import kv_elements_per_token
 from moesim.spec.base import DTYPE_BYTES
-from moesim.spec.serving import DispatchSpec
+from moesim.spec.dispatch import DispatchSpec
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.sharding import base_dtype

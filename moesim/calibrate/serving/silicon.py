@@ -49,10 +49,13 @@ _OWN_FORMAT: Mapping[str, Mapping[str, str]] = {
     "openai/gpt-oss-120b": {"weights": "bf16", "experts": "fp4", "activations": "bf16"}
 }
 
-#: Random prompts have nothing in common; engines were told to take as many sequences as are sent.
-_ENGINE: Mapping[str, object] = {"prefix_caching": False, "token_budget": 8192, "max_sequences": 512}
-#: What engines were told beside, where the models fill their memory; and what lies between them and the benchmark's
-#: client, fitted to TTFT of the fitted half of the models (at most 60 ms), each engine by itself.
+#: Random prompts have nothing in common; engines take as many sequences as are sent, and decode greedily.
+_ENGINE: Mapping[str, object] = {
+    "prefix_caching": False, "token_budget": 8192, "max_sequences": 512, "sort_bytes": 0
+}  # fmt: skip
+#: What engines were told beside, as in the benchmark's scripts (github.com/SemiAnalysisAI/InferenceX, single_node); what
+#: lies between them and its client, and vLLM's exposed host time where nothing filters logits, fitted to TTFT and TPOT
+#: of the fitted half of the models, each engine by itself.
 _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
     "vllm": {"exposed_overhead": "400 us", "frontend_latency": "35 ms"},
     "sglang": {"memory_utilization": 0.95, "token_budget": 32768, "frontend_latency": "60 ms"},
