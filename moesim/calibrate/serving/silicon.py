@@ -53,7 +53,7 @@ _OWN_FORMAT: Mapping[str, Mapping[str, str]] = {
 _ENGINE: Mapping[str, object] = {
     "prefix_caching": False, "token_budget": 8192, "max_sequences": 512, "sort_bytes": 0
 }  # fmt: skip
-#: What engines were told beside, as in the benchmark's scripts (github.com/SemiAnalysisAI/InferenceX, single_node); what
+#: What engines were told beside, as in the scripts of the benchmark (github.com/SemiAnalysisAI/InferenceX); what
 #: lies between them and its client, and vLLM's exposed host time where nothing filters logits, fitted to TTFT and TPOT
 #: of the fitted half of the models, each engine by itself.
 _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
