@@ -18,7 +18,6 @@ from moesim.calibrate.serving.measured import Run
 from moesim.calibrate.serving.measured import measured_runs as published_runs
 from moesim.calibrate.serving.replay import replay_all
 from moesim.calibrate.split import fitted_half
-from moesim.report.plots.axes import series_style
 from moesim.report.style import BLUE, COLUMN, INK, blank, printed, save
 from moesim.results.tables import request_columns
 from moesim.validate.kinds.serving import replay
@@ -42,7 +41,7 @@ def draw(folder: Path) -> None:
 def latencies(folder: Path) -> Any:
     """Distributions of latencies of the two runs whose requests were published."""
     figure = blank(COLUMN["double"], 1.75 * len(measured_runs.RUNS) + 0.3)
-    grid = figure.subplots(len(measured_runs.RUNS), len(MEASURES), squeeze=False)
+    grid = figure.subplots(len(measured_runs.RUNS), len(MEASURES), squeeze=False, sharey=True)
     for row, run in zip(grid, measured_runs.RUNS, strict=True):
         simulated = request_columns(replay(run.experiment, folder / run.workload))
         for axes, (name, label) in zip(row, MEASURES.items(), strict=True):
@@ -66,21 +65,22 @@ def _column(path: Path, name: str) -> Any:
 def loads(folder: Path) -> Any:
     """Mean latencies against the rate of requests, of deployments that were measured at several."""
     everything = [run for run in published_runs(folder) if run.scored]
-    runs = [run for run in everything if _shown(run)]
-    points = _points(runs)
+    points = _points([run for run in everything if _shown(run)])
     names = [run.model for run in everything]
     fitted = dict(zip(names, fitted_half(names), strict=True))
-    figure = blank(COLUMN["double"], 2.3)
-    for axes, (name, label) in zip(figure.subplots(1, len(MEASURES)), MEASURES.items(), strict=True):
-        factor, unit = (1.0, "s") if name == "e2e" else (1e3, "ms")
-        for index, (model, tp) in enumerate(DEPLOYMENTS):
+    figure = blank(COLUMN["double"], 1.25 * len(MEASURES) + 0.5)
+    grid = figure.subplots(len(MEASURES), len(DEPLOYMENTS), squeeze=False, sharex=True, sharey="row")
+    for column, (model, tp) in enumerate(DEPLOYMENTS):
+        for axes, name in zip(grid[:, column], MEASURES, strict=True):
+            factor = 1.0 if name == "e2e" else 1e3
             rates, measured, simulated = np.array(points[model, tp, name]).T
-            look = series_style(index)
-            text = f"{model}, TP {tp}" + ("" if fitted[model] else " (held out)")
-            axes.plot(rates, factor * simulated, color=look["color"], label=text)
-            axes.plot(rates, factor * measured, **(look | {"linestyle": "none"}))
-        axes.set(xlabel="requests per second", ylabel=f"mean {label} ({unit})", xlim=(0, None), ylim=(0, None))
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=4)
+            axes.plot(rates, factor * simulated, color=BLUE, label="simulated")
+            axes.plot(rates, factor * measured, color=INK, marker="o", markersize=3, linestyle="none", label="measured")
+        grid[0][column].set_title(f"{model}, TP {tp}" + ("" if fitted[model] else "\n(held out)"))
+        grid[-1][column].set(xlabel="requests per second", xlim=(0, None))
+    for row, (name, label) in zip(grid, MEASURES.items(), strict=True):
+        row[0].set(ylabel=f"{label} ({'s' if name == 'e2e' else 'ms'})", ylim=(0, None))
+    figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper right", ncols=2)
     return figure
 
 

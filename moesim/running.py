@@ -58,7 +58,7 @@ def run(
     if spec.training is not None:
         return _train(experiment, output, overwrite=overwrite, figures=figures, repeated=uncertainty is not None)
     if uncertainty is not None:
-        check_repeats(uncertainty.repeats, spec)
+        check_repeats(uncertainty.repeats)
     begin = time.perf_counter()
     with experiment.placing():
         simulation = Simulation(spec)
@@ -143,7 +143,7 @@ def _repeat(
     workers = worthwhile(timing["simulation"] * wanted.repeats, wanted.workers)
     with experiment.placing():
         repeats = repeat(
-            experiment.spec, simulation.deployment, wanted.repeats, workers=workers, progress=wanted.progress
+            experiment.spec, simulation.deployments, wanted.repeats, workers=workers, progress=wanted.progress
         )
     timing["repeats"] = time.perf_counter() - begin
     return repeats

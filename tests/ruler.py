@@ -26,7 +26,8 @@ _ENERGY = """energy: {bf16: 1 pJ/FLOP}
   link_energy: 1 pJ/B
   idle_fraction: 0"""
 
-#: `ideal` kernels start at once; a `paced` attention kernel takes 1 s, whatever its work.
+#: `ideal` kernels start at once; a `paced` attention kernel takes 1 s, whatever its work, and of the `choosy` ones
+#: sampling.
 FAMILIES = f"""\
 ideal:
   {_EFFICIENCY}
@@ -35,6 +36,10 @@ ideal:
 paced:
   {_EFFICIENCY}
   overhead: {{gemm: 0 s, attention: 1 s, experts: 0 s, elementwise: 0 s, router: 0 s, sampling: 0 s}}
+  {_ENERGY}
+choosy:
+  {_EFFICIENCY}
+  overhead: {{gemm: 0 s, attention: 0 s, experts: 0 s, elementwise: 0 s, router: 0 s, sampling: 1 s}}
   {_ENERGY}
 """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,33 +16,31 @@ _OF_BLOCK = ("replica", "begin", "prefill_tokens", "prefill_sequences", "emitted
 _OF_STEP = ("end", "decodes", "waiting", "kv_tokens", "accepted")
 
 
-_NONE = np.zeros((), dtype=np.int64)
-
-
 class StepRecorder:
-    """Rows of consecutive steps, appended in blocks. Memory: 32 bytes per step and 400 per block."""
+    """Rows of consecutive steps, appended in blocks. Memory: 40 bytes per step and 72 per block."""
 
     def __init__(self) -> None:
-        self._blocks: dict[str, list[int]] = {name: [] for name in _OF_BLOCK}
-        self._steps: dict[str, list[IntArray]] = {name: [] for name in _OF_STEP}
-        self._single_gaps: list[int] = []
+        self._blocks = array("q")  # row by row
+        self._columns = [array("q") for _ in _OF_STEP]
+        self._lengths = array("q")
+        self._single_gaps = array("q")
 
     def add(
         self,
         *,
         replica: int,
         begin: int,
-        end: IntArray,
-        decodes: IntArray,
-        waiting: IntArray,
-        kv_tokens: IntArray,
+        end: Sequence[int],
+        decodes: Sequence[int],
+        waiting: Sequence[int],
+        kv_tokens: Sequence[int],
         prefill_tokens: int = 0,
         prefill_sequences: int = 0,
         emitted: int = 0,
         gaps: bool = True,
         joined: int = 0,
         drafts: int = 0,
-        accepted: IntArray | None = None,
+        accepted: Sequence[int] | None = None,
     ) -> None:
         """Steps that follow each other without a pause, the first of which begins at `begin`.
 
@@ -52,12 +53,11 @@ class StepRecorder:
             gaps: the first step, too, is the inter-token latency of its decoding sequences, as the others are, but for
                 `joined` of them.
         """
-        block = (replica, begin, prefill_tokens, prefill_sequences, emitted, int(gaps), joined, drafts)
-        for name, value in zip(_OF_BLOCK, block, strict=True):
-            self._blocks[name].append(value)
-        accepted = np.broadcast_to(_NONE, len(end)) if accepted is None else accepted
-        for name, values in zip(_OF_STEP, (end, decodes, waiting, kv_tokens, accepted), strict=True):
-            self._steps[name].append(values)
+        self._blocks.extend((replica, begin, prefill_tokens, prefill_sequences, emitted, gaps, joined, drafts))
+        steps = (end, decodes, waiting, kv_tokens, accepted or [0] * len(end))
+        for column, values in zip(self._columns, steps, strict=True):
+            column.extend(values)
+        self._lengths.append(len(end))
 
     def add_gap(self, gap: int) -> None:
         """One more inter-token latency, in picoseconds."""
@@ -82,19 +82,21 @@ class StepRecorder:
 
     def _rows(self) -> dict[str, IntArray]:
         """A row for each step, as they were added, times in picoseconds."""
-        steps = {name: _joined(parts) for name, parts in self._steps.items()}
+        steps = {name: _column(values) for name, values in zip(_OF_STEP, self._columns, strict=True)}
+        blocks = self._of_blocks()
         start = np.concatenate([[0], steps["end"]])[:-1].astype(np.int64)
-        first = np.cumsum([0, *(len(part) for part in self._steps["end"])])[:-1]
-        start[first] = self._blocks["begin"]
+        first = self._first()
+        start[first] = blocks["begin"]
         of_first = {name: np.zeros_like(start) for name in ("prefill_tokens", "prefill_sequences", "emitted")}
         for name, values in of_first.items():
-            values[first] = self._blocks[name]
+            values[first] = blocks[name]
+        lengths = _column(self._lengths)
         return {
             "start": start,
             "end": steps["end"],
-            "replica": self._of_block("replica"),
+            "replica": np.repeat(blocks["replica"], lengths),
             "prefill_tokens": of_first["prefill_tokens"],
-            "decode_tokens": steps["decodes"] * (1 + self._of_block("drafts")),
+            "decode_tokens": steps["decodes"] * (1 + np.repeat(blocks["drafts"], lengths)),
             "decodes": steps["decodes"],
             "accepted": steps["accepted"],
             "sequences": steps["decodes"] + of_first["prefill_sequences"],
@@ -104,19 +106,25 @@ class StepRecorder:
             "output_tokens": steps["decodes"] + steps["accepted"] + of_first["emitted"],
         }
 
-    def _of_block(self, name: str) -> IntArray:
-        """A value of each block, repeated for each of its steps."""
-        lengths = [len(part) for part in self._steps["end"]]
-        return np.repeat(np.array(self._blocks[name], dtype=np.int64), lengths)
+    def _of_blocks(self) -> dict[str, IntArray]:
+        """A column of each block's values."""
+        return dict(zip(_OF_BLOCK, _column(self._blocks).reshape(-1, len(_OF_BLOCK)).T, strict=True))
+
+    def _first(self) -> IntArray:
+        """Where each block begins."""
+        lengths = _column(self._lengths)
+        first: IntArray = np.cumsum(lengths) - lengths
+        return first
 
     def gaps(self) -> dict[str, NDArray[np.generic]]:
         """Inter-token latencies as a weighted sample: duration (seconds), count. Accepted drafts come at once."""
         rows = self._rows()
-        first = np.cumsum([0, *(len(part) for part in self._steps["end"])])[:-1]
+        first = self._first()
         decoding = rows["decodes"].copy()
-        decoding[first] *= np.array(self._blocks["gaps"], dtype=np.int64)
-        decoding[first] -= np.array(self._blocks["joined"], dtype=np.int64)
-        single = np.array(self._single_gaps, dtype=np.int64)
+        blocks = self._of_blocks()
+        decoding[first] *= blocks["gaps"]
+        decoding[first] -= blocks["joined"]
+        single = _column(self._single_gaps)
         gaps = np.concatenate([rows["end"] - rows["start"], single, [0]])
         weights = np.concatenate([decoding, np.ones(len(single), dtype=np.int64), [rows["accepted"].sum()]])
         values, inverse = np.unique(gaps, return_inverse=True)
@@ -124,5 +132,5 @@ class StepRecorder:
         return {"duration": values[count > 0] / PICOSECONDS, "count": count[count > 0]}
 
 
-def _joined(parts: list[IntArray]) -> IntArray:
-    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.int64)
+def _column(values: array[int]) -> IntArray:
+    return np.array(values, dtype=np.int64)

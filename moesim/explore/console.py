@@ -34,7 +34,7 @@ def print_sweep(study: Study, swept: Swept, points: pa.Table, folder: Path) -> N
     for text, count in reasons.most_common(_REASONS):
         console.print(f"  {count} x {text}", markup=False, soft_wrap=True)
     if study.spec.repeats and any(len(each.rows) == 1 for each in swept.outcomes.values()):
-        console.print("points on two pools and training steps are not repeated")
+        console.print("training steps are not repeated")
     if states["ok"]:
         _print_best(console, study.spec, points, swept)
     elif swept.outcomes:

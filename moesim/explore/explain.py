@@ -109,7 +109,7 @@ def explain(
     Args:
         metrics: dotted names, or first parts of them; METRICS without any.
         repeats: repeat all this with drawn errors and seeds, for intervals of the elasticities; 0 for none. Training
-            steps and runs on two pools are not repeated.
+            steps are not repeated.
         workers: processes to share the runs.
         progress: called with (finished, all) runs.
 
@@ -156,7 +156,7 @@ def _drawn(base: Made, repeats: int) -> list[Job]:
     """The experiment with drawn errors and seeds, as `moesim run --uncertainty` repeats it."""
     if not repeats:
         return []
-    spec, sources = base.spec, error_sources(base.spec, base.deployment)
+    spec, sources = base.spec, error_sources(base.spec, base.deployments)
     drawn, numbers = factors(spec.seed, sources, repeats), seeds(spec.seed, repeats)
     found = []
     for k in range(repeats):

@@ -116,7 +116,7 @@ def _measured(spec: ExperimentSpec, deployments: Sequence[Deployment]) -> Iterat
                      "kernels", (device, kernel))  # fmt: skip
     for device in devices:
         yield _scale(f"launches.{device}", f"{device} kernel launches", "launches", "launches", device)
-    sources = [source for each in deployments for source in error_sources(spec, each)]
+    sources = error_sources(spec, deployments) if deployments else []
     drawn = dict.fromkeys(source.name for source in sources if source.what == "collectives")
     for name in drawn:
         label = f"{name.replace('_', '-')} time"

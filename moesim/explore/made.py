@@ -27,12 +27,6 @@ class Made(NamedTuple):
         return self.experiment.spec
 
     @property
-    def deployment(self) -> Deployment:
-        """The only one, of a run that can be repeated with drawn errors."""
-        (deployment,) = self.deployments
-        return deployment
-
-    @property
     def metrics(self) -> dict[str, float]:
         """Of the run and of the machine, by dotted name; NaN where not defined."""
         return numbers(self.results.summary) | machine_metrics(self.spec)

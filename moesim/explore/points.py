@@ -75,7 +75,7 @@ def _rows(spec: ExperimentSpec, repeats: int) -> Iterator[dict[str, float]]:
     machine = machine_metrics(spec)
     yield numbers(summarise(record, spec.slo)) | machine
     if repeats and repeatable(spec):
-        found = repeat(spec, simulation.deployment, repeats)
+        found = repeat(spec, simulation.deployments, repeats)
         if found.stopped:
             raise KeyboardInterrupt
         for k in range(repeats):

@@ -19,6 +19,8 @@ from moesim.explore.metrics import machine_metrics
 from moesim.explore.written import document, tables
 from moesim.results import Results, write_contents, write_whole
 from moesim.running import worthwhile
+from moesim.serving.pools.service import POOLS
+from moesim.spec.experiment import ExperimentSpec
 from moesim.spec.loading import LoadedExperiment
 from moesim.uncertainty.intervals import ENDS, LEVEL
 from moesim.uncertainty.repeats import check_repeats, repeat, repeatable
@@ -110,7 +112,7 @@ def whatif(
 
     Args:
         metrics: names of metrics, or their first parts; all without any.
-        repeats: 0 for none, and no intervals; training steps and runs on two pools are not repeated.
+        repeats: 0 for none, and no intervals; training steps are not repeated.
         workers: processes to share the repeats.
         progress: called with (finished, all) simulations.
 
@@ -120,7 +122,7 @@ def whatif(
     if not (repeatable(base.spec) and repeatable(change.spec)):
         repeats = 0
     if repeats:
-        check_repeats(repeats, base.spec)
+        check_repeats(repeats)
     begin = time.perf_counter()
     first, second = made(base), made(change)
     workers = worthwhile((time.perf_counter() - begin) * repeats, workers)
@@ -155,12 +157,12 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
         return None if progress is None else lambda done, _: progress(before + done, 2 * repeats)
 
     with base.experiment.placing():
-        one = repeat(base.spec, base.deployment, repeats, workers=workers, progress=report(0))
+        one = repeat(base.spec, base.deployments, repeats, workers=workers, progress=report(0))
     if one.stopped:
         return _Drawn()
     with change.experiment.placing():
         other = repeat(
-            change.spec, change.deployment, repeats, workers=workers, progress=report(repeats), apart=apart
+            change.spec, change.deployments, repeats, workers=workers, progress=report(repeats), apart=apart
         )  # fmt: skip
     pairs = len(other.number)
     if pairs < 2:
@@ -179,13 +181,17 @@ def _paired(base: Made, change: Made, repeats: int, workers: int, progress: Prog
 def apart_sources(base: Made, change: Made) -> frozenset[str]:
     """Labels of the change's sources of error that are not the base's, although some are called alike: terms measured
     on another device or in another stack, overheads of another engine."""
-    known = {source.label: source.origin for source in error_sources(base.spec, base.deployment)}
-    other_engine = base.spec.engine.name != change.spec.engine.name
+    known = {source.label: source.origin for source in error_sources(base.spec, base.deployments)}
+    other_engine = _engines(base.spec) != _engines(change.spec)
     return frozenset(
         source.label
-        for source in error_sources(change.spec, change.deployment)
+        for source in error_sources(change.spec, change.deployments)
         if known.get(source.label) != source.origin or (source.what == "engine" and other_engine)
     )
+
+
+def _engines(spec: ExperimentSpec) -> set[str]:
+    return {spec.engine.name} if spec.pools is None else {spec.pool(name).engine.name for name in POOLS}
 
 
 def _table(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moesim.hardware.machine import Device
-from moesim.kernels.shapes import Shape
+from moesim.kernels.shapes import AttentionShape, Shape
 from moesim.spec.base import Dtype
 
 FloatArray = NDArray[np.float64]
@@ -52,6 +53,10 @@ class Cost(NamedTuple):
     memory_joules: FloatArray
 
 
+#: Seconds of an attention kernel whose sizes are numbers.
+Alone: TypeAlias = Callable[[AttentionShape], float]
+
+
 class KernelModel(Protocol):
     """Time and energy of kernels on a device. Must be vectorised and pure."""
 
@@ -59,3 +64,7 @@ class KernelModel(Protocol):
 
     def seconds(self, calls: Calls, device: Device) -> FloatArray:
         """The first column of `cost` alone, for the hot path."""
+        ...
+
+    def alone(self, calls: Calls, device: Device) -> Alone | None:
+        """The same of single calls of attention, of the kind that `calls` are; None where arrays are as fast."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import QUANTISED, Calls, Cost, FloatArray
+from moesim.kernels.base import QUANTISED, Alone, Calls, Cost, FloatArray
 from moesim.kernels.forms import Form, Rates, Times, larger, make_form, together
 from moesim.kernels.forms.attention import Decode, LatentPrefill, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
@@ -116,6 +116,10 @@ class CalibratedKernels:
         priced = self._priced(calls, device)
         return self._plain(calls, device).seconds if priced is None else priced.times(calls).seconds
 
+    def alone(self, calls: Calls, device: Device) -> Alone | None:
+        priced = self._priced(calls, device)
+        return None if priced is None or not isinstance(calls.shape, AttentionShape) else priced.alone
+
     def _priced(self, calls: Calls, device: Device) -> _Priced | None:
         if calls.shape is None:
             return None
@@ -200,7 +204,7 @@ class _Priced:
             if self.joins and isinstance(prefill, Prefill) and isinstance(decode, Decode):
                 if shape.pairs.size > _FEW:
                     return self._mixed(prefill, decode, shape)
-                alone = [self._alone(prefill, decode, each) for each in _one_by_one(shape)]
+                alone = [self._alone(each) for each in _one_by_one(shape)]
                 return Times(*(np.array(column).reshape(shape.pairs.shape) for column in zip(*alone, strict=True)))
         return together(self._apart(shape))
 
@@ -218,8 +222,22 @@ class _Priced:
             _scaled(form.times(shape, self.rates), scale) for form, scale in zip(self.forms, self.scales, strict=True)
         ]
 
-    def _alone(self, prefill: Prefill, decode: Decode, call: AttentionShape) -> Times:
+    def alone(self, call: AttentionShape) -> float:
+        """Seconds of a call whose sizes are numbers."""
+        seconds: Any
+        if not call.chunks:
+            seconds = self.forms[1].times(call, self.rates).seconds * self.scales[1]
+        elif self.joins:
+            seconds = self._alone(call).seconds
+        else:
+            seconds = sum(times.seconds for times in self._apart(call))
+        return float(seconds)
+
+    def _alone(self, call: AttentionShape) -> Times:
+        prefill, decode = self.forms
         if call.chunks:
+            assert isinstance(prefill, Prefill)
+            assert isinstance(decode, Decode)
             return self._mixed(prefill, decode, call)
         return _scaled(decode.times(call, self.rates), self.scales[1])
 

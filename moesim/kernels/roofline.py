@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import FUSED, Calls, Cost, FloatArray
+from moesim.kernels.base import FUSED, Alone, Calls, Cost, FloatArray
 from moesim.spec.base import Dtype
 
 #: Kernel classes whose defaults another class's stand for.
@@ -58,6 +58,9 @@ class DatasheetRoofline:
 
     def seconds(self, calls: Calls, device: Device) -> FloatArray:
         return self.cost(calls, device).seconds
+
+    def alone(self, calls: Calls, device: Device) -> Alone | None:
+        return None
 
     def _launch(self, device: Device, kind: str) -> float:
         """Seconds of a call without work."""

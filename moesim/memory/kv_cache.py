@@ -97,11 +97,15 @@ class PagedKVCache:
 
     def duplicates_after(self, leaving: Sequence[int]) -> list[int]:
         """`duplicates` as they would be after each of the requests `leaving` is released in turn; changes nothing."""
-        left, released, counts = self.duplicates, Counter[_Span](), []
+        left, counts = self.duplicates, []
+        released = Counter[_Span]() if len(leaving) > 1 else None
         for request in leaving:
             holding = self._holdings[request]
-            released.update(holding.spans)
-            freed = sum(span.blocks for span in holding.spans if released[span] == span.references)
+            if released is None:
+                freed = sum([span.blocks for span in holding.spans if span.references == 1])
+            else:
+                released.update(holding.spans)
+                freed = sum([span.blocks for span in holding.spans if released[span] == span.references])
             left -= holding.blocks - holding.private - freed
             counts.append(left)
         return counts
@@ -146,7 +150,10 @@ class PagedKVCache:
         if new + own + idle > self._unused + self._evictable:
             return None
         for span in spans:
-            self._hold(span)
+            if not span.references:
+                del self._queue[span]
+                self._evictable -= span.blocks
+            span.references += 1
         self._reclaim(request, own)
         self._take(new)
         holding.spans, holding.private, holding.published = spans, new + own, shared
@@ -184,6 +191,30 @@ class PagedKVCache:
             self._publish(holding)
         return True
 
+    def grow_all(self, requests: Sequence[int], tokens: Sequence[int]) -> bool:
+        """`grow` of each in turn, to so many tokens; False once one does not fit, and the others are as they were.
+
+        Raises:
+            KeyError: a request holds no blocks.
+        """
+        size, wanted = self.block_size, 0
+        holdings = [self._holdings[request] for request in requests]
+        for holding, count in zip(holdings, tokens, strict=True):
+            wanted += max(-(-count // size) - holding.blocks, 0)
+            if holding.published < holding.hashed:
+                wanted = self.capacity + 1  # may share what it fills
+        if wanted > self._unused + self._evictable:
+            return all(map(self.grow, requests, tokens))
+        for holding, count in zip(holdings, tokens, strict=True):
+            new = -(-count // size) - holding.blocks
+            if new > 0:
+                holding.blocks += new
+                holding.private += new
+            holding.tokens = count
+        self._held += wanted
+        self._take(wanted)
+        return True
+
     def name(self, request: int, hashes: Sequence[int], block_tokens: int, tokens: int) -> None:
         """Offers all full blocks of the request's `tokens` tokens under `hashes`, those filled during decoding too.
 
@@ -219,11 +250,13 @@ class PagedKVCache:
         if not self.prefix_caching:
             self._unused += holding.blocks
             return
-        if holding.private:
+        full = holding.tokens // self.block_size - holding.hashed if preempted else 0
+        if full <= 0 and not self._cached and not self._preempted:
+            self._unused += holding.private  # nothing that is of use is in front of them in the queue
+        elif holding.private:
             span = _Span(None, holding.private, 0)
             self._enqueue(span)
-            full = holding.tokens // self.block_size - holding.hashed
-            if preempted and full > 0:
+            if full > 0:
                 span.owner, span.full = request, full
                 span.skip = holding.private - (holding.blocks - holding.hashed)
                 self._preempted[request] = span
@@ -262,28 +295,20 @@ class PagedKVCache:
         self, request: int | None, hashes: Sequence[int], per_hash: int, limit: int
     ) -> tuple[int, int, list[_Span]]:
         """Leading blocks found, `limit` at most: shared ones, then the request's own, and the spans of the shared."""
-        shared = 0
         spans: list[_Span] = []
-        for key in hashes:
+        for key in hashes[: -(-limit // per_hash)]:
             span = self._cached.get(key)
-            if span is None or shared >= limit:
+            if span is None:
                 break
             spans.append(span)
-            shared += span.blocks
             if span.blocks < per_hash:
                 break
-        shared = min(shared, limit)
+        shared = min(sum([span.blocks for span in spans]), limit)
         own = 0
         if request in self._preempted and shared == len(hashes) * per_hash:
             left = self._preempted[request]
             own = max(min(left.blocks - left.skip, left.full, limit - shared), 0)
         return shared, own, spans
-
-    def _hold(self, span: _Span) -> None:
-        if not span.references:
-            del self._queue[span]
-            self._evictable -= span.blocks
-        span.references += 1
 
     def _enqueue(self, span: _Span) -> None:
         self._queue[span] = None

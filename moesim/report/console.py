@@ -300,7 +300,7 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     said = MEASURED if measured else DATASHEET
     if any(device != other for device, other in measured):
         said += TRANSFERRED
-    repeatable = not {"intervals", "training", "pools"} & set(summary)
+    repeatable = not {"intervals", "training"} & set(summary)
     return said + (INTERVALS if repeatable else "")
 
 

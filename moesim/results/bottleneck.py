@@ -22,6 +22,8 @@ RESOURCES = {
 NOTICEABLE = 0.05
 #: Shares of the requests, and their number, that must be waiting at the last arrival for the queue to count as growing.
 BACKLOG_SHARE, BACKLOG_LEAST = 0.05, 10
+#: Requests come at once that come within a hundredth of the time, and before so many steps have begun.
+_AT_ONCE, _FEW_STEPS = 0.01, 10
 
 
 def bottleneck(record: RunRecord) -> dict[str, Any]:
@@ -95,7 +97,8 @@ def _growth(record: RunRecord, stage: NDArray[np.bool_]) -> dict[str, Any]:
     first, last, halfway = float(arrival.min()), float(arrival.max()), float(np.median(arrival))
     finish = requests["finish"][stage]
     seconds = record.end if stage.all() or np.isnan(finish).any() else float(finish.max()) - first
-    at_once = bool(len(arrival) > 1 and last - first < 0.01 * seconds)
+    begun = int(np.count_nonzero((record.iterations["start"] >= first) & (record.iterations["start"] < last)))
+    at_once = bool(len(arrival) > 1 and last - first < _AT_ONCE * seconds and begun < _FEW_STEPS)
     backlog, before = _backlog(record, last), _backlog(record, halfway)
     many = backlog >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))
     overloaded = bool(before < 0.75 * backlog and many and not at_once)

@@ -47,6 +47,7 @@ from moesim.step.program import StageProgram, stage_program
 from moesim.step.relieved import SentWeights
 from moesim.step.routed import ExpertCosts
 from moesim.step.sampled import Sampled
+from moesim.step.single import SingleRankPricer
 from moesim.step.tables import StepContext
 from moesim.step.tabulated import Tabulated
 from moesim.step.tokens import expert_places
@@ -231,7 +232,7 @@ def _pricer(
     elif executed:
         make = executed_pricer(spec.fidelity) if spec.fabric == "bound" else LivePricer
     if where is None:
-        return make(context, layout, programs, communication, None, None)
+        return _made(make, context, layout, programs, communication, None, None)
     routing, relief = where.routing, where.relief
     sent = None if relief is None else partial(SentWeights, relief, communication, programs)
     costs = ExpertCosts(context, layout, programs, where.slots, sent)
@@ -245,6 +246,20 @@ def _pricer(
         routed: Sampled | Tabulated = Tabulated(costs, exchange, routing, key, context.token_limit * layout.dp)
     else:
         routed = Sampled(costs, exchange, routing, key)
+    return _made(make, context, layout, programs, communication, routed, costs)
+
+
+def _made(
+    make: Callable[..., StepPricer],
+    context: StepContext,
+    layout: ReplicaLayout,
+    programs: list[StageProgram],
+    communication: Communication,
+    routed: Sampled | Tabulated | None,
+    costs: ExpertCosts | None,
+) -> StepPricer:
+    if make is StepPricer and SingleRankPricer.suits(context, layout, programs, routed):
+        make = SingleRankPricer
     return make(context, layout, programs, communication, routed, costs)
 
 
@@ -266,7 +281,9 @@ def _check_requests(requests: Requests, memory: ReplicaMemory, spec: ExperimentS
         raise requests.error(
             worst,
             f"{need[worst]} tokens need KV cache, a DP rank{where} has room for {room}",
-            "use more or larger devices, a higher tp, narrower weights or KV dtype, or shorter requests",
+            "use more or larger devices, a higher tp, narrower weights or KV dtype, or shorter requests"
+            if spec.engine.kv_blocks is None
+            else "raise kv_blocks of the engine, or use shorter requests",
         )
 
 

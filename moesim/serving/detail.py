@@ -33,9 +33,12 @@ class DetailKeeper:
     def __init__(self) -> None:
         self.steps: list[KeptStep] = []
         self._seen = {True: 0, False: 0}
+        self._complete = False
 
     def offer(self, replica: int, batch: Batch, times: tuple[int, ...]) -> None:
         """Args: times: when the batch's first step began and, where another one was executed, the second."""
+        if self._complete:
+            return
         if self._keeps(bool(batch.chunks)):
             self.steps.append(KeptStep(replica, times[0], batch.first()))
         if batch.chunks and len(times) > 1 and self._keeps(False):
@@ -43,6 +46,7 @@ class DetailKeeper:
 
     def _keeps(self, prompts: bool) -> bool:
         self._seen[prompts] += 1
+        self._complete = min(self._seen.values()) >= max(_KEPT)
         return self._seen[prompts] in _KEPT
 
 

@@ -53,6 +53,7 @@ class LiveReplica(Replica):
 
     def _run(self, flight: Flight) -> Generator[simpy.Event, Any, None]:
         pricer, block = self.pricer, flight.block
+        assert isinstance(block, Block)
         stages = np.zeros_like(block.stages)
         hidden = sharing = 0
         for stage, turn in enumerate(self._stages):
@@ -72,7 +73,7 @@ class LiveReplica(Replica):
         flight.block = block._replace(
             stages=stages, host=host, durations=stages.sum(axis=0) + host, hidden=hidden, sharing=sharing
         )
-        flight.ends = np.array([self.clock.now])
+        flight.ends = [int(self.clock.now)]
         self.clock.call_at(self.clock.now, lambda: self._end(flight), last=True)
 
 

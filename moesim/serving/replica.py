@@ -6,6 +6,7 @@ step cuts the block at the end of the step in progress, so that the tables do no
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -19,14 +20,11 @@ from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
 from moesim.step.batch import Batch
 from moesim.step.graph import IntArray
-from moesim.step.pricing import Block, StepPricer
+from moesim.step.pricing import Block, Executable, StepPricer
 
-#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used. The shortest holds so
-#: many steps of ranks, or 4 steps: up to there pricing takes about as long as for one.
-_LONGEST, _RANK_STEPS = 256, 64
+#: Longest block of decode steps priced at once; the horizon adapts to how many of them are used.
+_LONGEST = 256
 
-#: The end of a step that is not known yet.
-_NEVER = np.array([LATEST])
 _ONE = np.ones(1, dtype=np.int64)
 
 
@@ -34,9 +32,9 @@ _ONE = np.ones(1, dtype=np.int64)
 class Flight:
     """A block being executed: `ends[k]` is when its k-th step ends."""
 
-    block: Block
+    block: Executable
     start: int
-    ends: IntArray
+    ends: list[int]
     steps: int  # of the block that will be executed, lowered when it is cut
     waiting: int  # requests still queued when it began
     rested: bool = False  # the devices were idle before it
@@ -77,8 +75,7 @@ class Replica:
         reuses = pricer.routed is None or pricer.routed.reuses
         prefills = pool is not None and pool.prefills
         self._run_ahead = run_ahead and reuses and pricer.layout.pp == 1 and not pricer.single_steps and not prefills
-        self._shortest = max(4, _RANK_STEPS // scheduler.ranks)
-        self._horizon = self._shortest
+        self._horizon = pricer.shortest_block
         self._flights: list[Flight] = []
         self._stage_free = np.zeros(pricer.layout.pp, dtype=np.int64)
         self._starting: Timer | None = None
@@ -92,29 +89,29 @@ class Replica:
         self._leaving: list[RequestState] = []  # ended since then
 
     def accept(self, state: RequestState) -> None:
-        """A request arrives now."""
-        now = int(self.clock.now)
-        for flight in self._flights if state.request not in self.scheduler.incoming else ():
-            flight.arrivals.append(now)
+        """A request arrives now, or the KV entries of one that has blocks for them."""
+        now, comes = int(self.clock.now), state.request not in self.scheduler.incoming
         if self._decides_ahead and self._flights and self._step_began(now) < now:
             self._accept_late(state, self._flights[0], now)
-            return
-        changes_next = self.scheduler.enqueue(state)
-        if changes_next:
+        elif self.scheduler.enqueue(state):
             for flight in self._flights:
                 self._cut(flight, now)
             self._wake(max(now, int(self._stage_free[0])) if self._flights else now)
+            self._reserve(now)
+        if comes and state.request not in self.scheduler.incoming:
+            for flight in self._flights:
+                flight.arrivals.append(now)
 
-    def load(self) -> IntArray:
+    def load(self) -> list[int]:
         """Unfinished requests per DP rank, as of now."""
         running = self.scheduler.running
-        load = self.scheduler.load(self.scheduler.ranks)
+        load = self.scheduler.load()
         for state in self._late:
             load[state.rank] += state.request not in self.scheduler.incoming
         for flight in self._flights:
-            done = int(np.searchsorted(flight.ends[: flight.steps], self.clock.now, side="left"))
-            if done:
-                load -= np.bincount(running.rank[running.rounds <= done], minlength=len(load))
+            if done := self._in_progress(flight, int(self.clock.now)):
+                for rank in running.rank[running.rounds <= done].tolist():
+                    load[rank] -= 1
         return load
 
     def stop(self) -> None:
@@ -135,10 +132,13 @@ class Replica:
             flight.steps = steps
             if flight.timer is not None:
                 flight.timer.cancel()
-            flight.timer = self.clock.call_at(int(flight.ends[steps - 1]), lambda: self._end(flight), last=True)
+            flight.timer = self.clock.call_at(flight.ends[steps - 1], lambda: self._end(flight), last=True)
 
     def _accept_late(self, state: RequestState, flight: Flight, now: int) -> None:
-        """A request that the next step does not see any more."""
+        """A request that the next step does not see any more. When that begins, the engine decides on the one after it,
+        and gives blocks to those whose KV entries are to come."""
+        if self._pool is not None:
+            self._cut(flight, now)
         if self._in_progress(flight, now) + 1 == flight.steps:
             self._late.append(state)
         elif self.scheduler.enqueue(state):
@@ -147,13 +147,13 @@ class Replica:
     @staticmethod
     def _in_progress(flight: Flight, now: int) -> int:
         """Which of the flight's steps is."""
-        return int(np.searchsorted(flight.ends[: flight.steps], now, side="left"))
+        return bisect_left(flight.ends, now, 0, flight.steps)
 
     def _step_began(self, now: int) -> int:
         """When the step in progress did."""
         flight = self._flights[0]
         step = self._in_progress(flight, now)
-        return int(flight.ends[step - 1]) if step else flight.start
+        return flight.ends[step - 1] if step else flight.start
 
     def _wake(self, time: int) -> None:
         """Look for work at `time`, after everything else of that instant."""
@@ -177,10 +177,10 @@ class Replica:
                 self._launch()
             return
         rested = not self._flights and (now > self._worked_until or not self._steps)
-        block = self.pricer.price(batch, rested)
+        block = self.pricer.block(batch, rested)
         self._steps += batch.steps
         self._catch_up()
-        flight = Flight(block, now, _NEVER, batch.steps, self.scheduler.waiting_count, rested)
+        flight = Flight(block, now, [LATEST], batch.steps, self.scheduler.waiting_count, rested)
         flight.joined = self.scheduler.joined
         self._flights.append(flight)
         if len(self._stage_free) > 1:
@@ -194,23 +194,31 @@ class Replica:
         for state in self._late:
             self.scheduler.enqueue(state)
         self._leaving, self._late = [], []
+        self._reserve(int(self.clock.now))
+
+    def _reserve(self, now: int) -> None:
+        """Blocks for KV entries that are to come: of them nothing is computed, so that they have these when the engine
+        decides, and not when the step begins that it decides on."""
+        if self._decides_ahead and self._pool is not None:
+            self._pool.admitted(self, self.scheduler.reserve(now))
 
     def _execute(self, flight: Flight) -> None:
         """See to it that the block ends when it should, and that the next one is looked for."""
         flight.ends = self._ends(flight.block, flight.start)
-        flight.timer = self.clock.call_at(int(flight.ends[-1]), lambda: self._end(flight), last=True)
+        flight.timer = self.clock.call_at(flight.ends[-1], lambda: self._end(flight), last=True)
         if len(self._stage_free) > 1:
             self._wake(max(flight.start, int(self._stage_free[0])))
 
-    def _ends(self, block: Block, now: int) -> IntArray:
+    def _ends(self, block: Executable, now: int) -> list[int]:
         """When each step ends. In a pipeline, a batch enters a stage when the one before it has left."""
         if len(self._stage_free) == 1:
-            return now + np.cumsum(block.durations)
+            return block.ends(now)
+        assert isinstance(block, Block)
         at = now
         for stage, seconds in enumerate(block.stages[:, 0].tolist()):
             at = max(at, int(self._stage_free[stage])) + seconds
             self._stage_free[stage] = at
-        return np.array([at + int(block.host[0])])
+        return [at + int(block.host[0])]
 
     def _mark(self, batch: Batch, busy: int) -> None:
         members = np.concatenate([batch.request, np.array([c.request for c in batch.chunks], dtype=np.int64)])
@@ -225,8 +233,8 @@ class Replica:
         executed = flight.steps
         self._steps -= flight.block.batch.steps - executed
         self._adapt(flight)
-        self.pricer.accounts.record(flight.block, executed, self._busy(flight))
-        self._keep(self.index, flight.block.batch, (flight.start, int(flight.ends[0]))[: flight.steps])
+        self.pricer.record(flight.block, executed, self._busy(flight))
+        self._keep(self.index, flight.block.batch, (flight.start, flight.ends[0])[: flight.steps])
         self._advance(flight, self._complete_prompts(flight))
         if self._reacts and not self._decides_ahead:
             # Who comes in answer to what has ended takes part in the step that begins now.
@@ -236,19 +244,19 @@ class Replica:
 
     def _busy(self, flight: Flight) -> int:
         """Picoseconds that the block adds to those in which the replica works; batches in a pipeline overlap."""
-        begin, end = max(flight.start, self._worked_until), int(flight.ends[flight.steps - 1])
+        begin, end = max(flight.start, self._worked_until), flight.ends[flight.steps - 1]
         self._worked_until = max(end, self._worked_until)
         return max(end - begin, 0)
 
     def _adapt(self, flight: Flight) -> None:
         if flight.block.batch.chunks and flight.block.batch.steps == 1:
             return
-        used = flight.steps
-        self._horizon = min(_LONGEST, 2 * self._horizon) if used == self._horizon else max(self._shortest, 2 * used)
+        # A block that was not cut may have been too short.
+        self._horizon = min(_LONGEST, max(self.pricer.shortest_block, 2 * flight.steps))
 
     def _complete_prompts(self, flight: Flight) -> int:
         """Count the computed prompt tokens; prompts that are complete emit a token. Returns the tokens emitted."""
-        running, end, emitted = self.scheduler.running, int(flight.ends[0]), 0
+        running, end, emitted = self.scheduler.running, flight.ends[0], 0
         for chunk in flight.block.batch.chunks:
             index = int((running.request == chunk.request).argmax())
             state = running.states[index]
@@ -271,20 +279,24 @@ class Replica:
         # In a pipeline other batches change the columns meanwhile; else the decoding rows stand as they were scheduled.
         rows = batch.rows if len(self._stage_free) == 1 else np.flatnonzero(np.isin(running.request, batch.request))
         taken, tokens = batch.taken(steps)
-        size = self.scheduler.engine.block_size
         before = running.computed[rows]
-        running.computed[rows] += tokens
+        after = before + tokens
+        running.computed[rows] = after
         running.advance(rows, tokens, taken)
-        for row in rows[(before + tokens - 1) // size > (before - 1) // size].tolist():
-            state = running.states[row]
-            if not self.scheduler.caches[state.rank].grow(state.request, int(running.computed[row])):
-                raise InvariantError(f"replica {self.index}: request {state.request} outgrew the KV cache in a step")
+        self._grow(rows, before, after)
         self._record(flight, rows, emitted)
         if not self._steady:
             self._record_gaps(flight, rows, taken)
         self._finish(flight, rows)
         if self._pool is not None and self._pool.prefills:
             self._pass_on(flight)
+
+    def _grow(self, rows: IntArray, before: IntArray, after: IntArray) -> None:
+        """Take the blocks that sequences have begun to fill."""
+        size = self.scheduler.engine.block_size
+        begun = (after - 1) // size > (before - 1) // size
+        if self.scheduler.grow(rows[begun], after[begun]) is not None:
+            raise InvariantError(f"replica {self.index}: a request outgrew the KV cache in a step")
 
     def _pass_on(self, flight: Flight) -> None:
         """Sequences whose prompt is complete go on elsewhere; their blocks stay until `vacate`."""
@@ -296,7 +308,7 @@ class Replica:
         for state in states:
             state.generated = 1
             assert self._pool is not None
-            self._pool.prefilled(self, state, tokens[state.request], int(flight.ends[0]) - flight.start)
+            self._pool.prefilled(self, state, tokens[state.request], flight.ends[0] - flight.start)
 
     def vacate(self, state: RequestState) -> None:
         """The KV entries of a sequence that was passed on are no longer needed."""
@@ -307,16 +319,15 @@ class Replica:
     def _record(self, flight: Flight, rows: IntArray, emitted: int) -> None:
         block, steps = flight.block, flight.steps
         chunks, ends = block.batch.chunks, flight.ends[:steps]
-        active = np.add.reduce(block.sizes.decodes[:steps], axis=1)
-        waiting = np.full(steps, flight.waiting)
+        waiting = [flight.waiting] * steps
         if flight.arrivals:
-            starts = np.concatenate([[flight.start], ends[:-1]])
-            waiting += np.searchsorted(np.array(flight.arrivals, dtype=np.int64), starts, side="right")
+            starts = (flight.start, *ends[:-1])
+            waiting = [flight.waiting + bisect_right(flight.arrivals, start) for start in starts]
         self.recorder.add(
             replica=self.index,
             begin=flight.start,
             end=ends,
-            decodes=active,
+            decodes=block.decoding(steps),
             waiting=waiting,
             kv_tokens=self._held_tokens(block, rows, steps),
             prefill_tokens=sum(chunk.tokens for chunk in chunks),
@@ -333,54 +344,59 @@ class Replica:
         if not self._steady:
             return 0
         for state in flight.joined:
-            self.recorder.add_gap(int(flight.ends[0]) - state.last_token)
+            self.recorder.add_gap(flight.ends[0] - state.last_token)
         return len(flight.joined)
 
-    def _held_tokens(self, block: Block, rows: IntArray, steps: int) -> IntArray:
+    def _held_tokens(self, block: Executable, rows: IntArray, steps: int) -> list[int]:
         """Tokens in the KV cache at the end of each step: those of the batch's sequences, which have grown by now, and
         of the others that run; a block that several share counts once."""
-        batch, sizes = block.batch, block.sizes
-        computed = self.scheduler.running.computed
+        batch, computed = block.batch, self.scheduler.running.computed
         others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
         # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
-        held: IntArray = np.add.reduce(sizes.keys[:steps] - sizes.idle[:steps], axis=1).astype(np.int64) + others
+        held = [seen + others for seen in block.seen(steps)]
         if (accepted := batch.accepted(steps)) is not None:
-            held += accepted
+            held = [tokens + more for tokens, more in zip(held, accepted, strict=True)]
         if batch.joining:  # they have computed their prompts, and see them from the next step on
-            held[0] += int((batch.context[-batch.joining :] + 1).sum())
+            held[0] += int(batch.context[-batch.joining :].sum()) + batch.joining
         for rank, cache in enumerate(self.scheduler.caches):
             if cache.duplicates:
-                held -= self._duplicates(batch, rank, steps) * cache.block_size
+                twice = self._duplicates(batch, rank, steps)
+                held = [tokens - blocks * cache.block_size for tokens, blocks in zip(held, twice, strict=True)]
         return held
 
-    def _duplicates(self, batch: Batch, rank: int, steps: int) -> IntArray:
+    def _duplicates(self, batch: Batch, rank: int, steps: int) -> list[int]:
         """Blocks that sequences of a rank share, counted once for every further holder, at the end of each step."""
-        cache, leaving = self.scheduler.caches[rank], np.flatnonzero((batch.rank == rank) & (batch.left < steps))
-        leaving = leaving[np.argsort(batch.left[leaving], kind="stable")]
-        counts = np.array([cache.duplicates, *cache.duplicates_after(batch.request[leaving].tolist())])
-        found: IntArray = counts[np.searchsorted(batch.left[leaving], np.arange(steps), side="right")]
-        return found
+        cache = self.scheduler.caches[rank]
+        leaving = ((batch.left < steps) & (batch.rank == rank)).nonzero()[0]
+        if not len(leaving):
+            return [cache.duplicates] * steps
+        order = leaving[batch.left[leaving].argsort(kind="stable")]
+        counts, left = cache.duplicates_after(batch.request[order].tolist()), batch.left[order].tolist()
+        counts.insert(0, cache.duplicates)
+        return [counts[bisect_right(left, step)] for step in range(steps)]
 
     def _record_gaps(self, flight: Flight, rows: IntArray, taken: IntArray) -> None:
         """Inter-token latencies of the first step where sequences pause between their steps: in a pipeline, and where
         prompts go first."""
-        first = int(flight.ends[0])
+        first = flight.ends[0]
         for row, steps in zip(rows.tolist(), taken.tolist(), strict=True):
             state = self.scheduler.running.states[row]
             self.recorder.add_gap(first - state.last_token)
-            state.last_token = int(flight.ends[steps - 1])
+            state.last_token = flight.ends[steps - 1]
 
     def _finish(self, flight: Flight, rows: IntArray) -> None:
         """Requests without tokens to come leave, in the order in which they ended."""
         running = self.scheduler.running
         if running.left.all():
             return
-        over = (running.left == 0).nonzero()[0]
-        step = dict(zip(flight.block.batch.request.tolist(), flight.block.batch.left.tolist(), strict=True))
-        ended = sorted((step.get(running.states[row].request, 1), row) for row in over.tolist())
+        # Who is not in the batch's columns has ended with its prompt.
+        over = (running.left == 0).nonzero()[0].tolist()
+        mine = (running.left[rows] == 0).nonzero()[0]
+        last = dict(zip(rows[mine].tolist(), flight.block.batch.left[mine].tolist(), strict=True))
+        ended = sorted((last.get(row, 1), row) for row in over)
         for at, row in ended:
             state = running.states[row]
-            state.finish = int(flight.ends[at - 1])
+            state.finish = flight.ends[at - 1]
             state.generated = state.output_tokens
             if self._decides_ahead and at == flight.steps:
                 self._leaving.append(state)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
 from moesim.registry import Registry
 from moesim.step.graph import IntArray
 
@@ -50,6 +48,6 @@ class LeastLoaded:
         self._last = -1
 
     def choose(self, loads: IntArray) -> int:
-        order = (np.arange(len(loads)) - self._last - 1) % len(loads)
-        self._last = int(np.lexsort((order, loads))[0])
+        equals = (loads == loads.min()).nonzero()[0].tolist()
+        self._last = next((target for target in equals if target > self._last), equals[0])
         return self._last

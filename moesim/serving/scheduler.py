@@ -76,11 +76,15 @@ class ContinuousBatching:
         self.waiting[state.rank].append(state)
         return not self.blocked[state.rank]
 
-    def load(self, rank_count: int) -> IntArray:
+    def load(self) -> list[int]:
         """Requests that wait or run, per rank."""
-        queued = np.array([len(queue) for queue in self.waiting], dtype=np.int64)
-        coming = [state.rank for state in self.incoming.values()]
-        return queued + np.bincount([*self.running.rank, *coming], minlength=rank_count)
+        if self.ranks == 1:
+            return [len(self.waiting[0]) + len(self.running) + len(self.incoming)]
+        running = np.bincount(self.running.rank, minlength=self.ranks).tolist()
+        load = [len(queue) + count for queue, count in zip(self.waiting, running, strict=True)]
+        for state in self.incoming.values():
+            load[state.rank] += 1
+        return load
 
     def next_batch(self, now: int, horizon: int, first_step: int = 0) -> Batch | None:
         """The next step's batch, and up to `horizon` steps in all where nothing but decoding can happen in the others.
@@ -103,7 +107,7 @@ class ContinuousBatching:
         if steps >= 1 and not movable and running.decoding[free].all():
             if not free.any():
                 return None
-            if steps > 1 or self._growth(1, running.computed, free) is not None:
+            if steps > 1 or self._ample(1) or self._growth(1, running.computed, free) is not None:
                 if steps == 1:  # another batch may enter the pipeline beside this one
                     self._make_room(now)
                 return self._batch(free.nonzero()[0], running.computed, steps, first_step)
@@ -125,9 +129,14 @@ class ContinuousBatching:
         for rank, blocked in enumerate(self.blocked):
             if blocked and self.waiting[rank]:
                 steps = min(steps, int(left[self.running.rank == rank].min(initial=steps)))
-        while steps > 1 and self._growth(steps, held) is None:
+        while steps > 1 and not self._ample(steps) and self._growth(steps, held) is None:
             steps //= 2
         return steps
+
+    def _ample(self, steps: int) -> bool:
+        """Whether every cache has room for so many more steps of all sequences, however full their last blocks are."""
+        most = 1 + -(-steps * (1 + self.drafts) // self.engine.block_size)
+        return min(cache.free for cache in self.caches) >= most * len(self.running)
 
     def _growth(self, steps: int, held: IntArray, free: IntArray | None = None) -> IntArray | None:
         """New blocks per rank for `steps` more decode steps from `held` tokens, or None where a cache lacks them."""
@@ -164,13 +173,15 @@ class ContinuousBatching:
         there is to do then."""
         preempted = self._make_room(now)
         running = self.running
-        budget = np.full(self.ranks, self.engine.token_budget)
         decodes = (running.decoding > running.busy).nonzero()[0]
+        budget = [self.engine.token_budget] * self.ranks
         if not self.prompts_alone:
-            budget -= np.bincount(running.rank[decodes], minlength=self.ranks) * (1 + self.drafts)
+            taken = np.bincount(running.rank[decodes], minlength=self.ranks).tolist()
+            budget = [tokens - count * (1 + self.drafts) for tokens, count in zip(budget, taken, strict=True)]
         chunks: list[Chunk] = []
-        for index in _where((running.decoding | running.busy) == 0):
-            self._continue(index, budget, chunks)
+        if len(decodes) < len(running):
+            for index in _where((running.decoding | running.busy) == 0):
+                self._continue(index, budget, chunks)
         for rank in range(self.ranks):
             if self.waiting[rank] and not self.blocked[rank] and rank not in preempted:
                 self._admit(rank, budget, chunks, now)
@@ -214,18 +225,33 @@ class ContinuousBatching:
     def _cramped(self) -> int | None:
         """Grow the decoding sequences; the first rank where that fails, or where a prompt that has begun cannot go on
         while sequences admitted after it hold blocks. None where all goes well."""
-        running, size, free = self.running, self.engine.block_size, self.running.busy == 0
+        running, size = self.running, self.engine.block_size
         # A block is full, or the drafts may fill it.
-        for index in _where(free & (running.decoding == 1) & (-running.computed % size <= self.drafts)):
-            state = running.states[index]
-            if not self.caches[state.rank].grow(state.request, int(running.computed[index]) + 1 + self.drafts):
-                return state.rank
+        full = (running.decoding > running.busy) & (-running.computed % size <= self.drafts)
+        rank = self.grow(full.nonzero()[0], running.computed[full] + 1 + self.drafts)
+        if rank is not None:
+            return rank
+        if running.decoding.all():
+            return None
+        free = running.busy == 0
         for index in _where(free & (running.decoding == 0)):
             state = running.states[index]
             cache = self.caches[state.rank]
             stuck = not cache.free and int(running.computed[index]) == cache.held(state.request) * size
             if stuck and (free & (running.rank == state.rank))[index + 1 :].any():
                 return state.rank
+        return None
+
+    def grow(self, rows: IntArray, tokens: IntArray) -> int | None:
+        """Take the blocks that running sequences lack for so many tokens each; the first rank where they do not fit,
+        None where all do."""
+        requests, ranks = self.running.request[rows], self.running.rank[rows]
+        if self.ranks == 1 or not len(rows):
+            return None if self.caches[0].grow_all(requests.tolist(), tokens.tolist()) else 0
+        for rank in map(int, dict.fromkeys(ranks.tolist())):
+            mine = ranks == rank
+            if not self.caches[rank].grow_all(requests[mine].tolist(), tokens[mine].tolist()):
+                return rank
         return None
 
     def _preempt(self, index: int, now: int) -> None:
@@ -244,31 +270,45 @@ class ContinuousBatching:
         self.blocked[state.rank] = False
         self.running.remove([index])
 
-    def _continue(self, index: int, budget: IntArray, chunks: list[Chunk]) -> None:
+    def reserve(self, now: int) -> list[RequestState]:
+        """While a step is under way, which has its own before, give blocks to those at the heads of the queues whose KV
+        entries are to come; returns them."""
+        self.admitted = []
+        heads = [rank for rank, queue in enumerate(self.waiting) if queue and queue[0].remote]
+        if heads:
+            self._cramped()
+        for rank in heads:
+            if not self.blocked[rank]:
+                self._admit(rank, [0] * self.ranks, [], now)
+        return self.admitted
+
+    def _continue(self, index: int, budget: list[int], chunks: list[Chunk]) -> None:
         """The next chunk of a prompt that has begun."""
         state, cached = self.running.states[index], int(self.running.computed[index])
         cache = self.caches[state.rank]
-        tokens = min(state.known - cached, int(budget[state.rank]))
+        tokens = min(state.known - cached, budget[state.rank])
         room = (cache.free + cache.held(state.request)) * self.engine.block_size - cached
         tokens = min(tokens, room)
         if tokens > 0 and cache.grow(state.request, cached + tokens):
             budget[state.rank] -= tokens
             chunks.append(Chunk(state.rank, state.request, tokens, cached))
 
-    def _admit(self, rank: int, budget: IntArray, chunks: list[Chunk], now: int) -> None:
-        """Admit waiting requests of a rank, first come first served."""
+    def _admit(self, rank: int, budget: list[int], chunks: list[Chunk], now: int) -> None:
+        """Admit waiting requests of a rank, first come first served. Those whose KV entries come from elsewhere need
+        nothing of the budget."""
         queue, cache = self.waiting[rank], self.caches[rank]
         count = int((self.running.rank == rank).sum()) + sum(each.rank == rank for each in self.incoming.values())
-        while queue and budget[rank] > 0:
+        while queue and (budget[rank] > 0 or queue[0].remote):
             state = queue[0]
-            hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
-            tokens = state.known - hit
-            if self.engine.chunked_prefill:
-                tokens = min(tokens, int(budget[rank]))
-            elif tokens > budget[rank] and any(chunk.rank == rank for chunk in chunks):
-                return  # a prompt larger than the budget waits for a step of its own
+            end = state.known  # of its first chunk
+            if end > budget[rank] and not state.remote:
+                hit = cache.lookup(state.hashes, self.block_tokens, state.known, state.request)
+                if self.engine.chunked_prefill:
+                    end = min(end, hit + budget[rank])
+                elif end - hit > budget[rank] and any(chunk.rank == rank for chunk in chunks):
+                    return  # a prompt larger than the budget waits for a step of its own
             fits = count < self.engine.max_sequences and (self.engine.preemption or self._guaranteed(state))
-            held = state.input_tokens if state.remote else state.known if self._whole_prompts else hit + tokens
+            held = state.input_tokens if state.remote else state.known if self._whole_prompts else end
             admitted = cache.admit(state.request, state.hashes, self.block_tokens, held) if fits else None
             if admitted is None:
                 self.blocked[rank] = True
@@ -282,8 +322,8 @@ class ContinuousBatching:
                 self.incoming[state.request] = state
                 continue
             self.running.add(state, admitted)
-            chunks.append(Chunk(rank, state.request, hit + tokens - admitted, admitted))
-            budget[rank] -= hit + tokens - admitted
+            chunks.append(Chunk(rank, state.request, end - admitted, admitted))
+            budget[rank] -= end - admitted
 
     def _guaranteed(self, state: RequestState) -> bool:
         """Whether the cache holds all tokens that its rank's running sequences and one more can have."""

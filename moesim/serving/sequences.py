@@ -86,11 +86,8 @@ class Running:
         return index
 
     def remove(self, indices: list[int]) -> None:
-        keep = np.ones(len(self.states), dtype=bool)
-        keep[indices] = False
-        kept = self._table[:, : len(self.states)][:, keep]
-        self._table[:, : kept.shape[1]] = kept
         for index in sorted(indices, reverse=True):
+            self._table[:, index : len(self.states) - 1] = self._table[:, index + 1 : len(self.states)]
             del self.states[index]
             if self._acceptance is not None:
                 del self._progress[index]

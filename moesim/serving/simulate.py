@@ -194,7 +194,7 @@ class _Run:
     def _route(self, state: RequestState) -> None:
         loads = self._no_loads
         if self._router.needs_load and len(self._targets) > 1:
-            loads = np.concatenate([replica.load() for replica in self.service.entry.replicas])
+            loads = np.array([load for replica in self.service.entry.replicas for load in replica.load()])
         replica, rank = self._targets[self._router.choose(loads)]
         state.replica, state.rank = replica.index, rank
         replica.accept(state)

@@ -126,8 +126,8 @@ class StudySpec(Schema):
     zip: tuple[dict[str, Axis], ...] = ()
     conditional: tuple[ConditionalSpec, ...] = ()
     sample: SampleSpec | None = None
-    #: Repeats of every point with drawn errors, overheads and seeds (`moesim.uncertainty`); 0: none. Training steps and
-    #: points on two pools are not repeated.
+    #: Repeats of every point with drawn errors, overheads and seeds (`moesim.uncertainty`); 0: none. Training steps
+    #: are not repeated.
     repeats: int = Field(default=0, ge=0, le=10_000)
     #: Metrics (or latency, throughput, cost, energy, power, area), with `maximise` or `minimise` where it is not plain.
     objectives: tuple[str, ...] = ()

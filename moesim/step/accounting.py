@@ -71,16 +71,19 @@ class StageAccount:
 
     def _count_attention(self, stage: int, parts: list[tuple[Block, slice]], mixed: bool) -> None:
         for kind in parts[0][0].sums if parts else ():
-            key = (kind, mixed)
             slowest = _joined(block.critical[stage][at] for block, at in parts)
             durations = _joined(block.attention[stage][kind][at] for block, at in parts)
             works = np.concatenate([block.sums[kind][:, at] for block, at in parts], axis=1)
-            totals = self.attention.setdefault(key, np.zeros((1 + len(works), durations.shape[1])))
-            columns = np.concatenate([durations[None], works])
-            totals[:] = np.cumsum(np.concatenate([totals[:, None], columns], axis=1), axis=1)[:, -1]
-            on_path = int(durations[np.arange(len(slowest)), slowest].sum())
-            self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
-            self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
+            self.add_attention((kind, mixed), durations, works, slowest)
+
+    def add_attention(self, key: tuple[Reach, bool], durations: IntArray, works: FloatArray, slowest: IntArray) -> None:
+        """Args: durations: [steps, ranks]. works: [9, steps, ranks]. slowest: [steps] ranks that others wait for."""
+        totals = self.attention.setdefault(key, np.zeros((1 + len(works), durations.shape[1])))
+        columns = np.concatenate([durations[None], works])
+        totals[:] = np.cumsum(np.concatenate([totals[:, None], columns], axis=1), axis=1)[:, -1]
+        on_path = int(durations[np.arange(len(slowest)), slowest].sum())
+        self.critical_attention[key] = self.critical_attention.get(key, 0) + on_path
+        self.attention_calls[key] = self.attention_calls.get(key, 0) + len(durations)
 
 
 class Accounts:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +13,7 @@ from moesim.step.graph import IntArray
 _NONE = np.zeros(0, dtype=np.int64)
 
 
-@dataclass(frozen=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Prompt tokens of one sequence: `tokens` new ones after `cached`."""
 
     rank: int
@@ -63,12 +63,12 @@ class Batch:
             each[len(each) - self.joining :] -= 1
         return taken, emitted
 
-    def accepted(self, steps: int) -> IntArray | None:
+    def accepted(self, steps: int) -> list[int] | None:
         """[steps] drafts that are accepted in the first so many steps, of all sequences; None where there are none."""
         if self.gained is None:
             return None
         active = self.left > np.arange(steps)[:, None]
-        accepted: IntArray = ((np.diff(self.gained)[:, :steps].T - 1) * active).sum(axis=1)
+        accepted: list[int] = ((np.diff(self.gained)[:, :steps].T - 1) * active).sum(axis=1).tolist()
         return accepted
 
     def first(self) -> Batch:

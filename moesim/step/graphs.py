@@ -21,7 +21,7 @@ class CapturedGraphs:
     def __init__(self, engine: EngineSpec, limit: int) -> None:
         most = min(limit, 2 * engine.max_sequences * (1 + engine.drafts))
         sizes = np.array([0, *(size for size in engine.graph_sizes if size <= most)], dtype=np.int64)
-        self._piecewise = engine.piecewise_graphs
+        self.piecewise = engine.piecewise_graphs
         self.largest = int(sizes[-1])
         #: The smallest graph for 0, 1, ... tokens up to one more than the largest holds; 0 is none.
         self._graph = np.append(sizes[np.searchsorted(sizes, np.arange(self.largest + 1))], 0)
@@ -33,7 +33,7 @@ class CapturedGraphs:
             fullest: [steps] most tokens of a rank. prompts: whether the first step has any.
         """
         graph: IntArray = self._graph.take(fullest, mode="clip")  # of steps beyond the largest: the last entry, 0
-        if prompts and not self._piecewise:
+        if prompts and not self.piecewise:
             graph[0] = 0
         return graph
 

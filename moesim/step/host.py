@@ -49,6 +49,16 @@ class HostCosts:
             hidden[0] = work[0] + max(int(launching[0] - device[0]), self._exposed)
         return hidden
 
+    def beyond_one(self, device: int, sequences: int, captured: bool, prompts: int, rested: bool) -> int:
+        """The same of one step of a single rank, `captured` in a graph or not, in which so many prompts begin."""
+        work = self._step + self._sequence * sequences + self._request * prompts
+        launching = self._launches.item((1 if prompts else 2) * captured)
+        if not self._asynchronous:
+            return work + max(launching - device, 0)
+        if rested:
+            return work + max(launching - device, self._exposed)
+        return max(launching + work - device, self._exposed)
+
     def _launching(self, sizes: Sizes) -> IntArray:
         """[steps] picoseconds."""
         launching: IntArray = self._launches.take(2 * (sizes.graph > 0))

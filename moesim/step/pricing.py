@@ -7,7 +7,7 @@ number of layers; the context-length term is exact in every step.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,6 +27,9 @@ from moesim.step.sizes import Sizes, block_sizes, taking_part
 from moesim.step.stage import StageCosts
 from moesim.step.tables import StepContext
 
+#: So many steps of ranks take about as long to price as one.
+_RANK_STEPS = 64
+
 
 class ExpertUse(NamedTuple):
     """What a step asked of a cache of experts. Distinct experts, summed over layers: requests, those found in the cache
@@ -43,6 +46,25 @@ class ExpertUse(NamedTuple):
 
     def plus(self, other: ExpertUse) -> ExpertUse:
         return ExpertUse(*(a + b for a, b in zip(self, other, strict=True)))
+
+
+class Executable(Protocol):
+    """A priced batch whose steps are executed one after the other."""
+
+    @property
+    def batch(self) -> Batch: ...
+
+    def ends(self, start: int) -> list[int]:
+        """When each step ends, if they follow each other from `start` on."""
+        ...
+
+    def decoding(self, steps: int) -> list[int]:
+        """Decoding sequences of all ranks in the first so many steps."""
+        ...
+
+    def seen(self, steps: int) -> list[int]:
+        """Keys that they see, the new ones included."""
+        ...
 
 
 class Block(NamedTuple):
@@ -70,6 +92,18 @@ class Block(NamedTuple):
     parts: tuple[Block, ...] = ()
     offload: ExpertUse | None = None
 
+    def ends(self, start: int) -> list[int]:
+        ends: list[int] = (start + np.cumsum(self.durations)).tolist()
+        return ends
+
+    def decoding(self, steps: int) -> list[int]:
+        decoding: list[int] = np.add.reduce(self.sizes.decodes[:steps], axis=1).tolist()
+        return decoding
+
+    def seen(self, steps: int) -> list[int]:
+        seen: list[int] = np.add.reduce(self.sizes.keys[:steps] - self.sizes.idle[:steps], axis=1).astype(int).tolist()
+        return seen
+
 
 def _drafts(sizes: Sizes, each: int) -> FloatArray:
     """[2, steps, ranks] query tokens of drafts, `each` behind a sequence's first query token, and the pairs of theirs
@@ -78,7 +112,7 @@ def _drafts(sizes: Sizes, each: int) -> FloatArray:
     return np.array([each * sizes.decodes, each * keys + sizes.decodes * (each * (each + 1) // 2)])
 
 
-def _check_length(durations: IntArray, sizes: Sizes) -> None:
+def check_length(durations: IntArray, tokens: IntArray) -> None:
     """Durations beyond what the clock is made for (sums of them may have run over) come from a mistake in the machine.
 
     Raises:
@@ -86,10 +120,14 @@ def _check_length(durations: IntArray, sizes: Sizes) -> None:
     """
     if durations.view(np.uint64).max() >= LONGEST_STEP:  # a negative number reads as a huge one
         raise MoesimError(
-            f"a step of {int(sizes.tokens.max())} tokens takes an hour or more",
+            f"a step of {int(tokens.max())} tokens takes an hour or more",
             key="machine",
             fix="check the rates of its devices and links and the engine's overheads, or lower engine.token_budget",
         )
+
+
+def attention_kinds(programs: list[StageProgram]) -> list[Reach]:
+    return sorted({row.attention for program in programs for row in program.rows if row.attention is not None})
 
 
 class StepPricer:
@@ -101,6 +139,11 @@ class StepPricer:
     """
 
     single_steps = False
+
+    @property
+    def shortest_block(self) -> int:
+        """Steps up to which pricing takes about as long as for one, at least 4."""
+        return max(4, _RANK_STEPS // self.layout.dp)
 
     def __init__(
         self,
@@ -114,21 +157,22 @@ class StepPricer:
         self.context, self.layout, self.programs, self.routed = context, layout, programs, routed
         self.communication, self.experts = communication, experts
         self._full = FullAttention(context.model)
-        self._kinds = sorted(
-            {row.attention for program in programs for row in program.rows if row.attention is not None}
-        )
+        self._kinds = attention_kinds(programs)
         self.stages = [self.stage_costs(program) for program in programs]
         self.host = HostCosts(context, programs)
-        self.accounts = Accounts(self.stages, context, layout, routed)
+        self.accounts = self.new_accounts()
 
     def stage_costs(self, program: StageProgram) -> StageCosts:
         return StageCosts(self.context, self.layout, program, self.communication)
 
     def clear(self) -> None:
         """Forget what was recorded."""
-        self.accounts = Accounts(self.stages, self.context, self.layout, self.routed)
+        self.accounts = self.new_accounts()
         if self.routed is not None:
             self.routed.clear()
+
+    def new_accounts(self) -> Accounts:
+        return Accounts(self.stages, self.context, self.layout, self.routed)
 
     def price(self, batch: Batch, rested: bool = False) -> Block:
         """Durations of all steps of the batch; nothing is recorded yet. rested: the devices were idle before it."""
@@ -155,8 +199,17 @@ class StepPricer:
         device = np.add.reduce(stages, axis=0)
         host = self.host.beyond(device, sizes, rested)
         durations = device + host
-        _check_length(durations, sizes)
+        check_length(durations, sizes.tokens)
         return Block(batch, sizes, stages, host, sums, attention, critical, routed, sends, durations)
+
+    def block(self, batch: Batch, rested: bool = False) -> Executable:
+        """What the loop of a replica needs to know of `price`."""
+        return self.price(batch, rested)
+
+    def record(self, block: Executable, executed: int, busy: int) -> None:
+        """Count the first so many steps of a `block`; see `Accounts.record`."""
+        assert isinstance(block, Block)
+        self.accounts.record(block, executed, busy)
 
     def _attention(self, batch: Batch, sizes: Sizes, kind: Reach) -> FloatArray:
         """[9, steps, ranks] sums over each rank's sequences; dummy tokens see one key."""

@@ -29,13 +29,14 @@ class Sizes(NamedTuple):
 
     @property
     def gathered(self) -> IntArray:
-        """[steps] tokens per rank that an all-gather of hidden states moves. Decode steps run captured graphs and are
-        padded to the largest rank (vLLM); in a step with prompts each rank sends what it has, which takes a ring as
-        long as if all had the mean."""
-        if not self.prompts:
+        """[steps] tokens per rank of an all-gather of hidden states. Decode steps run captured graphs and are padded to
+        the largest rank (vLLM). In a step with prompts each rank sends what it has, in a broadcast of its own along a
+        ring, whose last link is idle: the busiest link carries all tokens but the least, and stands for all of them."""
+        ranks = self.tokens.shape[1]
+        if not self.prompts or ranks == 1:
             return self.fullest
-        gathered = self.fullest.copy()
-        gathered[0] = -(-sum(self.tokens[0].tolist()) // self.tokens.shape[1])
+        gathered, tokens = self.fullest.copy(), self.tokens[0].tolist()
+        gathered[0] = -(-(sum(tokens) - min(tokens)) // (ranks - 1))
         return gathered
 
 

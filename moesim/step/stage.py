@@ -131,9 +131,13 @@ class StageCosts:
         rest = kernels.seconds(self.attention_calls(without_chunks(sums[:, 1:]), reach), device)
         return picoseconds(np.concatenate([first, rest]))
 
-    def local(
-        self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]
-    ) -> tuple[IntArray, IntArray]:
+    def single_rank(self) -> tuple[IntArray, IntArray, int]:
+        """Where there is one DP rank: [sizes] picoseconds of all local parts without attention, by its tokens; of heads
+        and sampling, by its samples; and how many attention kernels there are."""
+        heads = sum(int(self._times[part]) * count for part, count in self._heads)
+        return self._times @ self._parts[:, 0], heads * self._head[0], self.total("full_attention")
+
+    def local(self, tokens: IntArray, samples: IntArray, attention: dict[Reach, IntArray]) -> tuple[IntArray, IntArray]:
         """Picoseconds of all local parts, each as slow as its slowest rank, and the rank that is slowest overall.
 
         Args:

@@ -35,7 +35,7 @@ _TOKENS_DRAWN, _FEWEST_LAYERS, _MOST_LAYERS = 16384, 96, 8192
 _SIDES = np.array([0, 1])
 
 
-class _Use(NamedTuple):
+class Use(NamedTuple):
     """How steps use the grid: the share of each mixture; the points below, the weights of those above, and the turns,
     [steps] each or single numbers."""
 
@@ -73,6 +73,8 @@ class Tabulated:
         self._decode_uses = np.zeros((len(self._grid), _TURNS))
         #: For every number of tokens: the point below, and the weight of the one above it.
         self._below, self._weight = _interpolation(self._grid)
+        self._below_list: list[int] = self._below.tolist()
+        self._weight_list: list[float] = self._weight.tolist()
         self._totals: RoutedTotals | None = None
 
     def drawn(self, batch: Batch, step: int) -> Drawn:
@@ -82,19 +84,35 @@ class Tabulated:
         tokens = np.add.reduce(sizes.tokens, axis=1)
         uses, times = [], []
         if batch.chunks:
-            total, turn = int(tokens[0]), batch.first_step % _TURNS
-            mixtures = _mixture_weights(sum(sizes.chunked[0].tolist()) / total)
-            uses.append(_Use(mixtures, int(self._below[total]), float(self._weight[total]), turn))
-            times.append(self._of_one(uses[0]))
+            use = self.use_of_prompts(int(tokens[0]), sum(sizes.chunked[0].tolist()), batch.first_step)
+            uses.append(use)
+            times.append(np.array([[each] for each in self.of_prompts(use)]))
         if batch.steps > len(uses):
-            rest = tokens[len(uses) :]
-            turns = (np.arange(len(uses), batch.steps) + batch.first_step) % _TURNS
-            uses.append(_Use(_DECODE, self._below[rest], self._weight[rest], turns))
+            numbers = batch.first_step + np.arange(len(uses), batch.steps)
+            uses.append(self.use_of_decodes(tokens[len(uses) :], numbers))
             times.append(self._of_many(uses[-1]))
         experts = times[0] if len(times) == 1 else np.concatenate(times, axis=1)
         return RoutedPrice(experts, *self._exchanged(sizes, batch), uses)
 
-    def _of_many(self, use: _Use) -> IntArray:
+    def use_of_prompts(self, tokens: int, chunked: int, number: int) -> Use:
+        """How a step uses the grid, of so many tokens in all, `chunked` of them of prompts."""
+        mixtures = _mixture_weights(chunked / tokens)
+        return Use(mixtures, self._below_list[tokens], self._weight_list[tokens], number % _TURNS)
+
+    def use_of_decodes(self, tokens: IntArray, numbers: IntArray) -> Use:
+        """The same of steps without prompts, [steps] tokens in all each."""
+        return Use(_DECODE, self._below[tokens], self._weight[tokens], numbers % _TURNS)
+
+    def of_decodes(self, tokens: int, number: int) -> int:
+        """Picoseconds of the slowest experts in one step without prompts, where there is one stage."""
+        below, turn = self._below_list[tokens], number % _TURNS
+        if not self._ready.item(0, below):
+            self._prepare(0, np.array([below]))
+        time = self._slowest.item(0, 0, below, turn)
+        above = self._slowest.item(0, 0, below + 1, turn)
+        return round(time + (above - time) * self._weight_list[tokens])
+
+    def _of_many(self, use: Use) -> IntArray:
         """[P, steps] picoseconds of the slowest experts in steps without prefill."""
         if not np.logical_and.reduce(self._ready[0][use.below]):
             self._prepare(0, use.below)
@@ -103,8 +121,8 @@ class Tabulated:
         experts: IntArray = np.rint(times + (above - times) * use.weight).astype(np.int64)
         return experts
 
-    def _of_one(self, use: _Use) -> IntArray:
-        """[P, 1], the same of one step; plain numbers are faster than arrays of one."""
+    def of_prompts(self, use: Use) -> list[int]:
+        """[P], the same of one step; plain numbers are faster than arrays of one."""
         sums = [0.0] * len(self._slowest)
         for mixture, share in use.mixtures:
             if not self._ready[mixture, use.below]:
@@ -113,27 +131,33 @@ class Tabulated:
                 time = self._slowest.item(p, mixture, use.below, use.turn)
                 above = self._slowest.item(p, mixture, use.below + 1, use.turn)
                 sums[p] += (time + (above - time) * use.weight) * share
-        return np.array([[round(each)] for each in sums])
+        return [round(each) for each in sums]
 
     def record(self, executed: Sequence[tuple[RoutedPrice, int]]) -> None:
         """Counts decode steps and others apart, each in their order, so that sums do not show how steps came in
         blocks."""
-        self._totals = None
-        decodes: list[tuple[_Use, int]] = []
+        decodes: list[tuple[Use, int]] = []
         for price, steps in executed:
             for use in price.origin:
                 if use.mixtures is _DECODE:
                     decodes.append((use, steps - len(price.origin) + 1))
-                    continue
-                for mixture, share in use.mixtures:
-                    self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
-                    self._uses[mixture, use.below + 1, use.turn] += use.weight * share
+                else:
+                    self.count_prompts(use)
         if decodes:
-            below, weight, turn = (
-                np.concatenate([use[part][:steps] for use, steps in decodes])[:, None] for part in (1, 2, 3)
-            )
-            shares = np.concatenate([1.0 - weight, weight], axis=1)
-            np.add.at(self._decode_uses, (below + _SIDES, turn), shares)
+            self.count_decodes(*(np.concatenate([use[part][:steps] for use, steps in decodes]) for part in (1, 2, 3)))
+
+    def count_prompts(self, use: Use) -> None:
+        """A step with prompts was executed."""
+        self._totals = None
+        for mixture, share in use.mixtures:
+            self._uses[mixture, use.below, use.turn] += (1.0 - use.weight) * share
+            self._uses[mixture, use.below + 1, use.turn] += use.weight * share
+
+    def count_decodes(self, below: IntArray, weight: FloatArray, turn: IntArray) -> None:
+        """Steps without were, with [steps] columns of their `Use`."""
+        self._totals = None
+        shares = np.stack([1.0 - weight, weight], axis=1)
+        np.add.at(self._decode_uses, (below[:, None] + _SIDES, turn[:, None]), shares)
 
     def clear(self) -> None:
         self._totals = None

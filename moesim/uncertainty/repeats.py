@@ -58,14 +58,12 @@ class Repeats:
 
 
 def repeatable(spec: ExperimentSpec) -> bool:
-    """Whether it is known what to draw when a run is repeated: not of a training step, nor of two pools."""
-    return spec.training is None and spec.pools is None
+    """Whether it is known what to draw when a run is repeated: not of a training step."""
+    return spec.training is None
 
 
-def check_repeats(repeats: int, spec: ExperimentSpec) -> None:
-    """Raises MoesimError where so many repeats give no interval, or take for ever, or nobody knows what to draw."""
-    if spec.pools is not None:
-        raise MoesimError("runs on two pools have no intervals yet", key="pools", fix="leave --uncertainty out")
+def check_repeats(repeats: int) -> None:
+    """Raises MoesimError where so many repeats give no interval, or take for ever."""
     if not 2 <= repeats <= MOST_REPEATS:
         raise MoesimError(
             f"{repeats} repeats give no interval" if repeats < 2 else f"{repeats} repeats are too many",
@@ -75,7 +73,7 @@ def check_repeats(repeats: int, spec: ExperimentSpec) -> None:
 
 def repeat(
     spec: ExperimentSpec,
-    deployment: Deployment,
+    deployments: Sequence[Deployment],
     repeats: int = REPEATS,
     *,
     workers: int = 1,
@@ -85,7 +83,7 @@ def repeat(
     """Run the experiment again, `repeats` times. The result does not depend on the number of workers.
 
     Args:
-        deployment: of a run of this experiment that has been made.
+        deployments: of a run of this experiment that has been made.
         workers: processes to share the work; with more than one, the caller's main module must be importable, as
             `multiprocessing` wants it.
         progress: called with (finished, all) repeats.
@@ -96,8 +94,8 @@ def repeat(
     Raises:
         MoesimError: `repeats` is out of range, or a repeat cannot run.
     """
-    check_repeats(repeats, spec)
-    sources = tuple(error_sources(spec, deployment))
+    check_repeats(repeats)
+    sources = tuple(error_sources(spec, deployments))
     plan = _Plan(spec, sources, factors(spec.seed, sources, repeats, apart), seeds(spec.seed, repeats))
     made: list[dict[str, float]] = []
     try:

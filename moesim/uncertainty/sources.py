@@ -10,6 +10,7 @@ from moesim.fabric.calibrated import collective_terms, expert_terms
 from moesim.fabric.expert_protocol import Direction
 from moesim.fabric.library import CalibratedFabric
 from moesim.serving.build import Deployment
+from moesim.serving.pools.service import POOLS
 from moesim.serving.scales import Scales
 from moesim.spec.calibration import (
     CollectiveCalibration,
@@ -18,8 +19,9 @@ from moesim.spec.calibration import (
     Quantiles,
     load_collective_calibrations,
 )
-from moesim.spec.experiment import ExperimentSpec
+from moesim.spec.experiment import ExperimentSpec, PoolSpec, PoolsSpec
 from moesim.spec.fabric import FabricSpec
+from moesim.spec.serving import EngineSpec
 from moesim.uncertainty.averaging import averaging
 from moesim.uncertainty.spread import Spread, lognormal, of_residuals
 
@@ -60,10 +62,17 @@ class Source:
         return ".".join(part for part in (self.what, self.device, self.name) if part)
 
 
-def error_sources(spec: ExperimentSpec, deployment: Deployment) -> list[Source]:
-    """The sources of a run that has been made, in a fixed order."""
-    found = [*_kernels(deployment), *_collectives(deployment), *_fabrics(spec, deployment), *_engine(spec)]
-    return sorted(found, key=lambda source: source.label)
+def error_sources(spec: ExperimentSpec, deployments: Sequence[Deployment]) -> list[Source]:
+    """The sources of a run that has been made, in a fixed order; of two pools, once what both have."""
+    parts = [spec] if spec.pools is None else [spec.pool(name) for name in POOLS]
+    found: dict[str, Source] = {}
+    for part, deployment in zip(parts, deployments, strict=True):
+        sources = [*_kernels(deployment), *_collectives(deployment), *_fabrics(part, deployment), *_engine(part.engine)]
+        for source in sources:
+            found.setdefault(source.label, source)
+    for source in () if spec.pools is None else _closed_forms(spec):  # of transfers
+        found.setdefault(source.label, source)
+    return [found[label] for label in sorted(found)]
 
 
 def varied(
@@ -80,15 +89,31 @@ def varied(
         elif source.what == "collectives":
             collectives[source.name] = factor
         elif source.what == "engine":
-            engine[source.name] = getattr(spec.engine, source.name) * factor
+            engine[source.name] = factor
         else:
             fabrics[source.name] = _slower(fabrics[source.name], factor)
     changes = {
         "seed": seed,
-        "engine": spec.engine.model_copy(update=engine),
+        "engine": _later(spec.engine, engine),
+        "pools": None if spec.pools is None else _later_pools(spec.pools, engine),
         "library": spec.library.model_copy(update={"fabrics": fabrics}),
     }
     return spec.model_copy(update=changes), Scales(kernels, collectives)
+
+
+def _later(engine: EngineSpec, factors: Mapping[str, float]) -> EngineSpec:
+    """The engine whose estimated overheads are multiplied."""
+    own = {name: getattr(engine, name) * factor for name, factor in factors.items() if name in engine.estimated}
+    return engine.model_copy(update=own)
+
+
+def _later_pools(pools: PoolsSpec, factors: Mapping[str, float]) -> PoolsSpec:
+    changes = {}
+    for name in POOLS:
+        pool: PoolSpec = getattr(pools, name)
+        if pool.engine is not None:
+            changes[name] = pool.model_copy(update={"engine": _later(pool.engine, factors)})
+    return pools.model_copy(update=changes)
 
 
 def _slower(fabric: FabricSpec, factor: float) -> FabricSpec:
@@ -158,11 +183,15 @@ def _fabrics(spec: ExperimentSpec, deployment: Deployment) -> Iterator[Source]:
     gathered = spec.engine.transport == "allgather" or deployment.dispatch is not None
     if measured and gathered and machine.nodes == 1:
         return
+    yield from _closed_forms(spec)
+
+
+def _closed_forms(spec: ExperimentSpec) -> Iterator[Source]:
     for name in spec.library.fabrics:
         yield Source("fabric", "", name, ESTIMATED, "estimated: closed form")
 
 
-def _engine(spec: ExperimentSpec) -> Iterator[Source]:
+def _engine(engine: EngineSpec) -> Iterator[Source]:
     for name in _OVERHEADS:
-        if name in spec.engine.estimated and getattr(spec.engine, name) > 0:
+        if name in engine.estimated and getattr(engine, name) > 0:
             yield Source("engine", "", name, ESTIMATED, "estimated")

@@ -98,7 +98,7 @@ def test_measured_kernels_follow_the_rates_of_their_device():
     seconds = dict(zip(operators["name"].tolist(), operators["seconds"].tolist(), strict=True))
     for name in ("qkv", "output", "experts", "attention", "lm_head"):
         assert 0.49 < seconds[name] / before[name] < 0.75, name
-    assert faster.deployment.kernels.sources() == run.deployment.kernels.sources()
+    assert faster.deployments[0].kernels.sources() == run.deployments[0].kernels.sources()
 
 
 def test_an_experiment_of_the_library_is_explained(tmp_path):

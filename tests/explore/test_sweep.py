@@ -188,14 +188,15 @@ def test_repeats_are_rows_of_the_same_point(trial: dict[str, Any]) -> None:
 
 
 def test_points_that_nobody_can_repeat_keep_their_run(trial: dict[str, Any]) -> None:
-    """Two pools, and one for all: the run of the first, the run and repeats of the second; compared by their runs."""
-    both = {"seed": [0, 1], "pools": [{"prefill": {}, "decode": {}}, None]}
+    """A training step, and a run: of the first its run, of the second its repeats besides; compared by their runs."""
+    requests = trial.pop("requests")
+    both = {"seed": [0, 1], "training": [{"batch": 4, "sequence": 256}, None], "requests": [None, requests]}
     found = sweep({"experiment": trial, "zip": [both], "repeats": 2}, workers=1)
     assert found["status"].tolist() == ["ok"] * 4
     assert found[["point", "repeat"]].to_numpy().tolist() == [[0, 0], [1, 0], [1, 1], [1, 2]]
     assert not repeated(found)
-    best, other = compare(found, "seed", objective("tpot.mean"))
-    own = found[found["repeat"] == 0]["tpot.mean"]
+    best, other = compare(found, "seed", objective("energy.total"))
+    own = found[found["repeat"] == 0]["energy.total"]
     assert [best.value, other.value] == sorted(own.tolist())
     assert (best.wins, other.wins) == (1.0, 0.0)
 

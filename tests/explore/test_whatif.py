@@ -142,7 +142,8 @@ def test_with_pools_the_way_to_the_decode_pool_is_told_from_its_steps():
     """One sequence at a time in the decode pool: the others wait on the way there."""
     base = moesim.load("quickstart", set=[*SMALL, "parallelism={dp: 1}", "pools={prefill: {}, decode: {}}"])
     found = base.whatif(["pools.decode.engine.max_sequences=1"], repeats=2)
-    assert found.repeats == found.asked == 0  # nobody knows what to draw
+    assert found.repeats == found.asked == 2
+    assert "engine.exposed_overhead" in found.shared
     parts = found.causes[found.causes["of"] == "tpot"].set_index("part")
     assert parts["change"].sum() == pytest.approx(found.change.summary["tpot"]["mean"], rel=1e-9)
     assert parts["difference"]["transfer to the decode pool"] > 0

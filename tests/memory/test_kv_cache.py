@@ -356,3 +356,32 @@ class AgainstNaive(RuleBasedStateMachine):
 
 AgainstNaive.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None, derandomize=True)
 TestAgainstNaive = AgainstNaive.TestCase
+
+
+def test_sequences_grow_together_as_each_in_turn() -> None:
+    together, apart = (PagedKVCache(10, 4) for _ in range(2))
+    for cache in (together, apart):
+        for request, tokens in ((1, 4), (2, 7), (3, 1)):
+            assert cache.admit(request, (), 4, tokens) == 0
+    assert together.grow_all([1, 2, 3], [5, 8, 9])
+    assert all(apart.grow(request, tokens) for request, tokens in ((1, 5), (2, 8), (3, 9)))
+    for cache in (together, apart):
+        assert [cache.held(request) for request in (1, 2, 3)] == [2, 2, 3]
+        assert cache.free == 3
+    # Three blocks are free: the first of these has one of them, the second would need three.
+    assert not together.grow_all([1, 2], [12, 20])
+    assert [together.held(request) for request in (1, 2, 3)] == [3, 2, 3]
+    together.check()
+
+
+def test_private_blocks_go_before_content_that_was_released_later() -> None:
+    """Blocks without content that are given back before anything is cached are the first to be handed out again."""
+    cache = PagedKVCache(6, 4)
+    assert cache.admit(1, (), 4, 12) == 0  # three private blocks
+    cache.release(1)
+    assert cache.admit(2, (7, 8), 4, 9) == 0  # two blocks of content and a private one
+    cache.release(2)
+    assert cache.admit(3, (), 4, 12) == 0
+    assert cache.lookup((7, 8), 4) == 8
+    assert cache.evictions == 0
+    cache.check()

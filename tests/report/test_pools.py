@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import ruler
 
 from moesim.report.console import print_summary
 from moesim.report.timeline import trace
-from moesim.running import Uncertainty, run
+from moesim.running import run
 from moesim.serving.simulate import simulate
-from moesim.spec.errors import MoesimError
 from moesim.spec.loading import load_experiment
 
 
@@ -37,19 +35,13 @@ def test_phases_of_a_request_that_moves(ruler_path, tmp_path):
     assert {"replica 0 (prefill)", "replica 1 (decode)"} <= set(names)
 
 
-def test_no_intervals_yet(ruler_path, tmp_path):
-    with pytest.raises(MoesimError, match="runs on two pools have no intervals yet"):
-        run(load_experiment(tree(tmp_path)), tmp_path / "out", uncertainty=Uncertainty())
-    assert not (tmp_path / "out").exists()
-
-
 def test_console_and_folder(ruler_path, tmp_path, capsys):
     results = run(load_experiment(tree(tmp_path)), tmp_path / "out")
     print_summary(results)
     text = " ".join(capsys.readouterr().out.split())
     assert "prefill: 1 devices, 25 % busy" in text
     assert "arrivals, not the machine" not in text  # of one pool or of the other, never of their mean
-    assert "--uncertainty" not in text  # such runs are not repeated
+    assert "--uncertainty" in text
     assert "transfer: 960 B, 1.00 s each, there 1.00 s after the first token" in text
     assert results.table("requests")["transfer_bytes"].fillna(0).tolist() == [960, 0]
     assert results.table("iterations")["pool"].tolist() == ["prefill", "decode", "decode"]

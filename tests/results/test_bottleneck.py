@@ -76,6 +76,15 @@ def test_simultaneous_arrivals_are_a_batch_not_an_overload(synthetic):
     assert not result["overloaded"]
 
 
+def test_a_flood_that_outlasts_some_steps_is_an_overload(synthetic):
+    """200 times what the server can do: 1000 requests come in some 5 s, 1000 s of work; 3000 in 15 s, in which 15 steps
+    begin."""
+    assert bottleneck(_queue(synthetic, 200))["at_once"]
+    result = bottleneck(_queue(synthetic, 200, count=3000))
+    assert not result["at_once"]
+    assert result["overloaded"]
+
+
 def test_low_load_is_named(synthetic):
     lines = bottleneck(_queue(synthetic, 0.3))["lines"]
     assert any("arrivals, not the machine" in line for line in lines)

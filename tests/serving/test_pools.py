@@ -137,6 +137,25 @@ def test_arrival_with_the_beginning_of_a_step(on_pools):
     assert times(record, "finish")[1] == 5
 
 
+def test_blocks_are_given_when_the_engine_decides(on_pools):
+    """Steps of the decode pool are decided when the one before begins. A decodes from 2 on. B (5 in, sent at 1.2) has
+    its prompt at 2.2, during the step from 2 to 3: at 3, when the engine decides on the step from 4 on, it gets blocks.
+    It travels 3 to 3.5, which the engine sees at 4, and decodes from 5 on."""
+    decode = {"engine": {"asynchronous_scheduling": True}}
+    record = on_pools([(0, 10, 9), (1.2, 5, 3)], decode=decode)
+    assert moves(record) == [(1, 2), (3, 3.5)]
+    assert times(record, "finish") == [10, 7]
+
+
+def test_blocks_of_who_ended_are_given_when_the_engine_hears_of_it(on_pools):
+    """As above with one sequence at a time. A's last token comes at 4; the engine hears of it when the next step would
+    begin, and B, complete at 2.2, travels from 4 on."""
+    decode = {"engine": {"asynchronous_scheduling": True, "max_sequences": 1}}
+    record = on_pools([(0, 10, 3), (1.2, 5, 3)], decode=decode)
+    assert moves(record) == [(1, 2), (4, 4.5)]
+    assert times(record, "finish") == [4, 6.5]
+
+
 def test_cached_blocks_do_not_travel_again(on_pools):
     """B shares the first 16 of its 20 tokens with A: the prefill replica computes 4, and 4 travel."""
     record = on_pools([(0, 20, 2, "a", 16), (8, 20, 2, "a", 16)], engine={"prefix_caching": True})
@@ -317,6 +336,8 @@ def test_every_token_comes_once(
          "24 tokens need KV cache, a DP rank of the decode pool has room for 16"),
         ({"pools": {"prefill": {"engine": {"kv_blocks": 1}}, "decode": {}}},
          "20 tokens need KV cache, a DP rank of the prefill pool has room for 16"),
+        ({"pools": {"prefill": {}, "decode": {"engine": {"memory_utilization": 1e-9}}}},
+         "in the decode pool dense on unit does not fit"),
         ({"fabric": "flow"}, "pools share links at the bound only"),
     ],
 )  # fmt: skip

@@ -66,6 +66,6 @@ def test_shapes_of_a_class_average_out_by_their_times():
 
 def test_experts_are_one_shape(quickstart):
     spec, simulation, _ = quickstart
-    by_name = {each.name: each for each in error_sources(spec, simulation.deployment) if each.what == "kernels"}
+    by_name = {each.name: each for each in error_sources(spec, simulation.deployments) if each.what == "kernels"}
     assert "experts" in by_name
     assert "experts" not in {name for _, name in averaging(simulation.deployment)}

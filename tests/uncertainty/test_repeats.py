@@ -34,7 +34,7 @@ SMALL = ["requests.count=8", "model.layers=3"]
 def repeated(experiment, repeats=32, **options):
     simulation = Simulation(experiment.spec)
     simulation.run()
-    return repeat(experiment.spec, simulation.deployment, repeats, **options)
+    return repeat(experiment.spec, simulation.deployments, repeats, **options)
 
 
 def quickstart(*overrides):
@@ -66,7 +66,7 @@ def test_without_any_doubt_there_is_no_interval(measured):
     experiment = measured((1.0,) * 5, engine={"step_overhead": "1 s"})
     simulation = Simulation(experiment.spec)
     record = simulation.run()
-    found = intervals(repeat(experiment.spec, simulation.deployment, 4))
+    found = intervals(repeat(experiment.spec, simulation.deployments, 4))
     assert {name: ends for name, ends in found["metrics"].items() if ends[0] and ends[1] - ends[0] > 1e-12} == {}
     assert found["metrics"]["duration"] == [record.end] * 2
     assert found["metrics"]["tpot.p50"] == [4.0, 4.0]
@@ -92,7 +92,7 @@ def test_terms_of_a_relative_are_in_more_doubt_than_own_ones(measured):
     for experiment in (own, other):
         simulation = Simulation(experiment.spec)
         simulation.run()
-        by = {source.name: source for source in error_sources(experiment.spec, simulation.deployment)}
+        by = {source.name: source for source in error_sources(experiment.spec, simulation.deployments)}
         spreads.append(by["attention_decode"])
     assert spreads[0].origin == "measured: trial-1.0"
     assert spreads[1].origin == "taken over from unit: trial-1.0"
@@ -102,7 +102,7 @@ def test_terms_of_a_relative_are_in_more_doubt_than_own_ones(measured):
 def test_kernels_without_measurements_are_said_to_be_estimates():
     simulation = Simulation(quickstart("engine.kernels=[]").spec)
     simulation.run()
-    sources = error_sources(quickstart("engine.kernels=[]").spec, simulation.deployment)
+    sources = error_sources(quickstart("engine.kernels=[]").spec, simulation.deployments)
     kernels = [source for source in sources if source.what == "kernels"]
     assert {source.name for source in kernels} >= {"attention", "experts", "gemm", "norm", "router"}
     assert all(source.origin == "estimated: datasheet roofline" for source in kernels)
@@ -145,7 +145,7 @@ def test_kernels_that_dispatch_to_experts_scatter_too(machine, ranks, origin):
     spec = quickstart(f"machine={machine}", parallelism, "engine=deepep-low-latency", "requests.count=2").spec
     simulation = Simulation(spec)
     nominal = simulation.run()
-    sources = [each for each in error_sources(spec, simulation.deployment) if each.name in ("dispatch", "combine")]
+    sources = [each for each in error_sources(spec, simulation.deployments) if each.name in ("dispatch", "combine")]
     assert {each.name: each.origin.split(":")[0] for each in sources} == {"dispatch": origin, "combine": origin}
     scaled = Simulation(*varied(spec, sources, [2.0, 2.0], spec.seed)).run()
     for name in ("dispatch", "combine"):
@@ -189,7 +189,7 @@ def test_the_answer_lies_within_its_interval():
     experiment = quickstart()
     record = Simulation(experiment.spec)
     end = record.run().end
-    found = repeat(experiment.spec, record.deployment, 8).metrics["duration"]
+    found = repeat(experiment.spec, record.deployments, 8).metrics["duration"]
     assert found.min() < end < found.max()
 
 

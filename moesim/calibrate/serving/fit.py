@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -96,12 +96,38 @@ def fit(
     Raises:
         MoesimError: a run cannot be simulated.
     """
-    parameters, observations = start or Parameters(), None
+    *_, (_, _, found) = _steps(runs, families, engine, workers, start or Parameters(), progress)
+    return found
+
+
+def fit_left_out(
+    runs: Sequence[Run],
+    families: Sequence[str],
+    engine: str = ENGINE,
+    workers: int = 1,
+    progress: Callable[[Parameters], None] = lambda _: None,
+) -> dict[str, Parameters]:
+    """By model: as `fit` to the runs of all others, from one set of observations.
+
+    Raises:
+        MoesimError: a run cannot be simulated.
+    """
+    *_, (now, observations, _) = _steps(runs, families, engine, workers, Parameters(), progress)
+    return leave_one_out(now, observations)
+
+
+def _steps(
+    runs: Sequence[Run], families: Sequence[str], engine: str, workers: int, parameters: Parameters,
+    progress: Callable[[Parameters], None],
+) -> Iterator[tuple[Parameters, list[Observation], Parameters]]:  # fmt: skip
+    """Of each step: parameters, what was observed with them, and those that fit it better."""
+    observations = None
     for _ in range(_ITERATIONS):
         observations = observe(runs, parameters, families, engine, workers, observations)
-        parameters = improved(parameters, observations)
-        progress(parameters)
-    return parameters
+        better = improved(parameters, observations)
+        progress(better)
+        yield parameters, observations, better
+        parameters = better
 
 
 def leave_one_out(now: Parameters, observations: Sequence[Observation]) -> dict[str, Parameters]:

@@ -1,5 +1,5 @@
 """Parameters of vLLM 0.15 for each model as the measured runs of all others have them: how runs of a model that nobody
-measured would be predicted. Written down from `leave_one_out`, of observations at the parameters fitted to all."""
+measured would be predicted. What `python -m moesim.calibrate.serving DATA OUT --left-out` writes, rounded."""
 
 from __future__ import annotations
 

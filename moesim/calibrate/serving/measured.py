@@ -123,7 +123,7 @@ def _run(entry: Mapping[str, Any]) -> Run:
     skipped = bool(_SKIPPED & set(entry["flags"]))
     return Run(
         id=str(entry["id"]),
-        model=_known(MODELS | _OTHERS, entry["id"], "model", said["model"]),
+        model=_known(MODELS | _OTHERS, entry["id"], "model", _unquantised(said["model"])),
         moe=bool(said["is_moe"]),
         system=_known(SYSTEMS, entry["id"], "hardware", said["hardware"]),
         tp=int(said["tp"]),
@@ -139,6 +139,12 @@ def _run(entry: Mapping[str, Any]) -> Run:
         stages=tuple(_stage(each, skipped) for each in entry["stages"] if isinstance(each["stage"], int)),
         dtype="fp8" if "FP8" in str(said.get("precision", "")).upper() else "bf16",
     )
+
+
+def _unquantised(name: str) -> str:
+    """The model that a checkpoint of eight bits was made of, by whomever."""
+    plain = re.sub(r"-fp8(-dynamic|-block)?$", "", name, flags=re.IGNORECASE)
+    return next((each for each in (*MODELS, *_OTHERS) if each.endswith("/" + plain.rpartition("/")[2])), name)
 
 
 def _known(names: Mapping[str, str], run: object, what: str, said: str) -> str:

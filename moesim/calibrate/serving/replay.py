@@ -100,7 +100,7 @@ def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: in
     record = simulation.run()
     requests, shares = request_columns(record), step_shares(record)
     growth = crowding(record)
-    deviation = growth * step_deviation(record, error_sources(spec, simulation.deployment))
+    deviation = growth * step_deviation(record, error_sources(spec, simulation.deployments))
     found = []
     for place, number in enumerate(stage.number for stage in run.stages if stage.scored):
         mine = np.flatnonzero(requests["stage"] == place) if "stage" in requests else np.arange(len(requests["ttft"]))

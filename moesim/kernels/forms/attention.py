@@ -225,7 +225,7 @@ def mixed(
         written=chunks.written + shape.decodes * per_key,
     )
     one, some = prefill._price(together, shape, rates), shape.chunks > 0
-    if np.all(some):
+    if isinstance(some, bool) or np.all(some):  # a single call has chunks, or it would not be here
         return one
     alone = decode.times(shape, rates)
     return Times(*(np.where(some, both, without) for both, without in zip(one, alone, strict=True)))

@@ -90,4 +90,6 @@ def _of_pool(name: str) -> Iterator[None]:
         key = error.key if isinstance(error.key, str) else ""
         if key.partition(".")[0] in ("parallelism", "engine", "machine"):
             error.key = f"pools.{name}.{key}"
+        elif f"{name} pool" not in error.what:
+            error.what = f"in the {name} pool {error.what}"
         raise

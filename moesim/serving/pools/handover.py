@@ -78,7 +78,7 @@ class Handover:
         """Find a decode replica for a request, which queues there for blocks."""
         loads = np.zeros(len(self._targets), dtype=np.int64)
         if self._router.needs_load and len(self._targets) > 1:
-            loads = np.concatenate([replica.load() for replica in self._decode.replicas])
+            loads = np.array([load for replica in self._decode.replicas for load in replica.load()])
         target, rank = self._targets[self._router.choose(loads)]
         twin = RequestState(
             state.request, state.arrival, state.input_tokens, state.output_tokens, state.hashes, state.left,

@@ -209,6 +209,23 @@ def test_held_out_models_are_not_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("adding")
+def test_parameters_without_a_model_do_not_depend_on_it(tmp_path: Path) -> None:
+    """A row for each model. Where runs of one take ten times as long, its own row moves least."""
+
+    def rows(*entries: dict[str, object]) -> dict[str, np.ndarray]:
+        out = tmp_path / "left-out.csv"
+        arguments = [str(write(tmp_path, *entries)), str(out), "--left-out", "--workers", "1"]
+        assert CliRunner().invoke(command.main, arguments, catch_exceptions=False).exit_code == 0
+        lines = [line.split(",") for line in out.read_text().splitlines()[1:]]
+        return {model: np.array([float(each) for each in values]) for model, *values in lines}
+
+    plain, changed = rows(*of_every_model()), rows(*of_every_model({"qwen3-14b": 200.0}))
+    moved = {model: float(np.abs(changed[model][:-2] - plain[model][:-2]).max()) for model in plain}
+    assert len(moved) == 7
+    assert min(moved, key=lambda model: moved[model]) == "qwen3-14b"
+
+
+@pytest.mark.usefixtures("adding")
 def test_what_is_not_scored_or_counted_before_is_not_fitted_to(tmp_path: Path) -> None:
     """Stages that never drained, runs that were repeated, and run 28, the workload of run 9 once more."""
     runs = of_every_model()
