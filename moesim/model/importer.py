@@ -150,11 +150,22 @@ def _default_name(config: Mapping[str, Any], path: Path) -> str:
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.") or "model"
 
 
+def _sampling(path: Path) -> Document:
+    """What a model's defaults of generation filter."""
+    if not path.is_file():
+        return {}
+    said, _ = read_config(path)
+    kept = said.get("top_p")
+    filters = said.get("do_sample") is True and isinstance(kept, float) and 0.0 < kept < 1.0
+    return {"top_p": kept} if filters else {}
+
+
 def import_model(path: str | Path, name: str | None = None, output: str | Path | None = None) -> str:
     """The descriptor of a config.json as YAML text, written to `output` where given.
 
     Args:
-        path: the configuration file.
+        path: the configuration file; how the model samples where a request does not say is read from the
+            generation_config.json beside it, where there is one.
         name: the model's name; by default that of `output`, otherwise that of its repository, folder or file.
         output: a .yaml file that does not exist yet, called as the model is.
 
@@ -166,7 +177,7 @@ def import_model(path: str | Path, name: str | None = None, output: str | Path |
     name = name or (target.stem if target else _default_name(config, source))
     if target and target.name != f"{name}.yaml":
         raise MoesimError(f"the model {name!r} cannot be found as {target.name}", fix=f"write it to {name}.yaml")
-    text = _as_yaml(import_config(config, name, locate))
+    text = _as_yaml(import_config(config, name, locate) | _sampling(source.with_name("generation_config.json")))
     if target:
         try:
             with target.open("x", encoding="utf-8") as file:

@@ -135,6 +135,8 @@ class ModelSpec(Descriptor):
     #: norm weights per layer of width hidden (2 pre-norms; 4 with post-norms), and of the final norm.
     norms: Literal[2, 4] = 2
     norm_bias: bool = False
+    #: Share of the probability that sampling keeps where a request does not say (generation_config.json); 1 keeps all.
+    top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     #: dtype in which the weights are published, experts apart where they differ.
     dtype: Dtype = "bf16"
     expert_dtype: Dtype | None = None

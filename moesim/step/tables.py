@@ -9,12 +9,14 @@ import numpy as np
 
 from moesim.hardware.machine import Device, Machine
 from moesim.kernels.base import Calls, Cost, KernelModel
+from moesim.kernels.shapes import RowShape
 from moesim.model.operators import Operator
 from moesim.processors.base import ProcessorMapping
 from moesim.processors.mapped import MappedKernels
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.serving import EngineSpec
+from moesim.step.fusion import fused_calls
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
@@ -82,6 +84,16 @@ class OperatorTable:
         if operator not in self._known:
             context = self._context
             calls = operator_calls(operator, self._sizes, context.model, self._tp, context.dtype)
+            if operator.kind == "sampling" and context.model.top_p < 1.0:
+                calls = _sorting(calls, context.engine.sort_bytes * context.model.vocabulary)
+            calls = fused_calls(operator, calls, context.engine, self._tp)
             mapped = context.mapped.whole(calls, self._device)
             self._known[operator] = Tabulated(calls, mapped.cost, mapped.duration, mapped.durations, mapped.memory)
         return self._known[operator]
+
+
+def _sorting(calls: Calls, each: float) -> Calls:
+    """Calls whose rows move so many bytes more."""
+    assert isinstance(calls.shape, RowShape)
+    shape = calls.shape._replace(read=calls.shape.read + each)
+    return calls._replace(data_bytes=calls.data_bytes + calls.shape.rows * each, shape=shape)

@@ -60,7 +60,8 @@ CONFIGURATIONS: dict[str, Config] = {
         key: value
         for key, value in base("llama", 32, 4096, 32, 32, 11008, 32000, 4096).items()
         if key != "num_key_value_heads"  # absent: as many as heads
-    } | {"torch_dtype": "float16"},
+    }
+    | {"torch_dtype": "float16"},
     "llama-3.1-8b": base("llama", 32, 4096, 32, 8, 14336, 128256, 131072) | {"mlp_bias": False, "head_dim": None},
     "mistral-nemo-12b": base("mistral", 40, 5120, 32, 8, 14336, 131072, 131072)
     | {"head_dim": 128, "sliding_window": None},
@@ -124,7 +125,7 @@ CONFIGURATIONS: dict[str, Config] = {
 
 def architecture(model: ModelSpec) -> dict[str, Any]:
     said_about_it = {"name", "description", "sources", "unverified", "estimated", "published", "routing_profile"}
-    return model.model_dump(exclude=said_about_it)
+    return model.model_dump(exclude=said_about_it | {"top_p"})  # of generation_config.json
 
 
 def imported(config: Config) -> ModelSpec:
@@ -237,6 +238,15 @@ def test_a_file_becomes_a_descriptor_that_loads(tmp_path: Path) -> None:
     assert architecture(load_descriptor("models", str(target))) == architecture(library)
     with pytest.raises(MoesimError, match=r"mine\.yaml exists; name another file"):
         import_model(source, output=target)
+
+
+def test_how_a_model_samples_is_read_from_beside(tmp_path: Path) -> None:
+    """generation_config.json; top_p has no say where tokens are not sampled."""
+    source = write(tmp_path / "config.json", QWEN3_MOE)
+    assert "top_p" not in import_model(source)
+    for said, found in (({"do_sample": True, "top_p": 0.95, "top_k": 20}, True), ({"top_p": 0.95}, False)):
+        write(tmp_path / "generation_config.json", said)
+        assert ("\ntop_p: 0.95\n" in import_model(source)) is found
 
 
 def test_names(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -25,16 +25,22 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "experts": ("experts",),
     "small": ("norm", "elementwise", "embedding"),
     "collective": ("collective",),
+    "sampling": ("sampling",),
 }
 
 #: Prior standard deviation of the logarithm of each factor: kernels measured with another version of the engine;
-#: operators that were measured unfused while the engine compiles them; collectives that it fuses with their neighbours.
-_SPREAD = {"gemm": 0.05, "attention": 0.1, "experts": 0.1, "small": 0.3, "collective": 0.3}
+#: operators that were measured unfused while the engine compiles them; collectives that it fuses with their neighbours;
+#: sorted logits, which nobody measured.
+_SPREAD = {"gemm": 0.05, "attention": 0.1, "experts": 0.1, "small": 0.3, "collective": 0.3, "sampling": 0.5}
+#: By family, what a class takes of the others' factor: Ada's L2 cache of 96 MB holds the logits while they are sorted.
+_FAMILY = {"ada": {"sampling": 0.4}}
 #: Of what is between the steps, in seconds; and of what remains unexplained of a stage's TPOT.
 _GAP, _NOISE = 1e-3, 0.02
 
 #: Simulated seconds of each stage when all prompts are in the cache.
-_SECONDS, _ITERATIONS = 40.0, 3
+_SECONDS, _ITERATIONS = 40.0, 5
+#: Power of the rate with which requests under way grow.
+_GROWTH = 3.0
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,18 @@ class Parameters:
 
     def overrides(self, families: Sequence[str]) -> list[str]:
         """As `--set` texts."""
-        factors = {kernel: self.scales[name] for name, kernels in CLASSES.items() for kernel in kernels}
-        text = ", ".join(f"{kernel}: {factor:.4f}" for kernel, factor in factors.items())
         return [
             f"engine.exposed_overhead={self.gap * 1e3:.4f} ms",
             f"engine.frontend_latency={self.frontend * 1e3:.4f} ms",
-            *(f"engine.scales.{family}={{{text}}}" for family in families),
+            *(f"engine.scales.{family}={{{self._factors(family)}}}" for family in families),
         ]
+
+    def _factors(self, family: str) -> str:
+        own = _FAMILY.get(family, {})
+        factors = {
+            kernel: self.scales[name] * own.get(name, 1.0) for name, kernels in CLASSES.items() for kernel in kernels
+        }
+        return ", ".join(f"{kernel}: {factor:.4f}" for kernel, factor in factors.items())
 
 
 @dataclass(frozen=True)
@@ -85,12 +96,38 @@ def fit(
     Raises:
         MoesimError: a run cannot be simulated.
     """
-    parameters, observations = start or Parameters(), None
+    *_, (_, _, found) = _steps(runs, families, engine, workers, start or Parameters(), progress)
+    return found
+
+
+def fit_left_out(
+    runs: Sequence[Run],
+    families: Sequence[str],
+    engine: str = ENGINE,
+    workers: int = 1,
+    progress: Callable[[Parameters], None] = lambda _: None,
+) -> dict[str, Parameters]:
+    """By model: as `fit` to the runs of all others, from one set of observations.
+
+    Raises:
+        MoesimError: a run cannot be simulated.
+    """
+    *_, (now, observations, _) = _steps(runs, families, engine, workers, Parameters(), progress)
+    return leave_one_out(now, observations)
+
+
+def _steps(
+    runs: Sequence[Run], families: Sequence[str], engine: str, workers: int, parameters: Parameters,
+    progress: Callable[[Parameters], None],
+) -> Iterator[tuple[Parameters, list[Observation], Parameters]]:  # fmt: skip
+    """Of each step: parameters, what was observed with them, and those that fit it better."""
+    observations = None
     for _ in range(_ITERATIONS):
         observations = observe(runs, parameters, families, engine, workers, observations)
-        parameters = improved(parameters, observations)
-        progress(parameters)
-    return parameters
+        better = improved(parameters, observations)
+        progress(better)
+        yield parameters, observations, better
+        parameters = better
 
 
 def leave_one_out(now: Parameters, observations: Sequence[Observation]) -> dict[str, Parameters]:
@@ -115,10 +152,11 @@ def observe(
 
     Args:
         before: of the same stages. Requests are then sent at a pace that puts as many under way as in the measurement:
-            a step that is priced too high would otherwise grow by its own queue.
+            a step that is priced too high would otherwise grow by its own queue. Near saturation the crowd grows with
+            some third power of the rate (_GROWTH).
     """
     alone = [part for run in runs for part in steady(run, _SECONDS)]
-    paces = [1.0] * len(alone) if before is None else [each.pace * each.crowd for each in before]
+    paces = [1.0] * len(alone) if before is None else [each.pace * each.crowd ** (1 / _GROWTH) for each in before]
     sent = [_paced(run, pace) for run, pace in zip(alone, paces, strict=True)]
     seen = replay_all(sent, parameters.overrides(families), engine, alone[0].prompts, workers)
     return [
@@ -136,7 +174,7 @@ def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters
     """One step of Gauss-Newton on the logarithm of TPOT; every model weighs the same."""
     names = list(CLASSES)
     counts = Counter(each.model for each in observations)
-    share = np.array([[_share(each.simulated, name) for name in names] for each in observations])
+    shares = np.array([[share(each.simulated, name) for name in names] for each in observations])
     gap = np.array([[1.0 / each.simulated.tpot] for each in observations])
     miss = np.array([math.log(each.stage.tpot / each.simulated.tpot) for each in observations])
     # Soft-L1: a run that nothing explains does not bend what explains the others.
@@ -144,7 +182,7 @@ def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters
     weight = trust * np.array([1 / math.sqrt(counts[each.model]) / _NOISE for each in observations])
     prior = np.array([*(_SPREAD[name] for name in names), _GAP])
     past = np.array([*(math.log(now.scales[name]) for name in names), now.gap])
-    rows = np.vstack([np.hstack([share, gap]) * weight[:, None], np.diag(1 / prior)])
+    rows = np.vstack([np.hstack([shares, gap]) * weight[:, None], np.diag(1 / prior)])
     change: NDArray[np.float64] = np.linalg.lstsq(rows, np.concatenate([miss * weight, -past / prior]), rcond=None)[0]
     values = past + change
     late = [
@@ -158,7 +196,7 @@ def improved(now: Parameters, observations: Sequence[Observation]) -> Parameters
     )
 
 
-def _share(simulated: Latencies, name: str) -> float:
+def share(simulated: Latencies, name: str) -> float:
     """Of a class in the step. Operators are called by the kind of their kernels, attention without its phase."""
     kinds = {kernel.partition("_")[0] for kernel in CLASSES[name]}
     return sum(simulated.shares.get(kind, 0.0) for kind in kinds)

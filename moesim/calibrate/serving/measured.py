@@ -27,7 +27,24 @@ MODELS = {
     "mistralai/Mixtral-8x7B-v0.1": "mixtral-8x7b",
     "Qwen/Qwen3-14B": "qwen3-14b",
 }  # fmt: skip
-SYSTEMS = {"H100": "dgx-h100", "A100-80GB": "dgx-a100", "L40S": "l40s-8"}
+#: Of runs that other files may hold.
+_OTHERS = {
+    "mistralai/Mixtral-8x22B-v0.1": "mixtral-8x22b",
+    "mistralai/Mistral-Nemo-Instruct-2407": "mistral-nemo-12b",
+    "01-ai/Yi-34B": "yi-34b",
+    "meta-llama/Llama-4-Scout-17B-16E-Instruct": "llama-4-scout",
+    "meta-llama/Llama-4-Maverick-17B-128E-Instruct": "llama-4-maverick",
+    "Qwen/Qwen2.5-7B-Instruct": "qwen2.5-7b",
+    "Qwen/Qwen3-8B": "qwen3-8b",
+    "Qwen/Qwen3-32B": "qwen3-32b",
+    "Qwen/Qwen3-30B-A3B": "qwen3-30b-a3b",
+    "Qwen/Qwen3-235B-A22B": "qwen3-235b-a22b",
+    "openai/gpt-oss-20b": "gpt-oss-20b",
+    "openai/gpt-oss-120b": "gpt-oss-120b",
+    "deepseek-ai/DeepSeek-V3": "deepseek-v3",
+    "deepseek-ai/DeepSeek-V2-Lite": "deepseek-v2-lite",
+}  # fmt: skip
+SYSTEMS = {"H100": "dgx-h100", "H200": "dgx-h200", "B200": "dgx-b200", "A100-80GB": "dgx-a100", "L40S": "l40s-8"}
 
 #: What is not scored: a stage that never drained, a run that was repeated.
 _SKIPPED = {"overloaded", "superseded_run"}
@@ -53,7 +70,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Run:
-    """A measured run. prompt: mean tokens of a whole prompt, `prefix` of them shared by the prompts of a group."""
+    """A measured run. prompt: mean tokens of a whole prompt, `prefix` of them shared by the prompts of a group. dtype:
+    of weights and activations."""
 
     id: str
     model: str
@@ -70,6 +88,7 @@ class Run:
     prompt: int
     output: int
     stages: tuple[Stage, ...]
+    dtype: str = "bf16"
 
     @property
     def workload(self) -> str:
@@ -104,7 +123,7 @@ def _run(entry: Mapping[str, Any]) -> Run:
     skipped = bool(_SKIPPED & set(entry["flags"]))
     return Run(
         id=str(entry["id"]),
-        model=_known(MODELS, entry["id"], "model", said["model"]),
+        model=_known(MODELS | _OTHERS, entry["id"], "model", _unquantised(said["model"])),
         moe=bool(said["is_moe"]),
         system=_known(SYSTEMS, entry["id"], "hardware", said["hardware"]),
         tp=int(said["tp"]),
@@ -118,7 +137,14 @@ def _run(entry: Mapping[str, Any]) -> Run:
         prompt=_tokens(said["prompt_len_mean_measured"]),
         output=int(said["max_tokens"]),
         stages=tuple(_stage(each, skipped) for each in entry["stages"] if isinstance(each["stage"], int)),
+        dtype="fp8" if "FP8" in str(said.get("precision", "")).upper() else "bf16",
     )
+
+
+def _unquantised(name: str) -> str:
+    """The model that a checkpoint of eight bits was made of, by whomever."""
+    plain = re.sub(r"-fp8(-dynamic|-block)?$", "", name, flags=re.IGNORECASE)
+    return next((each for each in (*MODELS, *_OTHERS) if each.endswith("/" + plain.rpartition("/")[2])), name)
 
 
 def _known(names: Mapping[str, str], run: object, what: str, said: str) -> str:

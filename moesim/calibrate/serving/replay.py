@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,8 @@ from numpy.typing import NDArray
 
 from moesim.calibrate.serving.measured import Run
 from moesim.engine.record import RunRecord
+from moesim.uncertainty.propagated import REACH, crowding, step_deviation
+from moesim.uncertainty.sources import error_sources
 
 #: The engine of the runs.
 ENGINE = "vllm-0.15"
@@ -21,7 +24,9 @@ _SPREAD = 6.0
 
 @dataclass(frozen=True)
 class Latencies:
-    """Simulated latencies of a stage, in seconds. shares: of the run's step time, by kind of operator."""
+    """Simulated latencies of a stage, in seconds. shares: of the run's step time, by kind of operator. growth: by how
+    much more TPOT and E2E grow than steps. deviation: standard deviation of their logarithm, as the simulator knows its
+    kernels. late: the part of TTFT that no kernel is to blame for."""
 
     run: str
     stage: int
@@ -31,6 +36,14 @@ class Latencies:
     ttft_p90: float
     e2e_p90: float
     shares: Mapping[str, float]
+    growth: float = 1.0
+    deviation: float = 0.0
+    late: float = 0.0
+
+    def within(self, metric: str, measured: float, simulated: float) -> bool:
+        """Whether a measured value lies in the 80 % interval of the simulated one, which is a mean or a percentile."""
+        share = 1.0 - self.late / self.ttft if metric == "ttft" else 1.0
+        return abs(math.log(measured / simulated)) <= REACH * share * self.deviation
 
 
 def experiment(run: Run, engine: str = ENGINE) -> dict[str, Any]:
@@ -51,7 +64,7 @@ def experiment(run: Run, engine: str = ENGINE) -> dict[str, Any]:
         "model": run.model,
         "machine": run.system,
         "parallelism": {"tp": run.tp},
-        "dtype": "bf16",
+        "dtype": {"weights": run.dtype, "activations": run.dtype},
         "engine": engine,
         "library": {"mixes": {"measured": mix}},
         "requests": {"stages": stages},
@@ -79,15 +92,20 @@ def replay(run: Run, changes: Sequence[str] = (), engine: str = ENGINE, skip: in
         MoesimError: the experiment cannot run.
     """
     from moesim.results.tables import request_columns
-    from moesim.serving.simulate import simulate
+    from moesim.serving.simulate import Simulation
     from moesim.spec.loading import load_experiment
 
-    record = simulate(load_experiment(experiment(run, engine), [*overrides(run), *changes]).spec)
+    spec = load_experiment(experiment(run, engine), [*overrides(run), *changes]).spec
+    simulation = Simulation(spec)
+    record = simulation.run()
     requests, shares = request_columns(record), step_shares(record)
+    growth = crowding(record)
+    deviation = growth * step_deviation(record, error_sources(spec, simulation.deployments))
     found = []
     for place, number in enumerate(stage.number for stage in run.stages if stage.scored):
         mine = np.flatnonzero(requests["stage"] == place) if "stage" in requests else np.arange(len(requests["ttft"]))
-        found.append(_latencies(run, number, requests, mine[skip:], shares))
+        seen = _latencies(run, number, requests, mine[skip:], shares)
+        found.append(replace(seen, growth=growth, deviation=deviation, late=spec.engine.frontend_latency))
     return found
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
+from moesim.calibrate.serving.left_out import as_left_out
 from moesim.calibrate.serving.measured import Run, Stage, measured_runs
 from moesim.calibrate.serving.replay import Latencies, replay, replay_all
 from moesim.calibrate.serving.scores import Score, scores
@@ -15,6 +17,9 @@ from moesim.spec.errors import MoesimError
 from moesim.validate.cases import Found, Setting, case
 
 Metric = Literal["ttft", "tpot", "e2e"]
+Models = Literal["all", "MoE", "dense", "fitted", "held out"]
+#: `shipped`: of the engine's descriptor. `left out`: for each model those fitted to all others.
+Parameters = Literal["shipped", "left out"]
 
 #: Processes that simulate.
 _WORKERS = 2
@@ -25,14 +30,33 @@ def measured_runs_error(
     setting: Setting,
     *,
     metric: Metric,
-    models: Literal["all", "MoE", "dense", "fitted", "held out"] = "all",
+    models: Models = "all",
     statistic: Literal["median", "mean"] = "median",
+    parameters: Parameters = "shipped",
 ) -> Found:
     """The absolute relative error of a latency over measured runs, each the mean of its stages; runs of one workload
     count as one. `fitted`: of the models whose runs the engine's parameters were fitted to; `held out`: of the others.
     """
+    kept = _kept(setting, models, parameters)
+    middle = statistics.median if statistic == "median" else statistics.mean
+    rows = [f"{_name(each)}: {100 * each.signed[metric]:+.1f} %" for each in kept]
+    return Found(error=middle(each.absolute[metric] for each in kept), rows=len(kept), detail="\n".join(rows))
+
+
+@case("measured_runs_within")
+def measured_runs_within(
+    setting: Setting, *, metric: Metric, models: Models = "all", parameters: Parameters = "shipped"
+) -> Found:
+    """The share of measured stages, each run the mean of its own, that lie in the simulator's 80 % intervals."""
+    kept = _kept(setting, models, parameters)
+    rows = [f"{_name(each)}: {100 * each.within[metric]:.0f} %" for each in kept]
+    return Found(statistics.mean(each.within[metric] for each in kept), rows=len(kept), detail="\n".join(rows))
+
+
+def _kept(setting: Setting, models: Models, parameters: Parameters) -> list[Score]:
+    """Scores of the workloads of some models."""
     assert setting.data is not None
-    found = _scores(setting.data)
+    found = _scores(setting.data, parameters)
     fitted = dict(zip((each.model for each in found), fitted_half([each.model for each in found]), strict=True))
     belongs = {
         "all": [True for _ in found],
@@ -44,9 +68,7 @@ def measured_runs_error(
     kept = [each for each, mine in zip(found, belongs, strict=True) if mine]
     if not kept:
         raise MoesimError(f"no measured run is of {models} models", fix="give a data folder that holds some")
-    middle = statistics.median if statistic == "median" else statistics.mean
-    rows = [f"{_name(each)}: {100 * each.signed[metric]:+.1f} %" for each in kept]
-    return Found(error=middle(each.absolute[metric] for each in kept), rows=len(kept), detail="\n".join(rows))
+    return kept
 
 
 @case("measured_stage", unit="second")
@@ -78,11 +100,20 @@ def _name(each: Score) -> str:
     return f"{each.workload}, {each.model} on {each.system}"
 
 
+@lru_cache(maxsize=4)
+def _scores(data: Path, parameters: Parameters) -> tuple[Score, ...]:
+    runs, found = _simulated(data)
+    if parameters == "left out":
+        scored = [run for run in runs if run.scored]
+        found = [[as_left_out(run.model, each) for each in part] for run, part in zip(scored, found, strict=True)]
+    return tuple(scores(runs, found))
+
+
 @lru_cache(maxsize=2)
-def _scores(data: Path) -> tuple[Score, ...]:
-    """Of all runs, simulated once for all cases."""
+def _simulated(data: Path) -> tuple[Sequence[Run], list[list[Latencies]]]:
+    """All runs, simulated once for all cases."""
     runs = measured_runs(data)
-    return tuple(scores(runs, replay_all(runs, workers=_WORKERS)))
+    return runs, list(replay_all(runs, workers=_WORKERS))
 
 
 @lru_cache(maxsize=64)

@@ -21,7 +21,9 @@ from moesim.spec.loading import load_experiment
 
 #: What the runs were made with.
 TRUE = Parameters(
-    {"gemm": 1.03, "attention": 0.93, "experts": 1.08, "small": 0.8, "collective": 0.75}, gap=0.5e-3, frontend=6e-3
+    {"gemm": 1.03, "attention": 0.93, "experts": 1.08, "small": 0.8, "collective": 0.75, "sampling": 1.2},
+    gap=0.5e-3,
+    frontend=6e-3,
 )
 
 
@@ -108,7 +110,7 @@ def test_priors_hold_back_what_one_run_says(tmp_path: Path, before: float) -> No
     part = (before + miss) * 0.05**2 / (0.05**2 + 0.05**2 + 0.02**2)
     assert math.log(found.scales["gemm"]) == pytest.approx(part, rel=1e-3)
     assert found.gap == pytest.approx(part * 0.020, rel=1e-3)
-    assert [found.scales[name] for name in CLASSES if name != "gemm"] == pytest.approx([1.0] * 4)
+    assert [found.scales[name] for name in CLASSES if name != "gemm"] == pytest.approx([1.0] * 5)
 
 
 def test_what_is_as_measured_stays(tmp_path: Path) -> None:
@@ -157,15 +159,16 @@ def test_a_model_that_is_left_out_has_no_say(tmp_path: Path) -> None:
 
 
 def test_as_many_are_under_way_as_were_measured(tmp_path: Path, adding: list[list[Run]]) -> None:
-    """Little's law: what takes twice as long is sent half as often, whatever it was sent at before."""
+    """Little's law: what takes twice as long is sent less often, whatever it was sent at before: a cube root less at
+    every turn, which near saturation is all."""
     (run, *_) = runs_of(tmp_path, Parameters(), 1)
     served = run.stages[0]
     slow = replace(run, stages=(replace(served, e2e={"mean": served.e2e["mean"] / 2}),))
     first = observe([slow], Parameters(), ["hopper"])
     second = observe([slow], Parameters(), ["hopper"], before=first)
     third = observe([slow], Parameters(), ["hopper"], before=second)
-    assert [each[0].stages[0].rate for each in adding] == pytest.approx([8, 4, 4])
-    assert [each[0].crowd for each in (first, second, third)] == pytest.approx([0.5, 1, 1])
+    assert [each[0].stages[0].rate for each in adding] == pytest.approx([8, 8 * 2 ** (-1 / 3), 8 * 2 ** (-5 / 9)])
+    assert [each[0].crowd for each in (first, second, third)] == pytest.approx([0.5, 2 ** (-2 / 3), 2 ** (-4 / 9)])
 
 
 @pytest.mark.usefixtures("adding")
@@ -174,7 +177,7 @@ def test_engines_are_set_as_they_were_found(tmp_path: Path) -> None:
     runs = runs_of(tmp_path, TRUE, 1000)
     steps: list[Parameters] = []
     found = fit(runs, ["hopper"], progress=steps.append)
-    assert len(steps) == 3
+    assert len(steps) == 5
     assert steps[-1] == found
     assert found.scales == pytest.approx(TRUE.scales, rel=0.02)
     assert found.frontend == pytest.approx(TRUE.frontend, abs=0.2e-3)
@@ -203,6 +206,23 @@ def test_held_out_models_are_not_looked_at(tmp_path: Path) -> None:
         assert predicted(tmp_path, *of_every_model({model: 35.0})) == plain
     for model in ("llama-2-70b", "llama-3.1-8b", "mixtral-8x7b"):
         assert predicted(tmp_path, *of_every_model({model: 35.0})) != plain
+
+
+@pytest.mark.usefixtures("adding")
+def test_parameters_without_a_model_do_not_depend_on_it(tmp_path: Path) -> None:
+    """A row for each model. Where runs of one take ten times as long, its own row moves least."""
+
+    def rows(*entries: dict[str, object]) -> dict[str, np.ndarray]:
+        out = tmp_path / "left-out.csv"
+        arguments = [str(write(tmp_path, *entries)), str(out), "--left-out", "--workers", "1"]
+        assert CliRunner().invoke(command.main, arguments, catch_exceptions=False).exit_code == 0
+        lines = [line.split(",") for line in out.read_text().splitlines()[1:]]
+        return {model: np.array([float(each) for each in values]) for model, *values in lines}
+
+    plain, changed = rows(*of_every_model()), rows(*of_every_model({"qwen3-14b": 200.0}))
+    moved = {model: float(np.abs(changed[model][:-2] - plain[model][:-2]).max()) for model in plain}
+    assert len(moved) == 7
+    assert min(moved, key=lambda model: moved[model]) == "qwen3-14b"
 
 
 @pytest.mark.usefixtures("adding")

@@ -95,7 +95,7 @@ def test_no_file_is_said(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"model": "acme/Llama-9"}, "measured run 1 is of model 'acme/Llama-9', .* known are .*Mixtral-8x7B"),
-        ({"hardware": "H300"}, "measured run 1 is of hardware 'H300', .* known are H100, A100-80GB, L40S"),
+        ({"hardware": "H300"}, "measured run 1 is of hardware 'H300', .* known are H100, H200, B200, A100-80GB, L40S"),
         ({"prompt_len_mean_measured": "unknown"}, "is no file of measured serving runs"),
         ({"tp": "two"}, "is no file of measured serving runs: .*'two'"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from published_runs import MIXTRAL, entry, of_every_model, read, simulated, stage, write
 
+from moesim.calibrate.serving.left_out import LEFT_OUT, as_left_out, shipped
 from moesim.calibrate.serving.measured import Run
 from moesim.calibrate.serving.replay import Latencies
 from moesim.calibrate.serving.scores import median_error, predictions, scores
@@ -110,6 +112,38 @@ def test_a_case_is_of_the_models_that_it_names(tmp_path: Path, models: str, medi
     )
     assert found.rows == len(found.detail.splitlines())
     assert ("mixtral-8x7b on dgx-h100: +6.0 %" in found.detail) == (models in ("all", "MoE", "fitted"))
+
+
+@pytest.mark.parametrize(("error", "expected"), [(1.05, 1.0), (1.20, 0.0), (0.95, 1.0), (0.85, 0.0)])
+def test_intervals_hold_what_is_near(tmp_path: Path, error: float, expected: float) -> None:
+    """A deviation of 10 %: 80 % within 1.2816 of these, from 0.880 to 1.137. TTFT, half of which no kernel takes, has
+    half of that: from 0.938 to 1.066."""
+    (run,) = read(tmp_path, entry("1"))
+    (found,) = simulated(run, error)
+    late = replace(found, deviation=0.1, late=found.ttft / 2)
+    (score,) = scores([run], [[late]])
+    assert (score.within["tpot"], score.within["e2e"], score.within["ttft"]) == (expected, expected, expected)
+
+
+@pytest.mark.usefixtures("off")
+def test_shares_within_are_those_of_the_models(tmp_path: Path) -> None:
+    """Without a deviation nothing is within, unless it is met."""
+    setting = Setting(data=write(tmp_path, *of_every_model()))
+    assert kind.measured_runs_within(setting, metric="tpot").simulated == 0.0
+
+
+def test_a_model_that_is_left_out_is_predicted_with_the_parameters_of_the_others(tmp_path: Path) -> None:
+    """Of a step that is all GEMM, TPOT takes the ratio of the two factors, and what changes between two steps."""
+    (run,) = read(tmp_path, entry("1"))
+    (found,) = simulated(run, 1.0)
+    whole = replace(found, shares={"gemm": 1.0}, growth=1.0)
+    now, then = shipped(), LEFT_OUT["llama-3.1-8b"]
+    factor = then.scales["gemm"] / now.scales["gemm"] * math.exp((then.gap - now.gap) / whole.tpot)
+    left = as_left_out("llama-3.1-8b", whole)
+    assert left.tpot == pytest.approx(whole.tpot * factor)
+    assert left.ttft == pytest.approx((whole.ttft - now.frontend) * factor + then.frontend)
+    assert left.e2e - left.ttft == pytest.approx((whole.e2e - whole.ttft) * factor)
+    assert as_left_out("never-seen", whole) == whole
 
 
 @pytest.mark.usefixtures("off")
