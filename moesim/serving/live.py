@@ -17,7 +17,8 @@ from moesim.engine.wires import SharedWires, Wires
 from moesim.fabric.live import LiveFlows
 from moesim.fabric.live_chunk import LiveChunks
 from moesim.fabric.topology import Topology
-from moesim.serving.replica import Flight, Replica
+from moesim.serving.flight import Flight
+from moesim.serving.replica import Replica
 from moesim.spec.experiment import ExperimentSpec
 from moesim.step.batch import Batch
 from moesim.step.passes.micro_batches import in_parts, step_graph

@@ -6,15 +6,16 @@ step cuts the block at the end of the step in progress, so that the tables do no
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from moesim.engine.clock import LATEST, STARTING, Clock, Timer
 from moesim.engine.invariants import InvariantError
 from moesim.engine.recorder import StepRecorder
+from moesim.serving.flight import Flight
+from moesim.serving.holding import held_tokens
 from moesim.serving.pools.base import Pool
 from moesim.serving.scheduler import ContinuousBatching
 from moesim.serving.sequences import RequestState
@@ -27,22 +28,6 @@ from moesim.step.pricing import Block, Executable, StepPricer
 _LONGEST, _PRICED_FIRST = 256, 4
 
 _ONE = np.ones(1, dtype=np.int64)
-
-
-@dataclass(eq=False)
-class Flight:
-    """A block being executed: `ends[k]` is when its k-th step ends."""
-
-    block: Executable
-    start: int
-    ends: list[int]
-    steps: int  # of the block that will be executed, lowered when it is cut
-    waiting: int  # requests still queued when it began
-    rested: bool = False  # the devices were idle before it
-    timer: Timer | None = None
-    arrivals: list[int] = field(default_factory=list)
-    #: Sequences whose first step here it is, after their prompt was computed elsewhere.
-    joined: list[RequestState] = field(default_factory=list)
 
 
 class Replica:
@@ -92,7 +77,7 @@ class Replica:
     def accept(self, state: RequestState) -> None:
         """A request arrives now, or the KV entries of one that has blocks for them."""
         now, comes = int(self.clock.now), state.request not in self.scheduler.incoming
-        if self._decides_ahead and self._flights and self._step_began(now) < now:
+        if self._decides_ahead and self._flights and self._flights[0].step_began(now) < now:
             self._accept_late(state, self._flights[0], now)
         elif self.scheduler.enqueue(state):
             for flight in self._flights:
@@ -110,7 +95,7 @@ class Replica:
         for state in self._late:
             load[state.rank] += state.request not in self.scheduler.incoming
         for flight in self._flights:
-            if done := self._in_progress(flight, int(self.clock.now)):
+            if done := flight.in_progress(int(self.clock.now)):
                 for rank in running.rank[running.rounds <= done].tolist():
                     load[rank] -= 1
         return load
@@ -128,7 +113,7 @@ class Replica:
 
     def _cut(self, flight: Flight, now: int, ahead: int = 0) -> None:
         """Stop a block at the end of the step in progress, or of one `ahead` of it."""
-        steps = self._in_progress(flight, now) + 1 + ahead
+        steps = flight.in_progress(now) + 1 + ahead
         if steps < flight.steps:
             flight.steps = steps
             if steps > len(flight.ends):
@@ -142,21 +127,10 @@ class Replica:
         and gives blocks to those whose KV entries are to come."""
         if self._pool is not None:
             self._cut(flight, now)
-        if self._in_progress(flight, now) + 1 == flight.steps:
+        if flight.in_progress(now) + 1 == flight.steps:
             self._late.append(state)
         elif self.scheduler.enqueue(state):
             self._cut(flight, now, ahead=1)
-
-    @staticmethod
-    def _in_progress(flight: Flight, now: int) -> int:
-        """Which of the flight's steps is."""
-        return bisect_left(flight.ends, now, 0, min(flight.steps, len(flight.ends)))
-
-    def _step_began(self, now: int) -> int:
-        """When the step in progress did."""
-        flight = self._flights[0]
-        step = self._in_progress(flight, now)
-        return flight.ends[step - 1] if step else flight.start
 
     def _wake(self, time: int) -> None:
         """Look for work at `time`, after everything else of that instant."""
@@ -340,7 +314,7 @@ class Replica:
             end=ends,
             decodes=block.decoding(steps),
             waiting=waiting,
-            kv_tokens=self._held_tokens(block, rows, steps),
+            kv_tokens=held_tokens(self.scheduler, block, rows, steps),
             prefill_tokens=sum(chunk.tokens for chunk in chunks),
             prefill_sequences=len(chunks),
             emitted=emitted,
@@ -357,34 +331,6 @@ class Replica:
         for state in flight.joined:
             self.recorder.add_gap(flight.ends[0] - state.last_token)
         return len(flight.joined)
-
-    def _held_tokens(self, block: Executable, rows: IntArray, steps: int) -> list[int]:
-        """Tokens in the KV cache at the end of each step: those of the batch's sequences, which have grown by now, and
-        of the others that run; a block that several share counts once."""
-        batch, computed = block.batch, self.scheduler.running.computed
-        others = int(computed.sum() - computed[rows].sum()) if len(rows) < len(computed) else 0
-        # The keys that the decoding sequences see, the new ones included, are the tokens they hold.
-        held = [seen + others for seen in block.seen(steps)]
-        if (accepted := batch.accepted(steps)) is not None:
-            held = [tokens + more for tokens, more in zip(held, accepted, strict=True)]
-        if batch.joining:  # they have computed their prompts, and see them from the next step on
-            held[0] += int(batch.context[-batch.joining :].sum()) + batch.joining
-        for rank, cache in enumerate(self.scheduler.caches):
-            if cache.duplicates:
-                twice = self._duplicates(batch, rank, steps)
-                held = [tokens - blocks * cache.block_size for tokens, blocks in zip(held, twice, strict=True)]
-        return held
-
-    def _duplicates(self, batch: Batch, rank: int, steps: int) -> list[int]:
-        """Blocks that sequences of a rank share, counted once for every further holder, at the end of each step."""
-        cache = self.scheduler.caches[rank]
-        leaving = ((batch.left < steps) & (batch.rank == rank)).nonzero()[0]
-        if not len(leaving):
-            return [cache.duplicates] * steps
-        order = leaving[batch.left[leaving].argsort(kind="stable")]
-        counts, left = cache.duplicates_after(batch.request[order].tolist()), batch.left[order].tolist()
-        counts.insert(0, cache.duplicates)
-        return [counts[bisect_right(left, step)] for step in range(steps)]
 
     def _record_gaps(self, flight: Flight, rows: IntArray, taken: IntArray) -> None:
         """Inter-token latencies of the first step where sequences pause between their steps: in a pipeline, and where
