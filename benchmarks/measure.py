@@ -41,12 +41,13 @@ def command(*arguments: str, **environment: str) -> Run:
     return {"wall": wall, "processor": usage.ru_utime + usage.ru_stime, "peak": float(usage.ru_maxrss * unit)}
 
 
-def simulation(experiment: str, overrides: Sequence[str] = (), **environment: str) -> Run:
+def simulation(experiment: str, overrides: Sequence[str] = (), *, figures: bool = True, **environment: str) -> Run:
     """Run an experiment; adds wall seconds of the simulation proper, and its steps."""
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "results"
         sets = [part for override in overrides for part in ("--set", override)]
-        run = command("run", experiment, *sets, "--output", str(output), **environment)
+        plain = [] if figures else ["--no-figures"]
+        run = command("run", experiment, *sets, *plain, "--output", str(output), **environment)
         manifest = json.loads((output / "manifest.json").read_text())
         summary = json.loads((output / "summary.json").read_text())
     return run | {"simulation": manifest["timing"]["simulation"], "steps": summary["steps"]}
