@@ -48,6 +48,10 @@ class AlikeCommunication(Communication):
         make = super()._reduce
         return self._alike("reduce", self.rank_devices(stage, rank), lambda: make(stage, rank))
 
+    def _reduce_sums(self, stage: int, rank: int) -> Transfer:
+        make = super()._reduce_sums
+        return self._alike("reduce_sums", self.rank_devices(stage, rank), lambda: make(stage, rank))
+
     def _gather(self, stage: int, rank: int) -> Transfer:
         make = super()._gather
         return self._alike("gather", self.rank_devices(stage, rank), lambda: make(stage, rank))

@@ -18,7 +18,7 @@ from moesim.fabric.protocol import TWO_BYTES, CollectiveProtocol
 from moesim.fabric.switch import Fabric
 from moesim.fabric.transfer import FloatArray, GroupPorts, Transfer
 from moesim.hardware.machine import port_rate
-from moesim.spec.serving import DispatchSpec
+from moesim.spec.dispatch import DispatchSpec
 
 if TYPE_CHECKING:
     from moesim.fabric.links import GroupLinks

@@ -15,16 +15,23 @@ from moesim.spec.base import Dtype
 FloatArray = NDArray[np.float64]
 
 
+#: The kind of calls that are part of another kernel: they take what their FLOPs or bytes take, without a launch.
+FUSED = "fused"
+
+#: The variant of products whose activations come quantised.
+QUANTISED = "quantised"
+
+
 class Calls(NamedTuple):
     """Calls of one kernel class, one per element; the arrays broadcast against each other.
 
     flops: arithmetic, in FLOP. weight_bytes: weights read. data_bytes: activations and KV cache read and written.
     shape: what rooflines with measured terms see beyond that. formats: number formats of weights and activations as
     calibrations name them, the one that fits best first. variant: what tells kernels of one kind apart: `window`
-    (attention), `rope`, `act` (elementwise), `norm`, `qk_norm`.
+    (attention), `rope`, `act` (elementwise), `norm`, `qk_norm`, `quantised` (gemm), `marlin`, `triton` (experts).
     """
 
-    kind: str  # gemm, attention, experts, norm, elementwise, router, embedding, sampling
+    kind: str  # gemm, attention, experts, norm, elementwise, router, embedding, sampling, fused
     dtype: Dtype  # of the arithmetic
     flops: FloatArray
     weight_bytes: FloatArray

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Alone, Calls, Cost, FloatArray
+from moesim.kernels.base import QUANTISED, Alone, Calls, Cost, FloatArray
 from moesim.kernels.forms import Form, Rates, Times, larger, make_form, together
 from moesim.kernels.forms.attention import Decode, LatentPrefill, Prefill, mixed
 from moesim.kernels.forms.gemm import Gemm
 from moesim.kernels.roofline import DatasheetRoofline
-from moesim.kernels.selection import far_sizes, select, static_sizes
+from moesim.kernels.selection import Selected, far_sizes, select, static_sizes
 from moesim.kernels.shapes import AttentionShape
 from moesim.spec.base import Dtype
 from moesim.spec.hardware import DeviceSpec
@@ -168,9 +168,13 @@ class CalibratedKernels:
         if selected is None:
             return None
         fits = selected.fits
+        terms = [self._terms(fit, device) for fit in fits]
+        if calls.variant == QUANTISED:
+            plain = select(spec, (selected.stack,), _KERNELS[kind], calls._replace(formats=("bf16",)))
+            terms = [_quantised(each, plain) for each in terms]
         return _Priced(
             fits=fits,
-            forms=tuple(_in_a_step(make_form(fit.kernel, self._terms(fit, device))) for fit in fits),
+            forms=tuple(_in_a_step(make_form(fit.kernel, each)) for fit, each in zip(fits, terms, strict=True)),
             scales=tuple(self._scales.get((device.spec.name, fit.kernel), 1.0) for fit in fits),
             rates=device_rates(device, calls.dtype),
             source=Source(kind, selected.device, selected.stack, fits[0].format, tuple(far_sizes(fits, calls))),
@@ -261,6 +265,13 @@ def _one_by_one(shape: AttentionShape) -> list[AttentionShape]:
 
 def _scaled(times: Times, factor: float) -> Times:
     return Times(*(column * factor for column in times)) if factor != 1.0 else times
+
+
+def _quantised(terms: Mapping[str, float], plain: Selected | None) -> Mapping[str, float]:
+    """Terms of products that were measured with the quantisation of their activations, without it: launched as products
+    in 16 bits are."""
+    launch = terms["launch"] if plain is None else min(terms["launch"], plain.fits[0].terms["launch"])
+    return {**terms, "launch": launch, "quantise": 0.0, "row": 0.0}
 
 
 def _in_a_step(form: Form) -> Form:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from moesim.hardware.machine import Device
-from moesim.kernels.base import Alone, Calls, Cost, FloatArray
+from moesim.kernels.base import FUSED, Alone, Calls, Cost, FloatArray
 from moesim.spec.base import Dtype
 
 #: Kernel classes whose defaults another class's stand for.
@@ -62,13 +62,17 @@ class DatasheetRoofline:
     def alone(self, calls: Calls, device: Device) -> Alone | None:
         return None
 
+    def _launch(self, device: Device, kind: str) -> float:
+        """Seconds of a call without work."""
+        seconds: float = getattr(device.family.overhead, _OVERHEAD_AS.get(kind, kind))
+        return seconds * self._launches.get(device.spec.name, 1.0)
+
     def _rates(self, device: Device, kind: str, dtype: Dtype) -> _Rates:
         defaults, memory = device.family, device.memory
         return _Rates(
             compute=device.peak(dtype) * getattr(defaults.efficiency, _EFFICIENCY_AS.get(kind, "gemm")),
             memory=memory.compute_bandwidth * defaults.efficiency.memory,
-            overhead=getattr(defaults.overhead, _OVERHEAD_AS.get(kind, kind))
-            * self._launches.get(device.spec.name, 1.0),
+            overhead=0.0 if kind == FUSED else self._launch(device, kind),
             arithmetic_energy=device.energy_per_flop(dtype),
             memory_energy=memory.energy,
         )

@@ -30,6 +30,11 @@ WINDOW, MULTI_HEAD = "window", "mha"
 VARIANTS = {
     "rope": ("rotary_emb", "attn_rope"), "act": ("act_fn", "mlp_act"),
     "norm": ("layernorm", "input_layernorm", "post_attention_layernorm"), "qk_norm": ("qk_norm", "layernorm"),
+    "marlin": ("vllm_compressedtensorswna16marlinmoe_marlin_marl", "sglang_marlin_moe"),
+    "triton": (
+        "vllm_fp8moe_triton_tritonexperts", "vllm_gptossmxfp4moe_triton_oaitritonmxfp4experts",
+        "sglang_fused_moe_triton",
+    ),
 }  # fmt: skip
 
 #: Times beyond the measured range from which on a size is far outside.
@@ -46,27 +51,26 @@ class Selected:
 
 
 def select(spec: DeviceSpec, stacks: Sequence[str], kernels: Sequence[str], calls: Calls) -> Selected | None:
-    """The first of the device's calibrations, then of its relatives', that has a fit for every one of `kernels` in one
-    of the calls' formats; the stacks in the order of `stacks`, of their versions the newest first. Of one device, a
-    stack that was measured near the calls' sizes goes before those that were not."""
+    """The first of the device's calibrations, then of its relatives', that has a fit for every one of `kernels` in the
+    first of the calls' formats that any of them has; the stacks in the order of `stacks`, of their versions the newest
+    first. Of one device and format, a stack that was measured near the calls' sizes goes before those that were not."""
     for name in (spec.name, *relatives(spec)) if kernels and stacks else ():
-        first: Selected | None = None
-        for found in _of_device(name, stacks, kernels, calls):
-            if not far_sizes(found.fits, calls):
-                return found
-            first = first or found
-        if first is not None:
-            return first
+        for form in calls.formats:
+            found = list(_of_device(name, stacks, kernels, form, calls))
+            near = (each for each in found if not far_sizes(each.fits, calls))
+            if found:
+                return next(near, found[0])
     return None
 
 
-def _of_device(device: str, stacks: Sequence[str], kernels: Sequence[str], calls: Calls) -> Iterator[Selected]:
+def _of_device(
+    device: str, stacks: Sequence[str], kernels: Sequence[str], form: str, calls: Calls
+) -> Iterator[Selected]:
     for stack, fits in _calibrations(device, stacks):
-        for form in calls.formats:
-            chosen = [_choose(fits, kernel, form, calls) for kernel in kernels]
-            found = tuple(fit for fit in chosen if fit is not None)
-            if len(found) == len(kernels):
-                yield Selected(found, device, stack)
+        chosen = [_choose(fits, kernel, form, calls) for kernel in kernels]
+        found = tuple(fit for fit in chosen if fit is not None)
+        if len(found) == len(kernels):
+            yield Selected(found, device, stack)
 
 
 def _choose(fits: Iterable[KernelFit], kernel: str, form: str, calls: Calls) -> KernelFit | None:

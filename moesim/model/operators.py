@@ -126,21 +126,17 @@ def _grouped_projections(spec: AttentionSpec, hidden: int) -> list[Operator]:
 
 def _latent_projections(spec: AttentionSpec, hidden: int) -> list[Operator]:
     """MLA (DeepSeek-V2, arXiv 2405.04434, equations 37 to 47): down-projections are replicated, up-projections split.
+    Engines join the down-projections of queries, keys and values into one product (`fused_qkv_a_proj`).
 
     `kv_up` counts the same FLOPs in both forms of attention: expanding the latent in prefill, absorbing W_uk and W_uv
     into query and output in decode.
     """
     rank, rope = spec.kv_rank or 0, spec.rope_dim or 0
     queries = spec.heads * ((spec.nope_dim or 0) + rope)
-    operators: list[Operator] = []
-    if spec.query_rank is not None:
-        operators.append(
-            _gemm("q_down", "replicated", "attention", hidden, spec.query_rank, bias=spec.qkv_bias),
-        )
-        operators.append(_norm("q_norm", spec.query_rank))
+    latents = (spec.query_rank or 0) + rank + rope
     return [
-        *operators,
-        _gemm("kv_down", "replicated", "attention", hidden, rank + rope, bias=spec.qkv_bias),
+        _gemm("down", "replicated", "attention", hidden, latents, bias=spec.qkv_bias),
+        *([_norm("q_norm", spec.query_rank)] if spec.query_rank is not None else []),
         _norm("kv_norm", rank),
         _gemm("q_up", "column", "attention", spec.query_rank or hidden, queries),
         _gemm("kv_up", "column", "attention", rank, spec.heads * ((spec.nope_dim or 0) + (spec.value_dim or 0))),

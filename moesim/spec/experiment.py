@@ -114,6 +114,7 @@ class DtypeSpec(Schema):
 
     weights: Dtype = "bf16"
     experts: Dtype | None = Field(default=None, description="expert weights; as weights where not given")
+    attention: Dtype | None = Field(default=None, description="attention's projections; as weights where not given")
     activations: Dtype = "bf16"
     kv: Dtype = "bf16"
 

@@ -6,7 +6,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from moesim.spec.base import Descriptor, Dtype, Schema
+from moesim.spec.base import Descriptor, Schema
+from moesim.spec.dispatch import DispatchSpec
 from moesim.spec.overlap import OverlapSpec
 from moesim.spec.speculation import Share, SpeculationSpec
 from moesim.spec.units import Duration, IdleRate, Pause, Rate, Seconds
@@ -15,26 +16,6 @@ from moesim.spec.units import Duration, IdleRate, Pause, Rate, Seconds
 MOST_TOKENS, MOST_REQUESTS = 10_000_000, 10_000_000
 
 Tokens = Annotated[int, Field(gt=0, le=MOST_TOKENS)]
-
-
-class DispatchSpec(Schema):
-    """How an all-to-all sends tokens to their experts and combines what these return.
-
-    `form`: "per-expert" sends a copy per (token, expert); "per-device" one to each device that holds any of a token's
-    experts; "per-node" one to each node, whose device of the sender's index forwards it; "in-network" lets the switches
-    multiply it on the way and add up the results. `dtype` and `combine_dtype`: what tokens travel in, there and back;
-    the activations' and the base dtype where they are not given. `block`: values that share a scale of four bytes on
-    the way there, 0 for none. `library`: measured kernels whose times apply where they are known. `returns`: whether
-    outputs return to the rank that a token came from; without, a token stays with its expert, the attention of the next
-    layer is computed there, and once per step the ranks gather the keys and values of all new tokens.
-    """
-
-    form: Literal["per-expert", "per-device", "per-node", "in-network"] = "per-expert"
-    dtype: Dtype | None = None
-    combine_dtype: Dtype | None = None
-    block: int = Field(default=0, ge=0, le=2**20)
-    library: str | None = None
-    returns: bool = True
 
 
 def _ranges(value: object) -> object:
@@ -110,6 +91,12 @@ class EngineSpec(Descriptor):
     micro_batches: int = Field(default=1, ge=1, le=8)
     #: Shared experts run on a second compute stream beside the routed ones, both drawing on the memory's bandwidth.
     overlap_shared_experts: bool = False
+    #: Which implementation of the routed experts, where several were measured; none: the one measured closest by.
+    expert_kernels: Literal["marlin", "triton"] | None = None
+    #: What an engine does inside its other kernels. norms: all-reduces add the residual and normalise. shared_experts:
+    #: they are one more of the routed ones, or on a stream beside them. quantisation: of activations, tensor by tensor
+    #: or in four bits, at the end of the kernel before a product.
+    fused: tuple[Literal["norms", "shared_experts", "quantisation"], ...] = ()
     #: Software stacks whose measured kernels speak for this engine, the preferred first; none: the datasheet roofline.
     kernels: tuple[str, ...] = ()
     scales: dict[str, dict[ScaledKernel, Scale]] = {}

@@ -13,11 +13,14 @@ from moesim.fabric.traffic import MachineLinks, links_of
 from moesim.fabric.transfer import Transfer
 from moesim.model.operators import kv_elements_per_token
 from moesim.spec.base import DTYPE_BYTES
-from moesim.spec.serving import DispatchSpec
+from moesim.spec.dispatch import DispatchSpec
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.layout import ReplicaLayout
 from moesim.step.sharding import base_dtype
 from moesim.step.tables import StepContext
+
+#: Of a token, for a norm over all heads: two sums in fp32.
+NORM_SUMS_BYTES = 8.0
 
 
 class Communication:
@@ -44,6 +47,7 @@ class Communication:
             self.form, self.kernels = context.engine.dispatch.form, kernels
             self._sizes_of_copies(context.engine.dispatch)
         self.reduce = lru_cache(maxsize=None)(self._reduce)
+        self.reduce_sums = lru_cache(maxsize=None)(self._reduce_sums)
         self.gather = lru_cache(maxsize=None)(self._gather)
         self.logits = lru_cache(maxsize=None)(self._logits)
         self.dispatch = lru_cache(maxsize=None)(self._dispatch)
@@ -79,6 +83,10 @@ class Communication:
     def _reduce(self, stage: int, rank: int) -> Transfer:
         """All-reduce of hidden states in a tensor-parallel group, by tokens of the rank."""
         return self.fabric.all_reduce(self._sizes * self.token_bytes, self.rank_devices(stage, rank))
+
+    def _reduce_sums(self, stage: int, rank: int) -> Transfer:
+        """All-reduce of the squares' sums of a token's queries and of its keys, by tokens of the rank."""
+        return self.fabric.all_reduce(self._sizes * NORM_SUMS_BYTES, self.rank_devices(stage, rank))
 
     def _gather(self, stage: int, rank: int) -> Transfer:
         """All-gather of hidden states whose tokens were divided over a tensor-parallel group, by tokens of the rank."""

@@ -224,7 +224,10 @@ class StepCompiler:
             size = int(self.tokens.max())
             pairs = [[lane, lane + layout.stage_lanes] for lane in range(layout.stage_lanes)]
             return pairs, [transfer.at(size) for transfer in communication.stage_send(stage)]
-        table = {"reduce": communication.reduce, "gather": communication.gather, "gather_logits": communication.logits}
+        table = {
+            "reduce": communication.reduce, "reduce_sums": communication.reduce_sums, "gather": communication.gather,
+            "gather_logits": communication.logits,
+        }  # fmt: skip
         sizes = self.samples if row.action == "gather_logits" else self.tokens
         lanes = np.arange(layout.stage_lanes).reshape(layout.dp, layout.tp)
         transfers = [table[row.action](stage, rank).at(int(sizes[rank])) for rank in range(layout.dp)]

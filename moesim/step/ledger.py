@@ -172,6 +172,7 @@ def _settle_transfers(
     counted = account.tokens, account.critical_tokens
     rows = [
         ("reduce", communication.reduce, costs.total("reductions"), *counted),
+        ("reduce_sums", communication.reduce_sums, costs.total("norm_reductions"), *counted),
         ("gather", communication.gather, costs.total("gathers"), *counted),
     ]
     if costs.per_sequence and layout.tp > 1:

@@ -27,8 +27,8 @@ from moesim.spec.serving import EngineSpec
 from moesim.step.layout import ReplicaLayout
 
 Action = Literal[
-    "operator", "attention", "experts", "reduce", "gather", "gather_logits", "dispatch", "combine", "barrier", "send",
-    "shared", "copy",
+    "operator", "attention", "experts", "reduce", "reduce_sums", "gather", "gather_logits", "dispatch", "combine",
+    "barrier", "send", "shared", "copy",
 ]  # fmt: skip
 
 
@@ -52,6 +52,7 @@ class Part:
     full_attention: int
     local_attention: int
     reductions: int
+    norm_reductions: int
     gathers: int
     heads: int
 
@@ -133,6 +134,9 @@ def _attention_rows(model: ModelSpec, kind: LayerType, layer: int, layout: Repli
             rows.append(Row(op.name, "operator", layer, op))
         if op.reduces:
             rows += _reduction("attention_reduce", layer, layout)
+        if op.name == "qk_norm" and model.attention.qk_norm == "full" and layout.tp > 1:
+            # A norm over all heads: a pass over them for the squares, which the ranks add up, and one that scales them.
+            rows += [Row("qk_norm_reduce", "reduce_sums", layer), Row("qk_norm_scale", "operator", layer, op)]
     return rows
 
 
@@ -180,7 +184,7 @@ def _parts(rows: list[Row], alone: bool) -> tuple[tuple[Part, int], ...]:
         if row.action == "experts" and not alone:
             found[_part(current)] += 1
             current = []
-        elif row.action in ("operator", "attention", "reduce", "gather"):
+        elif row.action in ("operator", "attention", "reduce", "reduce_sums", "gather"):
             current.append(row)
     found[_part(current)] += 1
     return tuple(found.items())
@@ -197,6 +201,7 @@ def _part(rows: list[Row]) -> Part:
         sum(row.attention == "full" for row in rows),
         sum(row.attention == "local" for row in rows),
         sum(row.action == "reduce" for row in rows),
+        sum(row.action == "reduce_sums" for row in rows),
         sum(row.action == "gather" for row in rows),
         sum(row.name == "sampling" for row in rows),
     )

@@ -149,7 +149,8 @@ class ExpertCosts:
         self.experts = slots.owner.shape[1]
         self._replicas = Replicas(slots, moe.experts) if slots.replicated else None
         held = self.experts / layout.expert_ranks
-        self._share = ExpertShare(self.operator, context.model, held, layout.expert_tp, context.dtype)
+        kernels = context.engine.expert_kernels or ""
+        self._share = ExpertShare(self.operator, context.model, held, layout.expert_tp, context.dtype, kernels)
         self.sent = None if sent is None else sent(self._share.weights)
         self._sorted = layout.dp > 1 and context.engine.transport == "alltoall"
         layers = [layer for program in programs for layer in program.moe_layers]

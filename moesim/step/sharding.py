@@ -21,6 +21,13 @@ from moesim.step.graph import FloatArray
 _UNQUANTISED = frozenset({"router", "embedding", "norm", "none"})
 
 
+#: Marlin multiplies all weights of four bits alike; int4 was measured with 384 experts, mxfp4 with 896, which take
+#: longer to sort tokens by.
+_FOUR_BITS = ("int4-bf16", "mxfp4-bf16")
+
+#: Triton's experts of eight bits were measured with scales of blocks, and run with any.
+_EIGHT_BITS = ("fp8-block", "fp8")
+
 #: By parts of operators' names: what measured kernels are told apart by.
 _VARIANTS = {"rope": "rope", "act": "act", "qk_norm": "qk_norm", "norm": "norm"}
 
@@ -35,6 +42,8 @@ def weight_dtype(operator: Operator, dtype: DtypeSpec) -> Dtype:
         return base_dtype(dtype)
     if operator.tensor == "experts" and dtype.experts is not None:
         return dtype.experts
+    if operator.tensor == "attention" and dtype.attention is not None:
+        return dtype.attention
     return dtype.weights
 
 
@@ -114,7 +123,8 @@ def operator_calls(operator: Operator, rows: ArrayLike, model: ModelSpec, tp: in
     work, inputs, outputs = _fractions(operator, model, tp)
     base = base_dtype(dtype)
     quantised = operator.kind == "gemm" and operator.tensor not in _UNQUANTISED
-    activations = dtype.activations if quantised else base
+    whole = operator.tensor == "attention" and DTYPE_BYTES[weight_dtype(operator, dtype)] >= 2
+    activations = dtype.activations if quantised and not whole else base
     read, written = operator.inputs * inputs, operator.outputs * outputs
     weights = 0.0 if operator.kind == "embedding" else weight_elements(operator, model, tp, 1)
     weight_bytes = weights * DTYPE_BYTES[weight_dtype(operator, dtype)]
@@ -141,14 +151,14 @@ class ExpertShare:
     """What one rank computes and moves of a layer's routed experts.
 
     Args:
-        held: experts on a rank. expert_tp: ranks that share an expert's matrices.
+        held: experts on a rank. expert_tp: ranks that share an expert's matrices. variant: see `Calls`.
     """
 
     def __init__(
-        self, operator: Operator, model: ModelSpec, held: float, expert_tp: int, dtype: DtypeSpec
+        self, operator: Operator, model: ModelSpec, held: float, expert_tp: int, dtype: DtypeSpec, variant: str = ""
     ) -> None:
         assert model.moe is not None
-        self._operator, self._expert_tp = operator, expert_tp
+        self._operator, self._expert_tp, self._variant = operator, expert_tp, variant
         self._arithmetic = arithmetic_dtype(operator, dtype)
         self._base = DTYPE_BYTES[base_dtype(dtype)]
         self._moved = (operator.inputs + operator.outputs) + 2 * operator.intermediate / expert_tp
@@ -159,6 +169,10 @@ class ExpertShare:
         columns = (np.asarray(float(each)) for each in sizes)
         self._rest: tuple[Any, ...] = (*columns, DTYPE_BYTES[dtype.activations], DTYPE_BYTES[stored])
         self._formats = number_formats(stored, dtype.activations, model)
+        if variant == "marlin" and self._formats[0] in _FOUR_BITS:
+            self._formats = _FOUR_BITS
+        if variant == "triton" and "fp8-block" in self._formats:
+            self._formats = _EIGHT_BITS
 
     def calls(self, pairs: FloatArray, touched: FloatArray, all_pairs: FloatArray) -> Calls:
         """Args: pairs: (token, expert) pairs of experts held, which touch so many distinct ones. all_pairs: of all
@@ -171,6 +185,7 @@ class ExpertShare:
             data_bytes=pairs * (self._moved * self._base),
             shape=ExpertShape(pairs, all_pairs, touched, *self._rest),
             formats=self._formats,
+            variant=self._variant,
         )
 
 

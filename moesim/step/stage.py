@@ -58,7 +58,8 @@ class StageCosts:
         return found
 
     def total(self, name: str) -> int:
-        """How often the parts hold `reductions`, `gathers`, `heads`, `full_attention` or `local_attention` in all."""
+        """How often the parts hold `reductions`, `norm_reductions`, `gathers`, `heads`, `full_attention` or
+        `local_attention` in all."""
         return sum(getattr(part, name) * times for part, times in self.program.parts)
 
     def _link_key(self, rank: int) -> tuple[object, ...]:
@@ -73,6 +74,8 @@ class StageCosts:
             total += count * self.tables[kind][operator].duration
         if part.reductions:
             total += part.reductions * self.communication.reduce(stage, rank).picoseconds
+        if part.norm_reductions:
+            total += part.norm_reductions * self.communication.reduce_sums(stage, rank).picoseconds
         if part.gathers:
             total += part.gathers * self.communication.gather(stage, rank).picoseconds
         return total

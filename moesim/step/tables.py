@@ -16,6 +16,7 @@ from moesim.processors.mapped import MappedKernels
 from moesim.spec.experiment import DtypeSpec
 from moesim.spec.model import ModelSpec
 from moesim.spec.serving import EngineSpec
+from moesim.step.fusion import fused_calls
 from moesim.step.graph import FloatArray, IntArray
 from moesim.step.graphs import CapturedGraphs
 from moesim.step.sharding import operator_calls
@@ -85,6 +86,7 @@ class OperatorTable:
             calls = operator_calls(operator, self._sizes, context.model, self._tp, context.dtype)
             if operator.kind == "sampling" and context.model.top_p < 1.0:
                 calls = _sorting(calls, context.engine.sort_bytes * context.model.vocabulary)
+            calls = fused_calls(operator, calls, context.engine, self._tp)
             mapped = context.mapped.whole(calls, self._device)
             self._known[operator] = Tabulated(calls, mapped.cost, mapped.duration, mapped.durations, mapped.memory)
         return self._known[operator]

@@ -13,6 +13,7 @@ from moesim.model.attention import Reach
 from moesim.model.operators import Operator
 from moesim.spec.base import DTYPE_BYTES
 from moesim.step.attention import AttentionSums, chunk_work
+from moesim.step.communication import NORM_SUMS_BYTES
 from moesim.step.graph import IntArray
 from moesim.step.program import Row
 from moesim.step.sharding import AttentionShare, base_dtype, operator_calls
@@ -28,7 +29,7 @@ class Segment(NamedTuple):
     """Consecutive kernels of one layer, or one exchange, of a part of the model."""
 
     layer: int
-    action: Literal["kernels", "reduce", "gather", "gather_logits", "dispatch", "experts", "combine"]
+    action: Literal["kernels", "reduce", "reduce_sums", "gather", "gather_logits", "dispatch", "experts", "combine"]
     rows: tuple[Row, ...]
 
 
@@ -114,8 +115,9 @@ class Passes:
         """Within each tensor-parallel group."""
         plan, tp = self.plan, self.plan.layout.tp
         groups = [tuple(int(d) for d in group) for group in plan.layout.dense[:, stage].reshape(-1, tp)]
-        if action == "reduce":
-            transfers = [plan.fabric.all_reduce(self._token_bytes * plan.tokens, group) for group in groups]
+        if action in ("reduce", "reduce_sums"):
+            size = self._token_bytes if action == "reduce" else NORM_SUMS_BYTES
+            transfers = [plan.fabric.all_reduce(size * plan.tokens, group) for group in groups]
         else:
             width = self._token_bytes / plan.spec.model.hidden
             features = plan.spec.model.vocabulary if action == "gather_logits" else plan.spec.model.hidden

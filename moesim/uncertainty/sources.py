@@ -108,7 +108,7 @@ def _later(engine: EngineSpec, factors: Mapping[str, float]) -> EngineSpec:
 
 
 def _later_pools(pools: PoolsSpec, factors: Mapping[str, float]) -> PoolsSpec:
-    changes = {}
+    changes: dict[str, PoolSpec] = {}
     for name in POOLS:
         pool: PoolSpec = getattr(pools, name)
         if pool.engine is not None:

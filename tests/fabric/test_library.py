@@ -16,8 +16,8 @@ from moesim.fabric.scaled import scaled_experts, scaled_fabric
 from moesim.fabric.switch import SwitchFabric
 from moesim.fabric.transfer import picoseconds
 from moesim.hardware.machine import Machine, assemble
+from moesim.spec.dispatch import DispatchSpec
 from moesim.spec.loading import load_system
-from moesim.spec.serving import DispatchSpec
 
 
 def machine(name: str, *overrides: str) -> Machine:

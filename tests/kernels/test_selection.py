@@ -15,7 +15,7 @@ from moesim.spec.experiment import DtypeSpec
 from moesim.spec.kernels import version_order
 from moesim.spec.loading import load_descriptor
 from moesim.step.attention import AttentionSums, chunk_work
-from moesim.step.sharding import AttentionShare, operator_calls
+from moesim.step.sharding import AttentionShare, ExpertShare, operator_calls
 
 VLLM = ("vllm-0.19", "vllm", "vidur")
 
@@ -65,6 +65,34 @@ def test_a_stack_that_was_measured_near_a_size_goes_before_one_that_was_not():
     """vLLM 0.19 was measured on the projections of three models, the narrowest 2,048 wide; a router has 128 columns."""
     assert chosen("rtx-pro-6000", "qwen3-30b-a3b", "qkv")[1] == "vllm-0.19.0"
     assert chosen("rtx-pro-6000", "qwen3-30b-a3b", "router")[1] == "vllm-0.24.0"
+
+
+def experts(device, model, tp, dtype, stacks, variant=""):
+    spec = load_descriptor("models", model)
+    operator = next(each for each in all_operators(spec) if each.kind == "experts")
+    share = ExpertShare(operator, spec, spec.moe.experts, tp, dtype, variant)
+    calls = share.calls(*(np.array([each]) for each in (8.0, 8.0, 8.0)))
+    found = select(device_of(device).spec, stacks, ("experts",), calls)
+    return found.stack, found.fits[0].format, found.fits[0].implementation
+
+
+MXFP4 = DtypeSpec(weights="bf16", experts="fp4", activations="bf16")
+
+
+def test_the_format_of_the_weights_goes_before_nearness():
+    """TensorRT-LLM's MXFP4 experts were measured 2,880 wide; a shard of 360 is still one of four-bit weights."""
+    found = experts("h200-sxm", "gpt-oss-120b", 8, MXFP4, ("trtllm", "vidur"))
+    assert found == ("trtllm-1.3.0rc20", "mxfp4-bf16", "moe_torch_flow")
+
+
+def test_an_engine_says_which_experts_it_runs():
+    plain = experts("h200-sxm", "gpt-oss-120b", 1, MXFP4, ("vllm",))
+    assert plain[2] == "vllm_gptossmxfp4moe_triton_oaitritonmxfp4experts"
+    marlin = experts("h200-sxm", "gpt-oss-120b", 1, MXFP4, ("vllm",), "marlin")
+    assert marlin[1:] == ("int4-bf16", "vllm_compressedtensorswna16marlinmoe_marlin_marl")
+    fp8 = DtypeSpec(weights="fp8", activations="fp8")
+    triton = experts("h100-sxm", "minimax-m2.5", 1, fp8, ("vllm",), "triton")
+    assert triton[2] == "vllm_fp8moe_triton_tritonexperts"
 
 
 def test_releases_come_after_their_candidates():

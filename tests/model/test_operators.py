@@ -46,13 +46,12 @@ def test_qwen3_30b_a3b_has_the_shapes_of_its_checkpoint() -> None:
 def test_deepseek_v3_has_the_shapes_of_its_checkpoint() -> None:
     model = load_descriptor("models", "deepseek-v3")
     first, last = operators(model, 0), operators(model, 60)
-    projections = ("q_down", "q_up", "kv_down", "kv_up", "output")
+    projections = ("down", "q_up", "kv_up", "output")
     shapes = {name: (first[name].inputs, first[name].outputs) for name in projections}
-    # q_a_proj, q_b_proj, kv_a_proj_with_mqa, kv_b_proj, o_proj
+    # q_a_proj and kv_a_proj_with_mqa, q_b_proj, kv_b_proj, o_proj
     assert shapes == {
-        "q_down": (7168, 1536),
+        "down": (7168, 1536 + 576),
         "q_up": (1536, 24576),
-        "kv_down": (7168, 576),
         "kv_up": (512, 32768),
         "output": (16384, 7168),
     }

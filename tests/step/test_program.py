@@ -33,6 +33,20 @@ def test_tensor_parallel_sums_follow_the_row_parallel_products():
     assert names == ["embedding", "embedding_reduce", *layer * 2, "final_norm", "lm_head", "logits_gather", "sampling"]
 
 
+def test_a_norm_over_all_heads_adds_up_squares_between_ranks():
+    """MiniMax-M2.5 normalises all queries at once (vLLM, MiniMaxText01RMSNormTP): one pass for the squares, a sum over
+    the ranks, one pass that scales; a device that has all heads needs one pass."""
+    tree = document("minimax-m2.5", {"h100-sxm": 2}, "nvlink4-switch", parallelism={"tp": 2})
+    program, names = rows(tree, 1)
+    at = names.index("qk_norm")
+    assert names[at + 1 : at + 4] == ["qk_norm_reduce", "qk_norm_scale", "rope"]
+    assert program.rows[at + 1].action == "reduce_sums"
+    _, alone = rows(document("minimax-m2.5", {"h100-sxm": 1}), 1)
+    assert alone[alone.index("qk_norm") + 1] == "rope"
+    _, heads = rows(document("qwen3-30b-a3b", {"h100-sxm": 2}, "nvlink4-switch", parallelism={"tp": 2}), 1)
+    assert heads[heads.index("qk_norm") + 1] == "rope"
+
+
 def test_expert_parallel_ranks_dispatch_and_combine():
     tree = document("qwen1.5-moe-a2.7b", {"h100-sxm": 4}, "nvlink4-switch", parallelism={"dp": 4, "ep": 4})
     program, names = rows(tree, 2)

@@ -23,7 +23,7 @@ from moesim.step.sharding import AttentionShare, ExpertShare, kv_share, operator
 MODELS = ("llama-3.1-8b", "qwen3-30b-a3b", "gpt-oss-20b", "llama-4-maverick", "deepseek-v2-lite", "snowflake-arctic")
 BF16 = DtypeSpec()
 #: Tensor parallelism keeps these whole on every rank, beside norms and the choice of a token.
-WHOLE = {"router", "q_down", "kv_down", "shared_gate"}
+WHOLE = {"router", "down", "shared_gate"}
 
 
 @cache

@@ -38,7 +38,7 @@ MODELS = {
     "nvidia/Qwen3-32B-NVFP4": "qwen3-32b",
 }  # fmt: skip
 SYSTEMS = {"h100_sxm": "dgx-h100", "h200_sxm": "dgx-h200", "b200_sxm": "dgx-b200"}
-ENGINES = {"vllm": "vllm-0.15", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
+ENGINES = {"vllm": "vllm-0.19", "sglang": "sglang-0.5", "trtllm": "trtllm-1"}
 #: By precision; models that are published in four bits have formats of their own.
 _DTYPES: Mapping[str, Mapping[str, str]] = {
     "bf16": {"weights": "bf16", "activations": "bf16"},
@@ -51,13 +51,14 @@ _OWN_FORMAT: Mapping[str, Mapping[str, str]] = {
 
 #: Random prompts have nothing in common; engines take as many sequences as are sent, and decode greedily.
 _ENGINE: Mapping[str, object] = {
-    "prefix_caching": False, "token_budget": 8192, "max_sequences": 2048, "sort_bytes": 0
+    "prefix_caching": False, "token_budget": 8192, "max_sequences": 512, "sort_bytes": 0
 }  # fmt: skip
-#: What engines were told beside, where the models fill their memory; and what lies between them and the benchmark's
-#: client, fitted to TTFT of the fitted half of the models (at most 60 ms), each engine by itself.
+#: What engines were told beside, as in the scripts of the benchmark (github.com/SemiAnalysisAI/InferenceX); what
+#: lies between them and its client, and vLLM's exposed host time where nothing filters logits, fitted to TTFT and TPOT
+#: of the fitted half of the models, each engine by itself.
 _OWN_ENGINE: Mapping[str, Mapping[str, object]] = {
-    "vllm": {"memory_utilization": 0.95, "frontend_latency": "47 ms"},
-    "sglang": {"memory_utilization": 0.95, "frontend_latency": "60 ms"},
+    "vllm": {"exposed_overhead": "400 us", "frontend_latency": "35 ms"},
+    "sglang": {"memory_utilization": 0.95, "token_budget": 32768, "frontend_latency": "60 ms"},
     "trtllm": {"frontend_latency": "25 ms"},
 }
 _PER_NODE = 8
@@ -111,7 +112,7 @@ def point_experiment(point: Point) -> dict[str, Any]:
         "name": f"point-{point.row}",
         # What a step can hold is tabulated, and whole prompts of a longer context are never sent.
         "model": {"extends": MODELS[said["model_path"]], "context": _context(said)},
-        "engine": {"extends": ENGINES[said["backend"]], **_ENGINE, **_OWN_ENGINE.get(said["backend"], {})},
+        "engine": _engine(said),
         "library": {"mixes": {"measured": {"input": _uniform(said["isl"]), "output": _uniform(said["osl"])}}},
         "requests": {
             "mix": "measured",
@@ -124,17 +125,34 @@ def point_experiment(point: Point) -> dict[str, Any]:
     }
 
 
+def _engine(said: Mapping[str, str]) -> dict[str, Any]:
+    """What an engine was told. On Blackwell, all-reduces normalise (`fuse_allreduce_rms` of vLLM,
+    `enable-flashinfer-allreduce-fusion` of SGLang); gpt-oss runs on Marlin's experts in vLLM on Hopper
+    (VLLM_MXFP4_USE_MARLIN)."""
+    backend = said["backend"]
+    engine = {"extends": ENGINES[backend], **_ENGINE, **_OWN_ENGINE[backend]}
+    if said["system"] == "b200_sxm":
+        engine["fused"] = ["norms", "shared_experts", *(["quantisation"] if backend == "trtllm" else [])]
+    if backend == "vllm" and said["system"] != "b200_sxm" and said["model_path"] in _OWN_FORMAT:
+        engine["expert_kernels"] = "marlin"
+    return engine
+
+
 def _context(said: Mapping[str, str]) -> int:
     return max(_CONTEXT, int(said["isl"]) + int(said["osl"]))
 
 
 def _dtype(said: Mapping[str, str]) -> dict[str, str]:
-    """Formats by precision. TensorRT-LLM keeps the KV cache of quantised models in eight bits, as ModelOpt's
-    checkpoints say of themselves; on Blackwell experts of four bits multiply with activations of eight."""
-    dtype = dict(_OWN_FORMAT.get(said["model_path"], _DTYPES[said["precision"]]))
-    if said["system"] == "b200_sxm" and said["model_path"] in _OWN_FORMAT:
+    """Formats by precision, and what the benchmark's scripts say of the KV cache: eight bits for quantised models,
+    but for vLLM and SGLang on Hopper. Checkpoints of MoE models in four bits leave attention in 16 (ModelOpt). On
+    Blackwell experts of four bits multiply with activations of eight."""
+    own, blackwell = said["model_path"] in _OWN_FORMAT, said["system"] == "b200_sxm"
+    dtype = dict(_OWN_FORMAT[said["model_path"]] if own else _DTYPES[said["precision"]])
+    if said["is_moe"] == "1" and said["precision"] == "fp4":
+        dtype["attention"] = "bf16"
+    if own and blackwell:
         dtype["activations"] = "fp8"
-    narrow = said["precision"] != "bf16" and said["backend"] == "trtllm"
+    narrow = said["precision"] != "bf16" and (blackwell or (said["backend"] == "trtllm" and not own))
     return {**dtype, "kv": "fp8" if narrow else "bf16"}
 
 
@@ -145,16 +163,16 @@ def _together(said: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _apart(said: Mapping[str, str]) -> dict[str, Any]:
-    """A pool of workers for each phase, on one machine. Batch sizes are those of a rank of attention."""
+    """A pool of workers for each phase, on nodes of their own. Batch sizes are those of a rank of attention."""
     pools: dict[str, Any] = {}
-    devices = 0
+    nodes = 0
     for pool in ("prefill", "decode"):
         degrees = _degrees(said, f"{pool}_")
         workers = int(said[f"{pool}_num_workers"])
-        devices += degrees["tp"] * degrees["dp"] * workers
+        nodes += -(-degrees["tp"] * degrees["dp"] * workers // _PER_NODE)
         sequences = int(said[f"{pool}_batch_size"])
         pools[pool] = {"parallelism": {**degrees, "replicas": workers}, "engine": {"max_sequences": sequences}}
-    return {"machine": _machine(said, devices), "pools": pools}
+    return {"machine": _machine(said, nodes * _PER_NODE), "pools": pools}
 
 
 def _degrees(said: Mapping[str, str], of: str) -> dict[str, int]:

@@ -17,7 +17,7 @@ from moesim.serving.requests import Requests
 from moesim.serving.scales import NOMINAL, Scales
 from moesim.serving.sequences import RequestState
 from moesim.spec.errors import MoesimError
-from moesim.spec.experiment import ExperimentSpec
+from moesim.spec.experiment import ExperimentSpec, ParallelismSpec
 
 
 def deploy_pools(
@@ -39,12 +39,22 @@ def deploy_pools(
     first = Place(machines[0], pool=handover.sides[0])
     prefill = _deploy(spec, handover.sides[0], requests, clock, streams, on_finish, scales, first)
     taken = spec.pool("prefill").parallelism.devices if spec.pools.shares_machine else 0
-    second = Place(machines[1], taken, len(prefill.replicas), handover.sides[1])
+    begin = _begin(machines[1], taken, spec.pool("decode").parallelism)
+    second = Place(machines[1], begin, len(prefill.replicas), handover.sides[1])
     # The same streams: both pools serve one model, whose experts are as popular here as there. What a step draws
     # depends on its replica's number as well.
     decode = _deploy(spec, handover.sides[1], requests, clock, streams, handover.finish, scales, second)
     handover.join(prefill, decode, pool_network(spec, *machines))
     return prefill, decode, handover
+
+
+def _begin(machine: Machine, taken: int, decode: ParallelismSpec) -> int:
+    """The first device of the decode pool: the next one, or the next node's where that keeps replicas that a node has
+    room for from lying on two, and there are enough nodes."""
+    per_node, replica = len(machine.devices) // machine.spec.nodes, decode.devices // decode.replicas
+    aligned = -(-taken // per_node) * per_node
+    straddles = replica <= per_node and (per_node % replica or taken % replica)
+    return aligned if straddles and aligned + decode.devices <= len(machine.devices) else taken
 
 
 def _machines(spec: ExperimentSpec) -> tuple[Machine, Machine]:

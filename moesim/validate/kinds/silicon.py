@@ -21,7 +21,7 @@ from moesim.calibrate.serving.silicon import (
 from moesim.spec.errors import MoesimError
 from moesim.validate.cases import Found, Setting, case
 
-Models = Literal["all", "MoE", "dense", "fitted", "held out"]
+Models = Literal["all", "MoE", "dense", "fitted", "held out", "fitted MoE", "held out MoE"]
 Mode = Literal["all", "agg", "disagg"]
 
 #: Processes that simulate.
@@ -77,6 +77,8 @@ def _chosen(setting: Setting, models: Models, mode: Mode) -> list[PointScore]:
             "dense": not each.point.moe,
             "fitted": model in fitted,
             "held out": model not in fitted,
+            "fitted MoE": each.point.moe and model in fitted,
+            "held out MoE": each.point.moe and model not in fitted,
         }[models]
         if belongs and mode in ("all", each.point.inputs["mode"]):
             kept.append(each)

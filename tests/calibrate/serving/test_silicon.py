@@ -50,6 +50,21 @@ def test_a_deployment_as_it_was_measured():
     assert (mix.input.mean - mix.input.deviation, mix.input.mean + mix.input.deviation) == pytest.approx((51.2, 64))
 
 
+def test_settings_of_the_scripts():
+    """gptoss_fp4_h200.sh (Marlin's experts, a cache of 16 bits), gptoss_fp4_b200.sh (eight bits, all-reduces that
+    normalise), dsr1_fp4_b200_trt.sh; NVFP4 checkpoints of DeepSeek-R1 keep attention in 16 bits."""
+    hopper, blackwell = (
+        load_experiment(point_experiment(point(TOGETHER, system=system))).spec for system in ("h200_sxm", "b200_sxm")
+    )
+    assert (hopper.engine.expert_kernels, hopper.storage.kv, hopper.engine.fused) == (
+        "marlin", "bf16", ("shared_experts",)
+    )  # fmt: skip
+    assert (blackwell.engine.expert_kernels, blackwell.storage.kv) == (None, "fp8")
+    assert blackwell.engine.fused == ("norms", "shared_experts")
+    four = load_experiment(point_experiment(point(APART, precision="fp4"))).spec
+    assert (four.storage.weights, four.storage.attention, four.storage.kv) == ("fp4", "bf16", "fp8")
+
+
 def test_pools_as_they_were_measured():
     """One worker of 4 devices and five of 8 on six nodes; experts divided by TP over ranks of attention count as EP."""
     spec = load_experiment(point_experiment(point(APART))).spec
