@@ -25,6 +25,9 @@ _UNQUANTISED = frozenset({"router", "embedding", "norm", "none"})
 #: longer to sort tokens by.
 _FOUR_BITS = ("int4-bf16", "mxfp4-bf16")
 
+#: Triton's experts of eight bits were measured with scales of blocks, and run with any.
+_EIGHT_BITS = ("fp8-block", "fp8")
+
 #: By parts of operators' names: what measured kernels are told apart by.
 _VARIANTS = {"rope": "rope", "act": "act", "qk_norm": "qk_norm", "norm": "norm"}
 
@@ -168,6 +171,8 @@ class ExpertShare:
         self._formats = number_formats(stored, dtype.activations, model)
         if variant == "marlin" and self._formats[0] in _FOUR_BITS:
             self._formats = _FOUR_BITS
+        if variant == "triton" and "fp8-block" in self._formats:
+            self._formats = _EIGHT_BITS
 
     def calls(self, pairs: FloatArray, touched: FloatArray, all_pairs: FloatArray) -> Calls:
         """Args: pairs: (token, expert) pairs of experts held, which touch so many distinct ones. all_pairs: of all
