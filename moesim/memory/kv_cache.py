@@ -192,18 +192,17 @@ class PagedKVCache:
         return True
 
     def grow_all(self, requests: Sequence[int], tokens: Sequence[int]) -> bool:
-        """`grow` of each in turn, to so many tokens; False once one does not fit, and the others are as they were.
+        """`grow` of each in turn, to so many tokens; False once one does not fit: those before it have grown.
 
         Raises:
             KeyError: a request holds no blocks.
         """
-        size, wanted = self.block_size, 0
+        size, wanted, shares = self.block_size, 0, False
         holdings = [self._holdings[request] for request in requests]
         for holding, count in zip(holdings, tokens, strict=True):
             wanted += max(-(-count // size) - holding.blocks, 0)
-            if holding.published < holding.hashed:
-                wanted = self.capacity + 1  # may share what it fills
-        if wanted > self._unused + self._evictable:
+            shares |= holding.published < holding.hashed  # what it fills
+        if shares or wanted > self._unused + self._evictable:
             return all(map(self.grow, requests, tokens))
         for holding, count in zip(holdings, tokens, strict=True):
             new = -(-count // size) - holding.blocks

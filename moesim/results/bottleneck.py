@@ -97,7 +97,8 @@ def _growth(record: RunRecord, stage: NDArray[np.bool_]) -> dict[str, Any]:
     first, last, halfway = float(arrival.min()), float(arrival.max()), float(np.median(arrival))
     finish = requests["finish"][stage]
     seconds = record.end if stage.all() or np.isnan(finish).any() else float(finish.max()) - first
-    begun = int(np.count_nonzero((record.iterations["start"] >= first) & (record.iterations["start"] < last)))
+    start = record.iterations["start"]
+    begun = int(np.bincount(record.iterations["replica"][(start >= first) & (start < last)], minlength=1).max())
     at_once = bool(len(arrival) > 1 and last - first < _AT_ONCE * seconds and begun < _FEW_STEPS)
     backlog, before = _backlog(record, last), _backlog(record, halfway)
     many = backlog >= max(BACKLOG_LEAST, BACKLOG_SHARE * len(arrival))

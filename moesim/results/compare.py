@@ -25,6 +25,8 @@ Array = NDArray[np.float64]
 
 #: Share of what might as well be that an interval holds, and its ends in percent.
 LEVEL, ENDS = 0.8, (10.0, 90.0)
+#: Files of measured values.
+_MEASURED = (".csv", ".yaml", ".yml", ".json")
 #: Normal score of the upper end.
 _SCORE = 1.2815515655446004
 
@@ -97,6 +99,8 @@ def open_side(path: Path) -> Side:
     """
     if path.is_dir() and not (path / MANIFEST).is_file() and (path / "requests.csv").is_file():
         return Side(path.name, *_measured(path / "requests.csv"))
+    if path.suffix.lower() in _MEASURED and not path.exists():
+        raise MoesimError(f"there is no file {display(path)}", fix="give a results folder or measured values")
     if path.is_dir() or not path.exists():
         return of_results(load(path))
     if path.suffix.lower() == ".csv":

@@ -246,7 +246,9 @@ class ContinuousBatching:
         """Take the blocks that running sequences lack for so many tokens each; the first rank where they do not fit,
         None where all do."""
         requests, ranks = self.running.request[rows], self.running.rank[rows]
-        if self.ranks == 1 or not len(rows):
+        if not len(rows):
+            return None
+        if self.ranks == 1:
             return None if self.caches[0].grow_all(requests.tolist(), tokens.tolist()) else 0
         for rank in map(int, dict.fromkeys(ranks.tolist())):
             mine = ranks == rank

@@ -50,7 +50,7 @@ class HostCosts:
         return hidden
 
     def beyond_one(self, device: int, sequences: int, captured: bool, prompts: int, rested: bool) -> int:
-        """The same of one step of a single rank, `captured` in a graph or not, in which so many prompts begin."""
+        """The same of one step of a single rank, `captured` in a graph or not, with chunks of so many prompts."""
         work = self._step + self._sequence * sequences + self._request * prompts
         launching = self._launches.item((1 if prompts else 2) * captured)
         if not self._asynchronous:

@@ -29,7 +29,7 @@ from moesim.step.tabulated import Tabulated
 
 _NOTHING = AttentionSums(*np.zeros((len(AttentionSums._fields), 1, 1)))
 
-#: Blocks that are counted together.
+#: Blocks that are counted together; they are smaller than others.
 _TOGETHER = 256
 
 
@@ -38,7 +38,7 @@ N = TypeVar("N", int, IntArray)
 
 class _Step(NamedTuple, Generic[N]):
     """A priced step: picoseconds of it, its host, one layer's attention and all experts; decoding sequences, the keys
-    that they see, tokens with and without padding, sequences, and prompt tokens; number of the step."""
+    that they see, tokens with padding, those that are padding, sequences, and prompt tokens; number of the step."""
 
     duration: N
     host: N
@@ -61,16 +61,16 @@ class SingleRankBlock:
 
     def ends(self, start: int, steps: int) -> list[int]:
         self.steps += islice(self._more, steps - len(self.steps))
-        durations = [step[0] for step in self.steps]
-        if max(durations) >= LONGEST_STEP:
-            check_length(np.array(durations), np.array([step[6] for step in self.steps]))
+        durations = [step.duration for step in self.steps]
+        if not 0 <= min(durations) <= max(durations) < LONGEST_STEP:
+            check_length(np.array(durations), np.array([step.tokens for step in self.steps]))
         return list(accumulate(durations, initial=start))[1:]
 
     def decoding(self, steps: int) -> list[int]:
-        return [step[4] for step in self.steps[:steps]]
+        return [step.decodes for step in self.steps[:steps]]
 
     def seen(self, steps: int) -> list[int]:
-        return [step[5] for step in self.steps[:steps]]
+        return [step.keys for step in self.steps[:steps]]
 
 
 class SingleRankPricer(StepPricer):

@@ -85,6 +85,14 @@ def test_a_flood_that_outlasts_some_steps_is_an_overload(synthetic):
     assert result["overloaded"]
 
 
+def test_steps_of_many_replicas_are_not_many_steps(synthetic):
+    run = _queue(synthetic, 200)
+    steps = len(run.iterations["start"])
+    run.iterations = {name: np.tile(values, 16) for name, values in run.iterations.items()}
+    run.iterations["replica"] = np.repeat(np.arange(16), steps)
+    assert bottleneck(run)["at_once"]
+
+
 def test_low_load_is_named(synthetic):
     lines = bottleneck(_queue(synthetic, 0.3))["lines"]
     assert any("arrivals, not the machine" in line for line in lines)

@@ -53,8 +53,15 @@ def _begin(machine: Machine, taken: int, decode: ParallelismSpec) -> int:
     room for from lying on two, and there are enough nodes."""
     per_node, replica = len(machine.devices) // machine.spec.nodes, decode.devices // decode.replicas
     aligned = -(-taken // per_node) * per_node
-    straddles = replica <= per_node and (per_node % replica or taken % replica)
-    return aligned if straddles and aligned + decode.devices <= len(machine.devices) else taken
+    if replica > per_node or aligned + decode.devices > len(machine.devices):
+        return taken
+
+    def straddling(begin: int) -> int:
+        """Replicas that lie on two nodes."""
+        first = np.arange(decode.replicas) * replica + begin
+        return int(np.count_nonzero(first // per_node != (first + replica - 1) // per_node))
+
+    return aligned if straddling(aligned) < straddling(taken) else taken
 
 
 def _machines(spec: ExperimentSpec) -> tuple[Machine, Machine]:
