@@ -70,6 +70,8 @@ class RunRecord:
     stages: list[tuple[int, float]] = field(default_factory=list)
     #: The run was ended before its requests, because its queue did not drain.
     overloaded: bool = False
+    #: Stages (0 where there are none) in which requests are sent when others have finished: their queue cannot grow.
+    closed: frozenset[int] = frozenset()
 
 
 @dataclass

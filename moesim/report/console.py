@@ -31,6 +31,8 @@ MEASURED = (
     "(`moesim validate --suite kernels`)"
 )
 TRANSFERRED = ", by about 20 % where they were measured on other devices than these"
+#: Kernels that much of a step's time goes to.
+HEAVY = {"attention", "experts", "gemm"}
 INTERVALS = "; `--uncertainty` says what that makes of these values"
 
 
@@ -300,6 +302,9 @@ def _accuracy(summary: Mapping[str, Any]) -> str:
     said = MEASURED if measured else DATASHEET
     if any(device != other for device, other in measured):
         said += TRANSFERRED
+    plain = {kind for kinds in summary["kernels"].values() for kind, origin in kinds.items() if origin == "datasheet"}
+    if measured and plain & HEAVY:
+        said += f"; {', '.join(sorted(plain & HEAVY))} by the datasheet, which may be off by a quarter and more"
     repeatable = not {"intervals", "training"} & set(summary)
     return said + (INTERVALS if repeatable else "")
 

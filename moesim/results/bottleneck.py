@@ -20,6 +20,8 @@ RESOURCES = {
 }
 #: A share below this is not worth a line.
 NOTICEABLE = 0.05
+#: Share of a KV cache from which it counts as full.
+_FULL = 0.95
 #: Shares of the requests, and their number, that must be waiting at the last arrival for the queue to count as growing.
 BACKLOG_SHARE, BACKLOG_LEAST = 0.05, 10
 #: Requests come at once that come within a hundredth of the time, and before so many steps have begun.
@@ -80,6 +82,8 @@ def _queue(record: RunRecord) -> dict[str, Any]:
     result["queued_share"] = queued / ttft if ttft > 0 else math.nan
     stage = requests.get("stage", np.zeros(len(arrival), dtype=np.int64))
     stages = [_growth(record, stage == number) | {"stage": int(number)} for number in np.unique(stage[stage >= 0])]
+    for each in stages:
+        each["overloaded"] &= each["stage"] not in record.closed
     result |= {"backlog": 0, "backlog_halfway": 0, "overloaded": False, "at_once": False}
     if stages:
         result |= max(stages, key=lambda each: (each["overloaded"], not each["at_once"], each["backlog"]))
@@ -137,8 +141,7 @@ def _lines(result: dict[str, Any], record: RunRecord) -> list[str]:
         lines.append(f"kernel launches and the host take {percent(overhead)} of step time")
     # The mean over two pools says nothing of the one that bounds.
     busy = math.nan if "pool" in record.iterations else result["busy"]
-    lines += _imbalance_line(result, record) + _queue_lines(result, busy)
-    return lines
+    return lines + _imbalance_line(result, record) + _memory_line(record) + _queue_lines(result, busy)
 
 
 def _headline(result: dict[str, Any]) -> str:
@@ -158,6 +161,15 @@ def _imbalance_line(result: dict[str, Any], record: RunRecord) -> list[str]:
     if ranks >= 1 + NOTICEABLE:
         parts.append(f"the fullest expert-parallel rank gets {ranks:.2f}× the mean tokens of a step")
     return ["; ".join(parts)] if parts else []
+
+
+def _memory_line(record: RunRecord) -> list[str]:
+    """Whether the KV cache is what keeps sequences from running."""
+    preemptions, used = record.totals.preemptions, record.iterations["kv_used"]
+    if not preemptions or np.max(used, initial=0.0) < _FULL:
+        return []
+    times = "once" if preemptions == 1 else f"{preemptions:,} times"
+    return [f"the KV cache is full: {times} a sequence lost its entries to another, and was computed again"]
 
 
 def _queue_lines(result: dict[str, Any], busy: float) -> list[str]:

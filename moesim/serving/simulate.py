@@ -102,6 +102,7 @@ class Simulation:
         record.requests.update(requests.labels(run.rows))
         record.stages = stages(requests, run.sender.begins) if requests.staged else []
         record.overloaded = run.sender.overdue is not None
+        record.closed = frozenset(phase.stage for phase in requests.phases if phase.concurrency)
         record.notes.extend(load_notes(requests, run.sender, run.states))
         record.notes.extend(unreachable(spec.slo, record, run.service.deployments))
         record.notes.extend(borrowed_profile(spec))

@@ -93,6 +93,22 @@ def test_steps_of_many_replicas_are_not_many_steps(synthetic):
     assert bottleneck(run)["at_once"]
 
 
+def test_the_queue_of_a_closed_loop_does_not_grow(synthetic):
+    run = _queue(synthetic, 1.5)
+    assert bottleneck(run)["overloaded"]
+    run.closed = frozenset({0})
+    assert not bottleneck(run)["overloaded"]
+
+
+def test_a_full_cache_is_named(synthetic):
+    run = _queue(synthetic, 0.3)
+    run.totals.preemptions = 3
+    run.iterations["kv_used"] = np.full(len(run.iterations["start"]), 0.5)
+    assert not any("KV cache" in line for line in bottleneck(run)["lines"])
+    run.iterations["kv_used"][-1] = 0.99
+    assert any("the KV cache is full: 3 times" in line for line in bottleneck(run)["lines"])
+
+
 def test_low_load_is_named(synthetic):
     lines = bottleneck(_queue(synthetic, 0.3))["lines"]
     assert any("arrivals, not the machine" in line for line in lines)
